@@ -1,0 +1,44 @@
+PYTHON ?= python3
+BIN := .venv/bin
+export TOKENIZERS_PARALLELISM := false
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: .venv/installed  ## train image, text and both on generated data, compare with the known ceilings
+	$(BIN)/python scripts/demo.py
+
+test: .venv/installed  ## the test suite, in parallel
+	$(BIN)/python -m pytest -q -n 2
+
+test-slow: .venv/installed  ## the tests that take minutes each
+	$(BIN)/python -m pytest -q -m slow
+
+style: .venv/installed  ## format and mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+check: .venv/installed  ## style, lint and types, changing nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+ceilings: .venv/installed  ## the seven controlled tasks beside their ceilings, into the README
+	$(BIN)/python benchmarks/ceilings.py
+
+fusions: .venv/installed  ## the eight fusions on three controlled tasks, into the README
+	$(BIN)/python benchmarks/fusions.py
+
+ecnu: .venv/installed  ## the tweets of HF_MULTIMODAL_DATA: image, text and both, five seeds, into the README
+	$(BIN)/python benchmarks/ecnu.py
+
+bench: .venv/installed  ## the training recipe against the naive one, side by side
+	$(BIN)/python benchmarks/bench_train.py
+
+.PHONY: help demo test test-slow style check ceilings fusions ecnu bench

@@ -1,0 +1,23 @@
+"""Image+text models that are ordinary Hugging Face models. Importing it registers them with the auto classes."""
+
+from .data.collator import MultimodalCollator
+from .models import (
+    FusionConfig,
+    FusionForImageTextClassification,
+    MultimodalProcessor,
+    RecurrentTextConfig,
+    RecurrentTextModel,
+    TorchvisionConfig,
+    TorchvisionModel,
+)
+
+__all__ = [
+    "FusionConfig",
+    "FusionForImageTextClassification",
+    "MultimodalCollator",
+    "MultimodalProcessor",
+    "RecurrentTextConfig",
+    "RecurrentTextModel",
+    "TorchvisionConfig",
+    "TorchvisionModel",
+]

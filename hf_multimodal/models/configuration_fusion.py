@@ -1,0 +1,50 @@
+"""Configuration of the fused image+text classifier."""
+
+from typing import Any
+
+from .configuration_vision_text import VisionTextConfig
+from .fusion import FUSIONS
+
+
+class FusionConfig(VisionTextConfig):
+    """Configuration of [`FusionForImageTextClassification`].
+
+    Args:
+        fusion: One of `concat`, `weighted_sum`, `gated`, `attention`, `cross_attention`, `bilinear`, `early`, `late`.
+            A model of a single modality has nothing to fuse and reads it through an MLP whatever stands here.
+        dropout: Probability, inside the fusion.
+        fusion_layers: Layers of `cross_attention` and `early`.
+        fusion_heads: Attention heads of the same two; divides `hidden_size`.
+        label_smoothing: Share of each target spread over all classes (single-label only).
+        class_weights: One factor a class for its examples' loss (single-label) or its positives' loss (multi-label).
+
+    Raises:
+        ValueError: On an unknown fusion, a `label_smoothing` outside [0, 1), a `fusion_heads` that does not divide
+            `hidden_size`, or `class_weights` of another number than there are labels.
+
+    Example:
+
+    >>> config = FusionConfig(fusion="gated", id2label={0: "cat", 1: "dog"})
+    >>> config.label2id
+    {'cat': 0, 'dog': 1}
+    """
+
+    model_type = "multimodal_fusion"
+
+    fusion: str = "concat"
+    dropout: float | int = 0.1
+    fusion_layers: int = 2
+    fusion_heads: int = 4
+    label_smoothing: float | int = 0.0
+    class_weights: list[float] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        if self.fusion not in FUSIONS:
+            raise ValueError(f"fusion must be one of {list(FUSIONS)}, got {self.fusion!r}.")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}.")
+        if self.fusion in ("cross_attention", "early") and self.hidden_size % self.fusion_heads:
+            raise ValueError(f"fusion_heads must divide hidden_size {self.hidden_size}, got {self.fusion_heads}.")
+        if self.class_weights is not None and len(self.class_weights) != self.num_labels:
+            raise ValueError(f"class_weights needs one number a label ({self.num_labels}), got {self.class_weights}.")

@@ -1,0 +1,73 @@
+"""What every configuration of this package shares: a vision configuration and a text configuration."""
+
+from typing import Any, ClassVar
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from .configuration_recurrent_text import RecurrentTextConfig
+from .configuration_torchvision import TorchvisionConfig
+
+# Ours, by model type: under remote code `AutoConfig` does not know them.
+OWN_CONFIGS: dict[str, type[PreTrainedConfig]] = {
+    config.model_type: config for config in (TorchvisionConfig, RecurrentTextConfig)
+}
+TEXT_POOLINGS = ("auto", "cls", "mean", "last", "pooler")
+
+
+def to_config(config: PreTrainedConfig | dict[str, Any] | None) -> PreTrainedConfig | None:
+    """Turn the dict that stands in a `config.json` into the configuration that it describes.
+
+    Raises:
+        ValueError: If the dict names no `model_type`, or one that transformers does not know.
+    """
+    if not isinstance(config, dict):
+        return config
+    fields = dict(config)
+    model_type = fields.pop("model_type", None)
+    if model_type is None:
+        raise ValueError(f"a vision_config or text_config given as a dict needs a model_type, got {sorted(config)}.")
+    if model_type in OWN_CONFIGS:
+        return OWN_CONFIGS[model_type](**fields)
+    return AutoConfig.for_model(model_type, **fields)
+
+
+class VisionTextConfig(PreTrainedConfig):
+    """A vision model and a text model of any type; either may be None, which makes a single-modality model.
+
+    Args:
+        vision_config: Configuration (object or dict with `model_type`) of the vision model.
+        text_config: Likewise of the text model.
+        hidden_size: Width of the space into which the features of both are projected.
+        text_pooling: How token features become one vector: `cls`, `mean` (over real tokens), `last` (real token),
+            `pooler` (the model's own, which is built only for this choice), or `auto`: `last` for decoders, the
+            model's own for CLIP, SigLIP and recurrent models, `mean` for the rest.
+
+    Raises:
+        ValueError: If `text_pooling` is none of these.
+    """
+
+    sub_configs: ClassVar[dict[str, type]] = {"vision_config": AutoConfig, "text_config": AutoConfig}
+
+    vision_config: PreTrainedConfig | dict | None = None
+    text_config: PreTrainedConfig | dict | None = None
+    hidden_size: int = 256
+    text_pooling: str = "auto"
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.vision_config = to_config(self.vision_config)
+        self.text_config = to_config(self.text_config)
+        if self.text_pooling not in TEXT_POOLINGS:
+            raise ValueError(f"text_pooling must be one of {list(TEXT_POOLINGS)}, got {self.text_pooling!r}.")
+        # One of the two label maps alone is completed: transformers leaves the other None or at LABEL_0.
+        if self.label2id is not None and self.id2label is None:
+            self.id2label = {int(index): name for name, index in self.label2id.items()}
+        if self.id2label is not None:
+            self.label2id = {name: int(index) for index, name in self.id2label.items()}
+        super().__post_init__(**kwargs)
+
+    @property
+    def modalities(self) -> tuple[int, ...]:
+        """Columns of `modality_mask` that this model reads: 0 image, 1 text. A bare config counts as both."""
+        has = (self.vision_config is not None, self.text_config is not None)
+        return tuple(column for column in (0, 1) if has[column] or not any(has))

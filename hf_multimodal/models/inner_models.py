@@ -1,0 +1,202 @@
+"""One face for every vision and text model: how it is built, what it returns, how its output becomes features."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+    SiglipTextModel,
+    T5EncoderModel,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_MAPPING,
+)
+
+from .modeling_recurrent_text import RecurrentTextModel
+from .modeling_torchvision import TorchvisionModel
+
+# By model type: ours, those that AutoModel lacks, and those of which only a part is wanted.
+MODEL_CLASSES: dict[str, type[PreTrainedModel]] = {
+    "torchvision_backbone": TorchvisionModel,
+    "recurrent_text": RecurrentTextModel,
+    "siglip_text_model": SiglipTextModel,
+    "t5": T5EncoderModel,
+}
+OWN_TEXT_POOLING = ("clip_text_model", "siglip_text_model", "recurrent_text")
+
+
+def model_class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The class that `AutoModel` would choose, or ours.
+
+    Raises:
+        ValueError: If neither knows the model type.
+    """
+    if config.model_type in MODEL_CLASSES:
+        return MODEL_CLASSES[config.model_type]
+    if type(config) not in MODEL_MAPPING:
+        raise ValueError(f"no model class is known for model_type {config.model_type!r} ({type(config).__name__}).")
+    return MODEL_MAPPING[type(config)]
+
+
+def pooler_arguments(model_class: type[PreTrainedModel], config: PreTrainedConfig, pooler: bool) -> dict[str, bool]:
+    """Leave out the dense tanh pooler where nobody reads it: an unused parameter trips DDP.
+
+    Poolers of another kind (Swin's mean, BEiT's) are part of the pretrained features and stay.
+    """
+    if pooler or "add_pooling_layer" not in inspect.signature(model_class.__init__).parameters:
+        return {}
+    with torch.device("meta"):
+        built = model_class(config).pooler
+    return {"add_pooling_layer": False} if isinstance(getattr(built, "dense", None), nn.Linear) else {}
+
+
+def build_model(config: PreTrainedConfig, pooler: bool = False) -> PreTrainedModel:
+    """Build a vision or text model at random from its configuration.
+
+    Args:
+        config: Any configuration that `AutoModel` knows, ours, or that of SigLIP's text model.
+        pooler: Whether the model's own dense pooler is wanted.
+    """
+    model_class = model_class_of(config)
+    if not model_class._supports_sdpa and config._attn_implementation not in (None, "eager"):
+        config._attn_implementation = "eager"  # asked for the whole model; a convolutional one has no attention
+    arguments = pooler_arguments(model_class, config, pooler)
+    if config.model_type in MODEL_CLASSES:
+        return model_class._from_config(config, **arguments)
+    return without_unused_parameters(AutoModel.from_config(config, **arguments))
+
+
+def load_model(name_or_path: str, side: str, pooler: bool = False, **kwargs: Any) -> PreTrainedModel:
+    """Load pretrained weights; of a two-sided checkpoint (CLIP, SigLIP), the named side.
+
+    Args:
+        name_or_path: Hub name or folder, or `torchvision:resnet50` for one of torchvision's own.
+        side: `"vision_config"` or `"text_config"`.
+        pooler: Whether the model's own dense pooler is wanted.
+        kwargs: For `from_pretrained` (`revision`, `token`, `dtype` ...).
+    """
+    if name_or_path.startswith("torchvision:"):
+        return TorchvisionModel.from_torchvision(name_or_path.removeprefix("torchvision:"))
+    config = AutoConfig.from_pretrained(name_or_path, **kwargs)
+    config = getattr(config, side, None) or config
+    model_class = model_class_of(config)
+    arguments = pooler_arguments(model_class, config, pooler)
+    model = model_class.from_pretrained(name_or_path, config=config, **arguments, **kwargs)
+    return without_unused_parameters(model)
+
+
+def without_unused_parameters(model: PreTrainedModel) -> PreTrainedModel:
+    """Freeze the mask token of DINOv2 and its like: no loss of ours reaches it, and that trips DDP."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("mask_token"):
+            parameter.requires_grad_(False)
+    return model
+
+
+def accepted(model: nn.Module, names: tuple[str, ...]) -> frozenset[str]:
+    """Which of the named arguments the model's `forward` takes."""
+    return frozenset(names) & set(inspect.signature(model.forward).parameters)
+
+
+def image_size_of(config: PreTrainedConfig) -> tuple[int, int]:
+    """(height, width) of the pictures that a vision model takes; 224 where its configuration does not say."""
+    size = getattr(config, "image_size", None)
+    if size is None and config.model_type == "timm_wrapper":
+        size = (getattr(config, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))[1:]
+    if size is None:
+        return 224, 224
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def to_tokens(hidden: torch.Tensor) -> torch.Tensor:
+    """(batch, length, width) from that or from a feature map (batch, width, rows, columns)."""
+    return hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden
+
+
+class ImagePooling:
+    """Pooled feature and tokens of a vision model's output, whichever shape it has.
+
+    The pooled feature is the model's own; else the mean over a feature map; else the class token, if the model has
+    one; else the mean over tokens.
+
+    Args:
+        model: The vision model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.has_class_token = any(name.endswith("cls_token") for name, _ in model.named_parameters())
+
+    def __call__(self, output: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """(batch, width) and (batch, length, token width)."""
+        hidden = output.last_hidden_state
+        tokens = to_tokens(hidden)
+        pooled = getattr(output, "pooler_output", None)
+        if pooled is not None:
+            return pooled.flatten(1), tokens
+        if hidden.ndim == 3 and self.has_class_token:
+            return tokens[:, 0], tokens
+        return tokens.mean(dim=1), tokens
+
+
+def masked_mean(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean of (batch, length, width) over the tokens that (batch, length) marks; zeros where it marks none."""
+    weights = mask[..., None].to(tokens.dtype)
+    return (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+
+
+def last_real_token(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The last token that the mask marks, whichever side the padding is on."""
+    positions = torch.arange(tokens.shape[1], device=tokens.device)
+    last = (mask * positions).argmax(dim=1)
+    return tokens[torch.arange(len(tokens), device=tokens.device), last]
+
+
+TEXT_POOLERS: dict[str, Callable[[Any, torch.Tensor], torch.Tensor]] = {
+    "cls": lambda output, mask: output.last_hidden_state[:, 0],
+    "mean": lambda output, mask: masked_mean(output.last_hidden_state, mask),
+    "last": lambda output, mask: last_real_token(output.last_hidden_state, mask),
+    "pooler": lambda output, mask: output.pooler_output,
+}
+
+
+def text_pooling_of(config: PreTrainedConfig, choice: str) -> str:
+    """The strategy that `auto` stands for, given the text model's configuration."""
+    if choice != "auto":
+        return choice
+    if config.model_type in OWN_TEXT_POOLING:
+        return "pooler"
+    is_decoder = (
+        config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        and config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    )
+    return "last" if is_decoder else "mean"
+
+
+def image_widths(model: PreTrainedModel, pooling: ImagePooling) -> tuple[int, int]:
+    """Widths of the pooled feature and of the tokens: from the configuration, or else seen by trying.
+
+    Convolutional configurations name their width in many ways or not at all, so those models are run on one blank
+    picture (on the meta device during `from_pretrained`, hence free).
+    """
+    config = model.config
+    hidden_size = getattr(config, "hidden_size", None)
+    if isinstance(hidden_size, int) and config.model_type not in ("torchvision_backbone", "timm_wrapper"):
+        return hidden_size, hidden_size
+    sized = hasattr(config, "image_size") and getattr(config, "model_type", "") != "torchvision_backbone"
+    height, width = image_size_of(config) if sized or config.model_type == "timm_wrapper" else (64, 64)
+    weight = next(model.parameters())
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        blank = torch.zeros(1, 3, height, width, device=weight.device, dtype=weight.dtype)
+        pooled, tokens = pooling(model(blank))
+    model.train(training)
+    return pooled.shape[-1], tokens.shape[-1]

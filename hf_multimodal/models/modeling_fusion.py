@@ -1,0 +1,125 @@
+"""The fused image+text classifier."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.utils import ModelOutput, can_return_tuple, logging
+
+from .configuration_fusion import FusionConfig
+from .fusion import FUSIONS, LateFusion
+from .losses import CLASSIFICATION_LOSSES
+from .modeling_vision_text import VisionTextPreTrainedModel
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class ImageTextClassifierOutput(ModelOutput):
+    """Output of the classifiers.
+
+    Args:
+        loss: Scalar, only where `labels` were given.
+        logits: (batch, num_labels), before softmax or sigmoid.
+        fused_embeds: (batch, fusion's output_size), what the classifier reads.
+        image_embeds: (batch, hidden_size), zeros where there is no image.
+        text_embeds: (batch, hidden_size), zeros where there is no text.
+        modality_mask: (batch, 2), 1 = what this model really read.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    fused_embeds: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    modality_mask: torch.Tensor | None = None
+
+
+class FusionForImageTextClassification(VisionTextPreTrainedModel):
+    """Any vision model and any text model, fused and classified; with one of the two None, a single-modality model.
+
+    Args:
+        config: A [`FusionConfig`]; `config.fusion` names the entry of `FUSIONS`.
+
+    Example:
+
+    >>> from transformers import BertConfig, ViTConfig
+    >>> from hf_multimodal import FusionConfig
+    >>> small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    >>> config = FusionConfig(
+    ...     vision_config=ViTConfig(image_size=8, patch_size=4, **small),
+    ...     text_config=BertConfig(vocab_size=10, **small),
+    ...     hidden_size=8,
+    ...     num_labels=3,
+    ... )
+    >>> model = FusionForImageTextClassification(config)
+    >>> model(pixel_values=torch.zeros(2, 3, 8, 8), input_ids=torch.ones(2, 5, dtype=torch.long)).logits.shape
+    torch.Size([2, 3])
+    """
+
+    config_class = FusionConfig
+    auto_classes = ("AutoModel", "AutoModelForSequenceClassification")
+
+    def __init__(self, config: FusionConfig) -> None:
+        # One modality has nothing to fuse: one of late fusion's MLPs is all that is left.
+        fusion_class = FUSIONS[config.fusion] if len(config.modalities) == 2 else LateFusion
+        super().__init__(config, token_features=fusion_class.reads_tokens)
+        self.fusion = fusion_class(config)
+        self.classifier = nn.Linear(self.fusion.output_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        modality_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> ImageTextClassifierOutput:
+        """Classify a batch.
+
+        Args:
+            pixel_values: (batch, channels, height, width).
+            input_ids: (batch, length).
+            attention_mask: (batch, length), 1 = real token.
+            token_type_ids: (batch, length).
+            modality_mask: (batch, 2), 1 = present, column 0 image, column 1 text.
+            labels: (batch,) class numbers; (batch, num_labels) of 0 and 1 for multi-label; (batch,) or
+                (batch, num_labels) numbers for regression. Without a `problem_type` in the config their type decides,
+                as in transformers.
+
+        Returns:
+            [`ImageTextClassifierOutput`]
+        """
+        if not torch.compiler.is_compiling() and len(self.config.modalities) == 2:
+            for name, value in (("pixel_values", pixel_values), ("input_ids", input_ids)):
+                if value is None:
+                    logger.warning_once(
+                        f"{name} is None: this classifier was trained on both modalities and predicts from one alone. "
+                        "RobustFusionForImageTextClassification is made for missing ones."
+                    )
+        features = self.encode(pixel_values, input_ids, attention_mask, token_type_ids, modality_mask)
+        fused = self.fusion(features)
+        logits = self.classifier(fused)
+        return ImageTextClassifierOutput(
+            loss=None if labels is None else self._loss(logits, labels),
+            logits=logits,
+            fused_embeds=fused,
+            image_embeds=features.embeds[:, 0],
+            text_embeds=features.embeds[:, 1],
+            modality_mask=features.modality_mask,
+        )
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if self.config.problem_type is None:
+            if self.config.num_labels == 1:
+                self.config.problem_type = "regression"
+            elif labels.is_floating_point():
+                self.config.problem_type = "multi_label_classification"
+            else:
+                self.config.problem_type = "single_label_classification"
+        return CLASSIFICATION_LOSSES[self.config.problem_type](logits.float(), labels, self.config).mean()

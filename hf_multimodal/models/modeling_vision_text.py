@@ -1,0 +1,335 @@
+"""The adapter that every model of this package stands on: any vision model, any text model, projected to one width."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import logging
+
+from .configuration_vision_text import VisionTextConfig
+from .features import Features
+from .inner_models import (
+    TEXT_POOLERS,
+    ImagePooling,
+    accepted,
+    build_model,
+    image_size_of,
+    image_widths,
+    load_model,
+    text_pooling_of,
+)
+
+if TYPE_CHECKING:
+    from .processing_multimodal import MultimodalProcessor  # noqa: F401  the processor travels with every model
+
+logger = logging.get_logger(__name__)
+
+Encoded = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]  # embeds, tokens, token mask
+
+
+def projection(width: int, hidden_size: int) -> nn.Sequential:
+    """LayerNorm, so that the two models' features have one scale, and a linear map to the common width."""
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden_size))
+
+
+@contextlib.contextmanager
+def running_statistics(model: nn.Module) -> Iterator[None]:
+    """Let BatchNorm use its running statistics: blank rows and single rows would spoil those of the batch."""
+    layers = [
+        layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training
+    ]
+    for layer in layers:
+        layer.eval()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.train()
+
+
+class VisionTextPreTrainedModel(PreTrainedModel):
+    """Vision model, text model and projections; each model runs only on the rows that have its modality.
+
+    Leaves call `super().__init__`, add their own parts and call `post_init()` last.
+
+    Args:
+        config: Its `vision_config` and `text_config` are built; one of them may be None.
+        token_features: Whether `encode` also returns projected tokens.
+
+    Raises:
+        ValueError: If both configurations are None.
+    """
+
+    config_class = VisionTextConfig
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # the losses are means over the batch; Trainer need not rescale them
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    _is_composite = True
+    _auto_class = "AutoModel"
+    auto_classes: ClassVar[tuple[str, ...]] = ("AutoModel",)
+
+    def __init__(self, config: VisionTextConfig, token_features: bool = False) -> None:
+        super().__init__(config)
+        if config.vision_config is None and config.text_config is None:
+            raise ValueError("a model needs a vision_config, a text_config, or both; both are None.")
+        self.token_features = token_features
+        self.vision_model = self.text_model = None
+        if config.vision_config is not None:
+            self.vision_model = build_model(config.vision_config)
+            self._image_pooling = ImagePooling(self.vision_model)
+            width, token_width = image_widths(self.vision_model, self._image_pooling)
+            self.visual_projection = projection(width, config.hidden_size)
+            if token_features:
+                self.visual_token_projection = projection(token_width, config.hidden_size)
+        if config.text_config is not None:
+            strategy = text_pooling_of(config.text_config, config.text_pooling)
+            self.text_model = build_model(config.text_config, pooler=strategy == "pooler")
+            self._text_pooler = TEXT_POOLERS[strategy]
+            self._text_inputs = accepted(self.text_model, ("token_type_ids", "use_cache"))
+            width = config.text_config.hidden_size
+            self.text_projection = projection(width, config.hidden_size)
+            if token_features:
+                self.text_token_projection = projection(width, config.hidden_size)
+        else:
+            self.main_input_name = "pixel_values"
+        self._share_configs()
+
+    def _share_configs(self) -> None:
+        """The inner models read their configuration from this model's, so that a change reaches both."""
+        for model, name in ((self.vision_model, "vision_config"), (self.text_model, "text_config")):
+            if model is not None:
+                getattr(self.config, name)._attn_implementation = model.config._attn_implementation
+                model.config = getattr(self.config, name)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=module.in_features**-0.5)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=self.config.initializer_range)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+
+    @classmethod
+    def from_vision_text_pretrained(
+        cls,
+        vision_model_name_or_path: str | None = None,
+        text_model_name_or_path: str | None = None,
+        **kwargs: Any,
+    ) -> "VisionTextPreTrainedModel":
+        """Start from pretrained weights of a vision model, a text model, or both; the rest is new.
+
+        Args:
+            vision_model_name_or_path: Hub name or folder, or None for a text model. Of a CLIP-like checkpoint the
+                vision side is taken. `torchvision:resnet50` and the like are torchvision's own weights.
+            text_model_name_or_path: Likewise for text.
+            kwargs: Fields of the configuration (`num_labels`, `fusion`, ...).
+
+        Raises:
+            ValueError: If both names are None.
+        """
+        pooler = kwargs.get("text_pooling") == "pooler"
+        vision = text = None
+        if vision_model_name_or_path is not None:
+            vision = load_model(vision_model_name_or_path, "vision_config")
+        if text_model_name_or_path is not None:
+            text = load_model(text_model_name_or_path, "text_config", pooler=pooler)
+        config = cls.config_class(
+            vision_config=None if vision is None else vision.config,
+            text_config=None if text is None else text.config,
+            **kwargs,
+        )
+        model = cls(config)
+        model.vision_model, model.text_model = vision, text
+        model._share_configs()
+        return model
+
+    def get_input_embeddings(self) -> nn.Module:
+        return (self.vision_model if self.text_model is None else self.text_model).get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        (self.vision_model if self.text_model is None else self.text_model).set_input_embeddings(value)
+
+    def save_pretrained(self, save_directory: Any, save_original_format: bool = False, **kwargs: Any) -> None:
+        """As in transformers, but with today's parameter names unless asked otherwise.
+
+        transformers writes legacy names for ViT, Swin, DINOv2 and others, and `Trainer` then fails to restore them
+        with only a warning.
+        """
+        module = type(self).__module__.split(".")[-1]
+        config_class = type(self.config)
+        self.config.auto_map = {
+            "AutoConfig": f"{config_class.__module__.split('.')[-1]}.{config_class.__name__}",
+            **{auto_class: f"{module}.{type(self).__name__}" for auto_class in self.auto_classes},
+        }
+        super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)
+
+    def encode(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        modality_mask: torch.Tensor | None = None,
+    ) -> Features:
+        """Project the features of every modality that is present; zeros stand where one is not.
+
+        Args:
+            pixel_values: (batch, channels, height, width), or None: no example has an image.
+            input_ids: (batch, length), or None: no example has a text.
+            attention_mask: (batch, length), 1 = real token; None means that all are.
+            token_type_ids: (batch, length), for text models that take them.
+            modality_mask: (batch, 2), 1 = present, column 0 image, column 1 text; None means that every given input
+                is present. Whatever lies in a slot that is not present is never read.
+
+        Raises:
+            ValueError: If there is neither an image nor a text input that this model reads.
+        """
+        images = pixel_values if self.vision_model is not None else None
+        texts = input_ids if self.text_model is not None else None
+        given = images if images is not None else texts
+        if given is None:
+            reads = [name for name, model in self._inner_models() if model is not None]
+            raise ValueError(f"forward needs one of the inputs that this model reads, {reads}; got none of them.")
+        batch, device = given.shape[0], given.device
+        known = modality_mask is None  # then no row needs to be looked at
+        mask = torch.ones(batch, 2, device=device, dtype=torch.long) if modality_mask is None else modality_mask
+        here = torch.tensor([images is not None, texts is not None], device=device)
+        mask = mask.to(device).bool() & here  # (batch, 2)
+
+        text_inputs = None
+        if texts is not None:
+            tokens_here = torch.ones_like(texts) if attention_mask is None else attention_mask
+            text_inputs = {"input_ids": texts, "attention_mask": tokens_here}
+            if token_type_ids is not None and "token_type_ids" in self._text_inputs:
+                text_inputs["token_type_ids"] = token_type_ids
+        image_inputs = None if images is None else {"pixel_values": images}
+        image, image_tokens, image_token_mask = self._encode_present(
+            self.vision_model, self._run_vision, image_inputs, None if known else mask[:, 0], batch, device
+        )
+        text, text_tokens, text_token_mask = self._encode_present(
+            self.text_model, self._run_text, text_inputs, None if known else mask[:, 1], batch, device
+        )
+        return Features(
+            embeds=torch.stack([image, text.to(image.dtype)], dim=1),
+            modality_mask=mask.long(),
+            image_tokens=image_tokens,
+            image_token_mask=image_token_mask,
+            text_tokens=text_tokens,
+            text_token_mask=text_token_mask,
+        )
+
+    def _inner_models(self) -> tuple[tuple[str, nn.Module | None], ...]:
+        return ("pixel_values", self.vision_model), ("input_ids", self.text_model)
+
+    def _run_vision(self, pixel_values: torch.Tensor) -> Encoded:
+        output = self.vision_model(pixel_values.to(self.vision_model.dtype))
+        pooled, tokens = self._image_pooling(output)
+        embeds = self.visual_projection(pooled)
+        if not self.token_features:
+            return embeds, None, None
+        mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        return embeds, self.visual_token_projection(tokens), mask
+
+    def _run_text(self, attention_mask: torch.Tensor, **inputs: torch.Tensor) -> Encoded:
+        no_cache = {"use_cache": False} if "use_cache" in self._text_inputs else {}
+        output = self.text_model(attention_mask=attention_mask, **inputs, **no_cache)
+        embeds = self.text_projection(self._text_pooler(output, attention_mask))
+        if not self.token_features:
+            return embeds, None, None
+        return embeds, self.text_token_projection(output.last_hidden_state), attention_mask.bool()
+
+    def _blank(self, inputs: dict[str, torch.Tensor] | None, column: int, device: torch.device) -> dict:
+        """One row that stands for no picture (zeros) or no text (one padding token)."""
+        if column == 0:
+            shape = (
+                (1, 3, *image_size_of(self.config.vision_config))
+                if inputs is None
+                else (1, *inputs["pixel_values"].shape[1:])
+            )
+            return {"pixel_values": torch.zeros(shape, device=device)}
+        pad = getattr(self.config.text_config, "pad_token_id", None) or 0
+        return {
+            "input_ids": torch.full((1, 1), pad, device=device),
+            "attention_mask": torch.ones(1, 1, dtype=torch.long, device=device),
+        }
+
+    def _encode_present(
+        self,
+        model: nn.Module | None,
+        run: Callable[..., Encoded],
+        inputs: dict[str, torch.Tensor] | None,
+        present: torch.Tensor | None,
+        batch: int,
+        device: torch.device,
+    ) -> Encoded:
+        """Run one side on the rows that have it. `present` (batch,) bool; None means all rows of what is given.
+
+        Eager: gather, run, scatter. With no row at all: nothing in evaluation; in training one blank row times zero,
+        so that every parameter gets a gradient on every rank. Compiled or exported: all rows, the absent ones blank.
+        """
+        if model is None:
+            return self._nothing(batch, device, self.dtype)
+        if inputs is not None and present is None:
+            return self._run_rows(model, run, inputs, batch)
+        column = 0 if model is self.vision_model else 1
+        if inputs is not None and (torch.compiler.is_compiling() or torch.compiler.is_exporting()):
+            with running_statistics(model):
+                encoded = run(**self._blank_absent(inputs, present, column, device))
+            return tuple(
+                part if part is None else part.masked_fill(~present.view(-1, *[1] * (part.ndim - 1)), 0)
+                for part in encoded
+            )
+        index = present.nonzero().squeeze(1) if inputs is not None else torch.empty(0, dtype=torch.long)
+        if len(index) == batch:
+            return self._run_rows(model, run, inputs, batch)
+        if len(index):
+            rows = {name: value[index] for name, value in inputs.items()}
+            encoded = self._run_rows(model, run, rows, len(index))
+            return tuple(
+                part if part is None else part.new_zeros(batch, *part.shape[1:]).index_copy(0, index, part)
+                for part in encoded
+            )
+        if not self.training:
+            return self._nothing(batch, device, self.dtype)
+        with running_statistics(model):
+            embeds, tokens, _ = run(**self._blank(inputs, column, device))
+        zero = embeds.sum() * 0 + (0 if tokens is None else tokens.sum() * 0)
+        embeds, tokens, mask = self._nothing(batch, device, embeds.dtype)
+        return embeds + zero, tokens if tokens is None else tokens + zero, mask
+
+    @staticmethod
+    def _run_rows(model: nn.Module, run: Callable[..., Encoded], inputs: dict, rows: int) -> Encoded:
+        """Run on real rows; a lone row has no batch statistics of its own."""
+        if rows > 1:
+            return run(**inputs)
+        with running_statistics(model):
+            return run(**inputs)
+
+    def _blank_absent(self, inputs: dict, present: torch.Tensor, column: int, device: torch.device) -> dict:
+        """All rows, with a blank in the place of every absent one."""
+        blank = self._blank(inputs, column, device)
+        filled = {}
+        for name, value in inputs.items():
+            fill = blank.get(name, torch.zeros_like(value[:1]))
+            if column == 1 and name == "attention_mask":  # one token to attend to
+                fill = (torch.arange(value.shape[1], device=device) == 0).to(value.dtype)[None]
+            filled[name] = torch.where(present.view(-1, *[1] * (value.ndim - 1)), value, fill.to(value.dtype))
+        return filled
+
+    def _nothing(self, batch: int, device: torch.device, dtype: torch.dtype) -> Encoded:
+        """What stands for a modality that no row has."""
+        width = self.config.hidden_size
+        embeds = torch.zeros(batch, width, device=device, dtype=dtype)
+        if not self.token_features:
+            return embeds, None, None
+        return embeds, embeds.new_zeros(batch, 0, width), torch.zeros(batch, 0, dtype=torch.bool, device=device)

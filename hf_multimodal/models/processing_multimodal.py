@@ -1,0 +1,243 @@
+"""One processor for image and text together, either of which an example may lack."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
+
+PARTS = ("image_processor", "tokenizer")
+
+
+class MultimodalProcessorKwargs(ProcessingKwargs, total=False):
+    _defaults = {"text_kwargs": {"truncation": True}}  # noqa: RUF012  a TypedDict
+
+
+class _ClassOrInstance:
+    """A method of the class that asks the instance where there is one."""
+
+    def __init__(self, function: Callable) -> None:
+        self.function = function
+
+    def __get__(self, instance: Any, owner: type) -> Callable[[], list[str]]:
+        return lambda: self.function(instance)
+
+
+def to_rgb(image: Any) -> Any:
+    """Bring a picture into the one form that all image processors take: upright, three channels of 8 bits.
+
+    EXIF rotation is applied, 16-bit and float grey is scaled to 8 bits, transparency is laid on white. Arrays and
+    tensors of three channels pass as they are.
+
+    Args:
+        image: PIL picture, or array or tensor (height, width), (height, width, channels), (channels, height, width).
+
+    Raises:
+        TypeError: On a string: this package never opens paths or URLs on its own.
+
+    Example:
+
+    >>> to_rgb(Image.new("LA", (2, 2), (0, 0))).getpixel((0, 0))
+    (255, 255, 255)
+    """
+    if isinstance(image, (str, bytes)):
+        raise TypeError(f"images must be pictures, not paths or URLs; open {image!r:.80} with PIL.Image.open first.")
+    if not isinstance(image, Image.Image):
+        if getattr(image, "ndim", 0) == 2:
+            return to_rgb(Image.fromarray(np.asarray(image)))
+        return image
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image, dtype=np.float64)
+        # 16-bit pictures span 0..65535; plain `convert` would clip all of it to white.
+        top = (
+            65535.0 if image.mode.startswith("I") and values.max(initial=0) > 255 else max(values.max(initial=0), 255)
+        )
+        return Image.fromarray((values * (255 / top)).round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+class MultimodalProcessor(ProcessorMixin):
+    """Image processor and tokenizer in one, for every model of this package.
+
+    An example may lack its image or its text: `None` (or an empty text) gets a blank and a 0 in `modality_mask`.
+    A processor may have one part only, for a single-modality model.
+
+    Args:
+        image_processor: Any image processor of transformers, or None.
+        tokenizer: Any tokenizer of transformers, or None. One without padding token pads with its end token.
+        padding: `True` pads to the longest text of a batch, `"max_length"` always to the tokenizer's limit, which
+            SigLIP's text model needs.
+
+    Raises:
+        ValueError: If both parts are None.
+
+    Example:
+
+    >>> from transformers import ViTImageProcessor
+    >>> processor = MultimodalProcessor(ViTImageProcessor(size={"height": 8, "width": 8}))
+    >>> batch = processor(images=[Image.new("L", (9, 5)), None], return_tensors="pt")
+    >>> batch["pixel_values"].shape, batch["modality_mask"].tolist()
+    (torch.Size([2, 3, 8, 8]), [[1, 0], [0, 0]])
+    """
+
+    _auto_class = "AutoProcessor"
+    valid_processor_kwargs = MultimodalProcessorKwargs
+
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        padding: bool | str = True,
+        chat_template: str | None = None,
+    ) -> None:
+        self.padding = padding
+        self.image_processor = image_processor
+        self.tokenizer = tokenizer
+        if image_processor is None and tokenizer is None:
+            raise ValueError("a processor needs an image_processor, a tokenizer, or both; both are None.")
+        if tokenizer is not None and tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        super().__init__(**{name: getattr(self, name) for name in self.get_attributes()}, chat_template=chat_template)
+
+    @_ClassOrInstance
+    def get_attributes(self) -> list[str]:  # transformers saves, loads and checks what this names
+        return [name for name in PARTS if self is None or getattr(self, name) is not None]
+
+    @classmethod
+    def from_vision_text_pretrained(
+        cls, vision_model_name_or_path: str | None = None, text_model_name_or_path: str | None = None
+    ) -> "MultimodalProcessor":
+        """The image processor of one checkpoint and the tokenizer of another.
+
+        Texts are cut at what the text model can read, which tokenizers do not always know.
+
+        Args:
+            vision_model_name_or_path: Hub name or folder, or None.
+            text_model_name_or_path: Likewise.
+        """
+        image_processor, tokenizer, padding = None, None, True
+        if vision_model_name_or_path is not None:
+            image_processor = AutoImageProcessor.from_pretrained(vision_model_name_or_path)
+        if text_model_name_or_path is not None:
+            tokenizer = AutoTokenizer.from_pretrained(text_model_name_or_path)
+            config = AutoConfig.from_pretrained(text_model_name_or_path)
+            config = getattr(config, "text_config", None) or config
+            positions = getattr(config, "max_position_embeddings", None)
+            if positions is not None:
+                if "roberta" in config.model_type or config.model_type == "mpnet":
+                    positions -= config.pad_token_id + 1  # these begin to count behind the padding's place
+                tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
+            padding = "max_length" if config.model_type == "siglip_text_model" else True
+        return cls(image_processor, tokenizer, padding)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "parts": self.get_attributes()}
+
+    @classmethod
+    def _get_arguments_from_pretrained(
+        cls, pretrained_model_name_or_path: Any, processor_dict: dict | None = None, **kwargs: Any
+    ) -> list:
+        parts = (processor_dict or {}).get("parts", PARTS)
+        loaders = {"image_processor": AutoImageProcessor, "tokenizer": AutoTokenizer}
+        return [
+            loaders[name].from_pretrained(pretrained_model_name_or_path, **kwargs) if name in parts else None
+            for name in PARTS
+        ]
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return [*super().model_input_names, "modality_mask"]
+
+    def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
+        """Prepare a batch.
+
+        Args:
+            images: A picture or a list of pictures and `None`s; left out, no example has one.
+            text: A string or a list of strings and `None`s; left out, no example has one.
+            kwargs: Of the image processor and the tokenizer (`return_tensors="pt"`, `max_length`, ...).
+
+        Returns:
+            `pixel_values` (batch, channels, height, width) where images were given, `input_ids` and
+            `attention_mask` (batch, length) and whatever else the tokenizer makes where text was given, and
+            `modality_mask` (batch, 2), 1 = present, column 0 image, column 1 text.
+
+        Raises:
+            ValueError: If nothing is given, the lists differ in length, or a side is given that this processor has
+                no part for.
+            TypeError: If an image is a path or a text is not a string.
+        """
+        images = images if images is None or isinstance(images, (list, tuple)) else self._as_list(images)
+        text = [text] if isinstance(text, str) else text
+        for name, side, part in (("images", images, self.image_processor), ("text", text, self.tokenizer)):
+            if side is not None and part is None:
+                raise ValueError(f"{name} were given to a processor that has no part for them: it has {self.parts}.")
+        lengths = [len(side) for side in (images, text) if side is not None]
+        if not lengths:
+            raise ValueError("a processor needs images, text, or both; got neither.")
+        if len(set(lengths)) > 1:
+            raise ValueError(f"images and text must be of one length, got {lengths[0]} images and {lengths[1]} texts.")
+
+        merged = self._merge_kwargs(
+            tokenizer_init_kwargs=self.tokenizer.init_kwargs if self.tokenizer is not None else {},
+            **{"padding": self.padding, **kwargs},
+        )
+        tensors = merged["text_kwargs"].get("return_tensors")
+        mask = np.zeros((lengths[0], 2), dtype=np.int64)
+        data: dict[str, Any] = {}
+        if images is not None:
+            mask[:, 0] = [image is not None for image in images]
+            data["pixel_values"] = self._pixel_values(images, merged["images_kwargs"])
+        if text is not None:
+            mask[:, 1] = [self._has_text(one, row) for row, one in enumerate(text)]
+            data.update(self._tokens(text, mask[:, 1].astype(bool), merged["text_kwargs"]))
+        data["modality_mask"] = torch.from_numpy(mask) if tensors else mask.tolist()
+        return BatchFeature(data, tensor_type=tensors)
+
+    @property
+    def parts(self) -> list[str]:
+        """Which of `image_processor` and `tokenizer` this processor has."""
+        return self.get_attributes()
+
+    @staticmethod
+    def _as_list(images: Any) -> list:
+        """A single picture, or a batch in one array."""
+        return list(images) if getattr(images, "ndim", 3) == 4 else [images]
+
+    @staticmethod
+    def _has_text(text: Any, row: int) -> bool:
+        if text is not None and not isinstance(text, str):
+            raise TypeError(f"text must be a string or None, got {type(text).__name__} in row {row}.")
+        return bool(text and text.strip())
+
+    def _pixel_values(self, images: list, kwargs: dict[str, Any]) -> torch.Tensor:
+        """(batch, channels, height, width), zeros where a picture is missing."""
+        present = [row for row, image in enumerate(images) if image is not None]
+        pictures = [to_rgb(images[row]) for row in present] or [Image.new("RGB", (32, 32))]
+        pixels = self.image_processor(pictures, **{**kwargs, "return_tensors": "pt"})["pixel_values"]
+        if len(present) == len(images):
+            return pixels
+        batch = pixels.new_zeros(len(images), *pixels.shape[1:])
+        if present:
+            batch[present] = pixels
+        return batch
+
+    def _tokens(self, text: list[str | None], present: np.ndarray, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Tokens; a missing text is one padding token between whatever the tokenizer puts around it, all masked."""
+        blank = self.tokenizer.pad_token
+        tokens = self.tokenizer([one if here else blank for one, here in zip(text, present, strict=True)], **kwargs)
+        if "attention_mask" in tokens and not present.all():
+            masks = tokens["attention_mask"]
+            for row in np.flatnonzero(~present):
+                masks[row] = masks[row] * 0 if kwargs.get("return_tensors") else [0] * len(masks[row])
+        return dict(tokens)
