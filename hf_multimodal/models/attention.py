@@ -41,7 +41,7 @@ class FusionLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, states: torch.Tensor, memory: torch.Tensor, memory_mask: torch.Tensor) -> torch.Tensor:
-        """Update `states` (batch, length, hidden) from `memory` (batch, keys, hidden); the mask is (batch, keys) bool."""
+        """Update `states` (batch, length, hidden) from `memory` (batch, keys, hidden) under a mask (batch, keys)."""
 
         def split_heads(features: torch.Tensor) -> torch.Tensor:
             return features.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (batch, heads, length, head width)

@@ -48,8 +48,8 @@ class VisionTextConfig(PreTrainedConfig):
 
     sub_configs: ClassVar[dict[str, type]] = {"vision_config": AutoConfig, "text_config": AutoConfig}
 
-    vision_config: PreTrainedConfig | dict | None = None
-    text_config: PreTrainedConfig | dict | None = None
+    vision_config: PreTrainedConfig | dict[str, Any] | None = None
+    text_config: PreTrainedConfig | dict[str, Any] | None = None
     hidden_size: int = 256
     text_pooling: str = "auto"
     initializer_range: float = 0.02
@@ -60,10 +60,12 @@ class VisionTextConfig(PreTrainedConfig):
         if self.text_pooling not in TEXT_POOLINGS:
             raise ValueError(f"text_pooling must be one of {list(TEXT_POOLINGS)}, got {self.text_pooling!r}.")
         # One of the two label maps alone is completed: transformers leaves the other None or at LABEL_0.
-        if self.label2id is not None and self.id2label is None:
-            self.id2label = {int(index): name for name, index in self.label2id.items()}
-        if self.id2label is not None:
-            self.label2id = {name: int(index) for index, name in self.id2label.items()}
+        id2label, label2id = self.id2label, self.label2id  # type: ignore[has-type]
+        if id2label is None and label2id is not None:
+            id2label = {int(index): name for name, index in label2id.items()}
+        if id2label is not None:
+            label2id = {name: int(index) for index, name in id2label.items()}
+        self.id2label, self.label2id = id2label, label2id
         super().__post_init__(**kwargs)
 
     @property

@@ -1,6 +1,6 @@
 """The fusions: modules that turn the features of two modalities into one vector an example."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import nn
@@ -24,14 +24,19 @@ def present_softmax(scores: torch.Tensor, modality_mask: torch.Tensor) -> torch.
     return weights.masked_fill(~present, 0.0)
 
 
-class ConcatFusion(nn.Module):
+class Fusion(nn.Module):
+    """A module that turns [`Features`] into (batch, `output_size`); `reads_tokens` asks for token features."""
+
+    reads_tokens: ClassVar[bool] = False
+    output_size: int
+
+
+class ConcatFusion(Fusion):
     """Both features side by side, then one hidden layer, so that interactions (class = XOR) can be learned.
 
     Args:
         config: Its `hidden_size` is the width of each modality embedding and of the output.
     """
-
-    reads_tokens = False
 
     def __init__(self, config: "FusionConfig") -> None:
         super().__init__()
@@ -45,14 +50,12 @@ class ConcatFusion(nn.Module):
         return self.mlp(features.embeds.flatten(1))
 
 
-class WeightedSumFusion(nn.Module):
+class WeightedSumFusion(Fusion):
     """One learned weight a modality, the same for all examples, normalised over those that are there.
 
     Args:
         config: Its `hidden_size` is the width of each modality embedding and of the output.
     """
-
-    reads_tokens = False
 
     def __init__(self, config: "FusionConfig") -> None:
         super().__init__()
@@ -65,7 +68,7 @@ class WeightedSumFusion(nn.Module):
         return (weights[..., None] * features.embeds).sum(dim=1)
 
 
-class GatedFusion(nn.Module):
+class GatedFusion(Fusion):
     """Average the modalities with weights computed from the example itself.
 
     A missing modality has weight 0 and the rest sum to 1, so whatever its slot holds cannot reach the output. Softmax
@@ -83,8 +86,6 @@ class GatedFusion(nn.Module):
     True
     """
 
-    reads_tokens = False
-
     def __init__(self, config: "FusionConfig") -> None:
         super().__init__()
         self.output_size = config.hidden_size
@@ -96,7 +97,7 @@ class GatedFusion(nn.Module):
         return (weights[..., None] * features.embeds).sum(dim=1)
 
 
-class AttentionFusion(nn.Module):
+class AttentionFusion(Fusion):
     """Additive attention between the two features: each is scored in the light of the other.
 
     The scores are those of [Bahdanau et al., 2014](https://arxiv.org/abs/1409.0473), with the other modality as the
@@ -105,8 +106,6 @@ class AttentionFusion(nn.Module):
     Args:
         config: Its `hidden_size` is the width of each modality embedding and of the output.
     """
-
-    reads_tokens = False
 
     def __init__(self, config: "FusionConfig") -> None:
         super().__init__()
@@ -122,7 +121,7 @@ class AttentionFusion(nn.Module):
         return (weights[..., None] * features.embeds).sum(dim=1)
 
 
-class BilinearFusion(nn.Module):
+class BilinearFusion(Fusion):
     """Product of the two projected features: a bilinear form of low rank.
 
     The biases keep the terms of each modality alone, so that a missing one leaves the other's linear part.
@@ -131,8 +130,6 @@ class BilinearFusion(nn.Module):
     Args:
         config: Its `hidden_size` is the width of each modality embedding, the rank, and the width of the output.
     """
-
-    reads_tokens = False
 
     def __init__(self, config: "FusionConfig") -> None:
         super().__init__()
@@ -148,7 +145,7 @@ class BilinearFusion(nn.Module):
         return self.dropout(self.norm((1 + self.image_factor(image)) * (1 + self.text_factor(text))))
 
 
-class LateFusion(nn.Module):
+class LateFusion(Fusion):
     """One MLP a modality, side by side: the linear classifier that follows sums two unimodal logits.
 
     What only the two together tell (class = XOR) is out of its reach. A model of a single modality has one MLP here.
@@ -156,8 +153,6 @@ class LateFusion(nn.Module):
     Args:
         config: Its `hidden_size` is the width of each modality embedding; `modalities` are those that get an MLP.
     """
-
-    reads_tokens = False
 
     def __init__(self, config: "FusionConfig") -> None:
         super().__init__()
@@ -179,19 +174,18 @@ class LateFusion(nn.Module):
 
 def token_sequences(features: Features) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Each modality as a sequence that begins with its pooled feature: (batch, 1 + length, hidden) and its mask."""
-    return [
-        (
-            torch.cat([features.embeds[:, column, None], tokens], dim=1),
-            torch.cat([features.modality_mask[:, column, None].bool(), mask], dim=1),
-        )
-        for column, tokens, mask in (
-            (0, features.image_tokens, features.image_token_mask),
-            (1, features.text_tokens, features.text_token_mask),
-        )
-    ]
+    sequences = []
+    for column, tokens, mask in (
+        (0, features.image_tokens, features.image_token_mask),
+        (1, features.text_tokens, features.text_token_mask),
+    ):
+        assert tokens is not None and mask is not None  # `reads_tokens` asked for them
+        sequence = torch.cat([features.embeds[:, column, None], tokens], dim=1)
+        sequences.append((sequence, torch.cat([features.modality_mask[:, column, None].bool(), mask], dim=1)))
+    return sequences
 
 
-class CrossAttentionFusion(nn.Module):
+class CrossAttentionFusion(Fusion):
     """Image tokens attend to text tokens and text tokens to image tokens, layer by layer.
 
     Each sequence begins with its pooled feature, and the two are read there at the end. Padding and absent tokens are
@@ -225,7 +219,7 @@ class CrossAttentionFusion(nn.Module):
         return summaries.masked_fill(~features.modality_mask[..., None].bool(), 0.0).flatten(1)
 
 
-class EarlyFusion(nn.Module):
+class EarlyFusion(Fusion):
     """One transformer over the tokens of both modalities, as in [Kim et al., 2021](https://arxiv.org/abs/2102.03334).
 
     Each modality's sequence begins with its pooled feature and carries a learned type embedding; the two pooled
@@ -257,7 +251,7 @@ class EarlyFusion(nn.Module):
         return summaries.masked_fill(~features.modality_mask[..., None].bool(), 0.0).flatten(1)
 
 
-FUSIONS = {
+FUSIONS: dict[str, type[Fusion]] = {
     "concat": ConcatFusion,
     "weighted_sum": WeightedSumFusion,
     "gated": GatedFusion,

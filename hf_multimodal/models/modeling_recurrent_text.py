@@ -24,7 +24,8 @@ class RecurrentTextModel(PreTrainedModel):
     The real tokens are brought to the front, read alone, and their states put back in their places, so padding on
     either side, or between, changes nothing. An example without any real token gets zeros. Eager mode packs the
     sequences; under `torch.export` and `torch.compile`, which cannot follow packing, the same weights are applied
-    layer by layer and direction by direction, with equal results.
+    layer by layer and direction by direction, with equal results. An exported program keeps the length of its example
+    (torch unrolls the steps) and any batch; `fullgraph` compilation of these layers is not possible in torch.
 
     Args:
         config: Cell, widths and depth.
@@ -40,13 +41,14 @@ class RecurrentTextModel(PreTrainedModel):
     config_class = RecurrentTextConfig
     base_model_prefix = "recurrent_text"
     main_input_name = "input_ids"
-    input_modalities = ("text",)
     supports_gradient_checkpointing = False
     _no_split_modules: list[str] = []
 
     def __init__(self, config: RecurrentTextConfig) -> None:
         super().__init__(config)
-        self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id)
+        self.embeddings: nn.Module = nn.Embedding(
+            config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id
+        )
         self.dropout = nn.Dropout(config.dropout)
         cell = {"lstm": nn.LSTM, "gru": nn.GRU}[config.cell]
         self.rnn = cell(
@@ -59,11 +61,11 @@ class RecurrentTextModel(PreTrainedModel):
         )
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Embedding:
+    def get_input_embeddings(self) -> nn.Module:
         """Return the word embeddings."""
         return self.embeddings
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the word embeddings."""
         self.embeddings = value
 
@@ -150,8 +152,8 @@ class RecurrentTextModel(PreTrainedModel):
         """Apply one layer in one direction, as `nn.LSTM` and `nn.GRU` do inside."""
         weights = [getattr(self.rnn, f"{name}_{suffix}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
         start = states.new_zeros(1, states.shape[0], self.config.cell_size)
-        options = {"has_biases": True, "num_layers": 1, "dropout": 0.0, "train": self.training}
-        options |= {"bidirectional": False, "batch_first": True}
+        # has_biases, num_layers, dropout, train, bidirectional, batch_first
+        options = (True, 1, 0.0, self.training, False, True)
         if self.config.cell == "lstm":
-            return torch.lstm(states, (start, start), weights, **options)[0]
-        return torch.gru(states, start, weights, **options)[0]
+            return torch.lstm(states, (start, start), weights, *options)[0]
+        return torch.gru(states, start, weights, *options)[0]

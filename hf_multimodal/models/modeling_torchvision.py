@@ -44,7 +44,7 @@ class TorchvisionModel(PreTrainedModel):
     config_class = TorchvisionConfig
     base_model_prefix = "torchvision_backbone"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ("image",)  # type: ignore[assignment]  # a tuple, as in every vision model of transformers
     supports_gradient_checkpointing = False
     # Blocks with a residual connection, which a device map must keep on one device.
     _no_split_modules = [
@@ -110,9 +110,11 @@ class TorchvisionModel(PreTrainedModel):
                 raise ValueError(f"weights of {architecture} must be one of {list(available)}, got {weights!r}.")
             entry = available[weights]
             config_kwargs.setdefault("image_size", entry.transforms().crop_size[0])
-            weights = models.get_model(architecture, weights=entry).state_dict()
+            state: Mapping[str, torch.Tensor] = models.get_model(architecture, weights=entry).state_dict()
+        else:
+            state = weights
         model = cls(TorchvisionConfig(architecture=architecture, **config_kwargs))
-        keys = model.network.load_state_dict(weights, strict=False)
+        keys = model.network.load_state_dict(state, strict=False)
         modules = dict(model.network.named_modules())
         unexpected = [
             key
@@ -154,6 +156,6 @@ class TorchvisionModel(PreTrainedModel):
         """
         pooled = self.network(pixel_values)
         layer = get_feature_layer(self.network)
-        features = layer.kept_output
+        features: Any = layer.kept_output
         del layer.kept_output  # or the graph of this batch would live until the next one
         return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=pooled)

@@ -51,6 +51,11 @@ def running_statistics(model: nn.Module) -> Iterator[None]:
             layer.train()
 
 
+def _like(rows: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """(batch,) or (batch, 1) shaped to broadcast over the rows of `other`."""
+    return rows.view(-1, *[1] * (other.ndim - 1))
+
+
 class VisionTextPreTrainedModel(PreTrainedModel):
     """Vision model, text model and projections; each model runs only on the rows that have its modality.
 
@@ -80,7 +85,8 @@ class VisionTextPreTrainedModel(PreTrainedModel):
         if config.vision_config is None and config.text_config is None:
             raise ValueError("a model needs a vision_config, a text_config, or both; both are None.")
         self.token_features = token_features
-        self.vision_model = self.text_model = None
+        self.vision_model: Any = None
+        self.text_model: Any = None
         if config.vision_config is not None:
             self.vision_model = build_model(config.vision_config)
             self._image_pooling = ImagePooling(self.vision_model)
@@ -93,7 +99,7 @@ class VisionTextPreTrainedModel(PreTrainedModel):
             self.text_model = build_model(config.text_config, pooler=strategy == "pooler")
             self._text_pooler = TEXT_POOLERS[strategy]
             self._text_inputs = accepted(self.text_model, ("token_type_ids", "use_cache"))
-            width = config.text_config.hidden_size
+            width = self.text_model.config.hidden_size
             self.text_projection = projection(width, config.hidden_size)
             if token_features:
                 self.text_token_projection = projection(width, config.hidden_size)
@@ -201,7 +207,6 @@ class VisionTextPreTrainedModel(PreTrainedModel):
             reads = [name for name, model in self._inner_models() if model is not None]
             raise ValueError(f"forward needs one of the inputs that this model reads, {reads}; got none of them.")
         batch, device = given.shape[0], given.device
-        known = modality_mask is None  # then no row needs to be looked at
         mask = torch.ones(batch, 2, device=device, dtype=torch.long) if modality_mask is None else modality_mask
         here = torch.tensor([images is not None, texts is not None], device=device)
         mask = mask.to(device).bool() & here  # (batch, 2)
@@ -213,11 +218,13 @@ class VisionTextPreTrainedModel(PreTrainedModel):
             if token_type_ids is not None and "token_type_ids" in self._text_inputs:
                 text_inputs["token_type_ids"] = token_type_ids
         image_inputs = None if images is None else {"pixel_values": images}
+        # Without a mask all is present, and no row needs to be looked at.
+        has_image, has_text = (None, None) if modality_mask is None else mask.unbind(dim=1)
         image, image_tokens, image_token_mask = self._encode_present(
-            self.vision_model, self._run_vision, image_inputs, None if known else mask[:, 0], batch, device
+            self.vision_model, self._run_vision, image_inputs, has_image, batch, device
         )
         text, text_tokens, text_token_mask = self._encode_present(
-            self.text_model, self._run_text, text_inputs, None if known else mask[:, 1], batch, device
+            self.text_model, self._run_text, text_inputs, has_text, batch, device
         )
         return Features(
             embeds=torch.stack([image, text.to(image.dtype)], dim=1),
@@ -228,7 +235,7 @@ class VisionTextPreTrainedModel(PreTrainedModel):
             text_token_mask=text_token_mask,
         )
 
-    def _inner_models(self) -> tuple[tuple[str, nn.Module | None], ...]:
+    def _inner_models(self) -> tuple[tuple[str, Any], ...]:
         return ("pixel_values", self.vision_model), ("input_ids", self.text_model)
 
     def _run_vision(self, pixel_values: torch.Tensor) -> Encoded:
@@ -248,15 +255,15 @@ class VisionTextPreTrainedModel(PreTrainedModel):
             return embeds, None, None
         return embeds, self.text_token_projection(output.last_hidden_state), attention_mask.bool()
 
-    def _blank(self, inputs: dict[str, torch.Tensor] | None, column: int, device: torch.device) -> dict:
+    def _blank(
+        self, image: bool, inputs: dict[str, torch.Tensor] | None, device: torch.device
+    ) -> dict[str, torch.Tensor]:
         """One row that stands for no picture (zeros) or no text (one padding token)."""
-        if column == 0:
-            shape = (
-                (1, 3, *image_size_of(self.config.vision_config))
-                if inputs is None
-                else (1, *inputs["pixel_values"].shape[1:])
+        if image:
+            size = (
+                (3, *image_size_of(self.config.vision_config)) if inputs is None else inputs["pixel_values"].shape[1:]
             )
-            return {"pixel_values": torch.zeros(shape, device=device)}
+            return {"pixel_values": torch.zeros(1, *size, device=device)}
         pad = getattr(self.config.text_config, "pad_token_id", None) or 0
         return {
             "input_ids": torch.full((1, 1), pad, device=device),
@@ -274,38 +281,52 @@ class VisionTextPreTrainedModel(PreTrainedModel):
     ) -> Encoded:
         """Run one side on the rows that have it. `present` (batch,) bool; None means all rows of what is given.
 
-        Eager: gather, run, scatter. With no row at all: nothing in evaluation; in training one blank row times zero,
-        so that every parameter gets a gradient on every rank. Compiled or exported: all rows, the absent ones blank.
+        Eager: gather, run, scatter. Compiled or exported: all rows, with blanks in the place of absent ones.
         """
         if model is None:
             return self._nothing(batch, device, self.dtype)
-        if inputs is not None and present is None:
+        if inputs is None:
+            return self._none_present(model, run, inputs, batch, device)
+        if present is None:
             return self._run_rows(model, run, inputs, batch)
-        column = 0 if model is self.vision_model else 1
-        if inputs is not None and (torch.compiler.is_compiling() or torch.compiler.is_exporting()):
+        if torch.compiler.is_compiling() or torch.compiler.is_exporting():
             with running_statistics(model):
-                encoded = run(**self._blank_absent(inputs, present, column, device))
-            return tuple(
-                part if part is None else part.masked_fill(~present.view(-1, *[1] * (part.ndim - 1)), 0)
-                for part in encoded
-            )
-        index = present.nonzero().squeeze(1) if inputs is not None else torch.empty(0, dtype=torch.long)
+                embeds, tokens, mask = run(**self._blank_absent(inputs, present, device))
+            absent = ~present[:, None]
+            tokens = None if tokens is None else tokens.masked_fill(_like(absent, tokens), 0)
+            return embeds.masked_fill(absent, 0), tokens, None if mask is None else mask & ~absent
+        index = present.nonzero().squeeze(1)
         if len(index) == batch:
             return self._run_rows(model, run, inputs, batch)
-        if len(index):
-            rows = {name: value[index] for name, value in inputs.items()}
-            encoded = self._run_rows(model, run, rows, len(index))
-            return tuple(
-                part if part is None else part.new_zeros(batch, *part.shape[1:]).index_copy(0, index, part)
-                for part in encoded
-            )
+        if not len(index):
+            return self._none_present(model, run, inputs, batch, device)
+        rows = {name: value[index] for name, value in inputs.items()}
+
+        def scatter(part: torch.Tensor) -> torch.Tensor:
+            return part.new_zeros(batch, *part.shape[1:]).index_copy(0, index, part)
+
+        embeds, tokens, mask = self._run_rows(model, run, rows, len(index))
+        return scatter(embeds), None if tokens is None else scatter(tokens), None if mask is None else scatter(mask)
+
+    def _none_present(
+        self,
+        model: nn.Module,
+        run: Callable[..., Encoded],
+        inputs: dict[str, torch.Tensor] | None,
+        batch: int,
+        device: torch.device,
+    ) -> Encoded:
+        """No row has this side: no work in evaluation; in training one blank row times zero.
+
+        Every parameter then has a gradient on every rank, which DDP and FSDP need.
+        """
         if not self.training:
             return self._nothing(batch, device, self.dtype)
         with running_statistics(model):
-            embeds, tokens, _ = run(**self._blank(inputs, column, device))
+            embeds, tokens, _ = run(**self._blank(model is self.vision_model, inputs, device))
         zero = embeds.sum() * 0 + (0 if tokens is None else tokens.sum() * 0)
         embeds, tokens, mask = self._nothing(batch, device, embeds.dtype)
-        return embeds + zero, tokens if tokens is None else tokens + zero, mask
+        return embeds + zero, None if tokens is None else tokens + zero, mask
 
     @staticmethod
     def _run_rows(model: nn.Module, run: Callable[..., Encoded], inputs: dict, rows: int) -> Encoded:
@@ -315,15 +336,17 @@ class VisionTextPreTrainedModel(PreTrainedModel):
         with running_statistics(model):
             return run(**inputs)
 
-    def _blank_absent(self, inputs: dict, present: torch.Tensor, column: int, device: torch.device) -> dict:
+    def _blank_absent(
+        self, inputs: dict[str, torch.Tensor], present: torch.Tensor, device: torch.device
+    ) -> dict[str, torch.Tensor]:
         """All rows, with a blank in the place of every absent one."""
-        blank = self._blank(inputs, column, device)
+        blank = self._blank("pixel_values" in inputs, inputs, device)
         filled = {}
         for name, value in inputs.items():
             fill = blank.get(name, torch.zeros_like(value[:1]))
-            if column == 1 and name == "attention_mask":  # one token to attend to
-                fill = (torch.arange(value.shape[1], device=device) == 0).to(value.dtype)[None]
-            filled[name] = torch.where(present.view(-1, *[1] * (value.ndim - 1)), value, fill.to(value.dtype))
+            if name == "attention_mask":  # one token to attend to
+                fill = (torch.arange(value.shape[1], device=device) == 0)[None]
+            filled[name] = torch.where(_like(present, value), value, fill.to(value.dtype))
         return filled
 
     def _nothing(self, batch: int, device: torch.device, dtype: torch.dtype) -> Encoded:

@@ -13,8 +13,8 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 PARTS = ("image_processor", "tokenizer")
 
 
-class MultimodalProcessorKwargs(ProcessingKwargs, total=False):
-    _defaults = {"text_kwargs": {"truncation": True}}  # noqa: RUF012  a TypedDict
+class MultimodalProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
+    _defaults = {"text_kwargs": {"truncation": True}}
 
 
 class _ClassOrInstance:
@@ -126,7 +126,8 @@ class MultimodalProcessor(ProcessorMixin):
             vision_model_name_or_path: Hub name or folder, or None.
             text_model_name_or_path: Likewise.
         """
-        image_processor, tokenizer, padding = None, None, True
+        image_processor = tokenizer = None
+        padding: bool | str = True
         if vision_model_name_or_path is not None:
             image_processor = AutoImageProcessor.from_pretrained(vision_model_name_or_path)
         if text_model_name_or_path is not None:

@@ -1,0 +1,38 @@
+"""python benchmarks/fusions.py
+
+The eight fusions on three controlled tasks, each with default settings. The table goes into the README.
+"""
+
+from series import README, run_series
+
+from hf_multimodal.data.controlled import ceiling
+from hf_multimodal.evaluation.report import markdown_table, update_region
+from hf_multimodal.models.fusion import FUSIONS
+
+TASKS = ("redundant", "synergy", "mixed")
+
+
+def main() -> None:
+    """Train, compare, write."""
+    jobs = {
+        f"{fusion}-{task}": ["--data", f"controlled:{task}", "--from_scratch", "--fusion", fusion]
+        for fusion in FUSIONS
+        for task in TASKS
+    }
+    rows = run_series("runs/fusions", jobs)
+
+    def accuracies(fusion: str) -> list[float]:
+        return [rows[f"{fusion}-{task}"]["metrics"]["test"]["accuracy"] for task in TASKS]
+
+    majority = [rows[f"concat-{task}"]["metrics"]["test"]["majority_accuracy"] for task in TASKS]
+    table = [[f"`{fusion}`", *accuracies(fusion)] for fusion in FUSIONS]
+    table.append(["ceiling, both", *(ceiling(task, "both").accuracy for task in TASKS)])
+    table.append(["ceiling, better single", *(max(ceiling(task, m).accuracy for m in ("image", "text")) for task in TASKS)])
+    table.append(["majority class", *majority])
+    text = markdown_table(table, ["fusion", *(f"`{task}`" for task in TASKS)])
+    update_region(README, "fusions", text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

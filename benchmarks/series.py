@@ -1,0 +1,43 @@
+"""Long series of training runs: each run's row is written at once, and a second call continues where one stopped."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from hf_multimodal.training.running import train
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def run_series(folder: str, jobs: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
+    """Train every job that has no row yet.
+
+    Args:
+        folder: Holds `rows.jsonl` and a run's folder for each job, without its checkpoints.
+        jobs: Flags of `scripts/train_fusion.py` by name. A row whose flags differ from today's is trained again.
+
+    Returns:
+        By name: the flags, the metrics and the seconds of the whole run.
+    """
+    path = Path(folder) / "rows.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows: dict[str, dict[str, Any]] = {}
+    if path.exists():
+        rows = {row["name"]: row for row in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
+    for number, (name, flags) in enumerate(jobs.items(), 1):
+        if rows.get(name, {}).get("flags") == flags:
+            continue
+        output = path.parent / name
+        start = time.perf_counter()
+        metrics = train([*flags, "--output_dir", str(output)])
+        seconds = round(time.perf_counter() - start, 1)
+        for checkpoint in output.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+        rows[name] = {"name": name, "flags": flags, "seconds": seconds, "metrics": metrics}
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(rows[name]) + "\n")
+        test = {key: value for key, value in metrics["test"].items() if isinstance(value, float)}
+        print(f"[{number}/{len(jobs)}] {name} {seconds}s " + " ".join(f"{k}={v:.4f}" for k, v in test.items()), flush=True)
+    return {name: rows[name] for name in jobs}

@@ -1,0 +1,325 @@
+"""Pictures of a run: its history, its confusion matrix, and one prediction with its image, text and probabilities.
+
+Each function draws on a `Figure` of its own, without pyplot and its global state, and returns it.
+"""
+
+import unicodedata
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import MaxNLocator
+from PIL import Image, ImageOps
+
+from .fonts import ems, families_for
+
+DPI = 150
+BLUE, ORANGE, GREEN, GREY, PALE = "#2b6cb0", "#dd6b20", "#2f855a", "#718096", "#f4f6f9"
+NAME_EMS = 15.0  # a longer class name is cut in its middle on an axis
+TEXT_EMS, TEXT_LINES = 60.0, 14
+MOST_BARS = 30
+LOSSES = {"nll": "validation NLL", "mse": "validation squared error"}
+SCORES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "mAP": "mAP", "r2": "R²", "pearson": "Pearson's r"}
+
+
+def plot_history(log_history: Sequence[Mapping[str, Any]], path: str | Path | None = None) -> Figure:
+    """Training loss and validation scores over epochs.
+
+    Of two evaluations at one epoch the first is drawn: the second is that of the best checkpoint, loaded at the end.
+
+    Args:
+        log_history: `trainer.state.log_history`.
+        path: PNG to write; None writes nothing.
+
+    Returns:
+        The figure: left axes losses, with the lowest validation value marked, right axes scores.
+
+    Example:
+
+    >>> figure = plot_history([{"loss": 1.0, "epoch": 0.5}, {"eval_nll": 0.9, "eval_accuracy": 0.6, "epoch": 1.0}])
+    >>> figure.axes[0].lines[0].get_ydata().tolist()
+    [1.0]
+    """
+    figure = Figure(figsize=(9.6, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _line(left, _series(log_history, "loss"), "training loss", GREY)
+    for key, label in LOSSES.items():
+        points = _series(log_history, f"eval_{key}")
+        _line(left, points, label, BLUE, marker="o")
+        if points:
+            best = min(points, key=lambda epoch: (points[epoch], epoch))
+            left.axvline(best, color=BLUE, linestyle=":", linewidth=1, label=f"lowest, epoch {best:g}")
+    for (key, label), color in zip(SCORES.items(), (BLUE, ORANGE, GREEN, BLUE, ORANGE), strict=True):
+        _line(right, _series(log_history, f"eval_{key}"), label, color, marker="o")
+    majority = list(_series(log_history, "eval_majority_accuracy").values())
+    if majority:
+        right.axhline(majority[-1], color=GREY, linestyle="--", linewidth=1, label="accuracy of the majority class")
+    for axes, title in ((left, "Loss"), (right, "Validation")):
+        axes.set_title(title, loc="left", fontweight="bold", fontsize=11)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.lines:
+            axes.legend(frameon=False, fontsize=9)
+        else:
+            axes.text(0.5, 0.5, "nothing logged", ha="center", va="center", color=GREY, transform=axes.transAxes)
+    _save(figure, path)
+    return figure
+
+
+def plot_confusion(matrix: npt.ArrayLike, class_names: Sequence[str], path: str | Path | None = None) -> Figure:
+    """Confusion matrix: counts in the cells, each row coloured by its shares.
+
+    Args:
+        matrix: (K, K) counts, true class by row, predicted class by column.
+        class_names: The K names.
+        path: PNG to write; None writes nothing.
+
+    Returns:
+        The figure; its first axes hold the heat map of shares and one text a cell.
+
+    Raises:
+        ValueError: The matrix is not K by K.
+
+    Example:
+
+    >>> figure = plot_confusion([[3, 1], [0, 0]], ["cat", "dog"])
+    >>> figure.axes[0].images[0].get_array().tolist(), [text.get_text() for text in figure.axes[0].texts]
+    ([[0.75, 0.25], [0.0, 0.0]], ['3', '1', '0', '0'])
+    """
+    counts = np.asarray(matrix)
+    size = len(class_names)
+    if counts.shape != (size, size):
+        raise ValueError(f"matrix must have shape ({size}, {size}) for {size} classes, got {counts.shape}.")
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = float(np.clip(0.62 * size, 3.4, 12.5))
+    names = _short_names(class_names)
+    longest = max(map(ems, names), default=0.0) * 10 / 72  # inches, at 10 points
+    turned = longest > 0.92 * side / max(size, 1)
+    below = 0.7 * longest if turned else 0.1
+    figure = Figure(figsize=(side + longest + 1.4, side + 0.6 + below), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(size), names, rotation=40 if turned else 0, ha="right" if turned else "center")
+    if turned:
+        for label in axes.get_xticklabels():
+            label.set_rotation_mode("anchor")
+    axes.set_yticks(range(size), names)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    axes.spines[:].set_visible(False)
+    axes.set_xticks(np.arange(size + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(size + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.5)
+    axes.tick_params(which="both", length=0)
+    digits = len(str(int(counts.max()))) if counts.size else 1
+    points = min(11.0, side / max(size, 1) * 72 / (0.75 * max(digits, 3)))
+    for row in range(size):
+        for column in range(size):
+            ink = "white" if shares[row, column] > 0.55 else "#1a202c"
+            faint = 0.35 if counts[row, column] == 0 else 1.0
+            cell = f"{counts[row, column]:g}"
+            axes.text(column, row, cell, ha="center", va="center", color=ink, alpha=faint, fontsize=points)
+    edge = axes.inset_axes((1 + 0.12 / side, 0, 0.17 / side, 1))  # as tall as the matrix, whatever the layout does
+    bar = figure.colorbar(image, cax=edge, label="share of the true class")
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    _literal([*axes.get_xticklabels(), *axes.get_yticklabels()], families_for(*names))
+    _save(figure, path)
+    return figure
+
+
+def plot_prediction(
+    image: Image.Image | None,
+    text: str | None,
+    class_names: Sequence[str],
+    probabilities: npt.ArrayLike,
+    path: str | Path | None = None,
+    *,
+    problem_type: str = "single_label_classification",
+) -> Figure:
+    """One example and its answer: picture, text, predicted class and a bar for each probability.
+
+    Args:
+        image: The picture in any mode; None draws a box that says "no image".
+        text: The text; None or blank draws "no text".
+        class_names: The K names.
+        probabilities: (K,); for regression the one predicted value.
+        path: PNG to write; None writes nothing.
+        problem_type: As in `metrics.METRICS`: the predicted class is the most probable one, every label from .5 on,
+            or the value.
+
+    Returns:
+        The figure; its axes are the picture, the bars (sorted, best on top, at most 30; none for regression) and
+        the text; the answer is its title.
+
+    Raises:
+        ValueError: Names and probabilities differ in number.
+
+    Example:
+
+    >>> figure = plot_prediction(None, "a fine day", ["bad", "good"], [0.2, 0.8])
+    >>> figure.axes[0].texts[0].get_text(), figure.axes[2].texts[0].get_text(), figure.get_suptitle()
+    ('no image', 'a fine day', 'predicted: good')
+    """
+    values = np.asarray(probabilities, dtype=np.float64).ravel()
+    regression = problem_type == "regression"
+    if not regression and len(values) != len(class_names):
+        raise ValueError(f"{len(class_names)} classes need as many probabilities, got {len(values)}.")
+    lines = _wrap(text, TEXT_EMS, TEXT_LINES) if text and text.strip() else []
+    title = _wrap(_answer(values, class_names, problem_type), 44.0, 3)
+    order = [] if regression else np.argsort(-values, kind="stable")[:MOST_BARS].tolist()
+    upper, lower = max(3.0, 0.26 * len(order) + 0.6), 0.3 + 0.19 * max(len(lines), 1)
+    figure = Figure(figsize=(9.2, upper + lower + 0.2 + 0.26 * len(title)), layout="constrained")
+    grid = figure.add_gridspec(2, 2, height_ratios=(upper, lower), width_ratios=(1, 1.1))
+    picture = figure.add_subplot(grid[0, :] if regression else grid[0, 0])
+    drawn: list[Text] = [figure.suptitle("\n".join(title), x=0.01, ha="left", fontsize=14)]
+    if image is None:
+        _box(picture, "no image")
+    else:
+        picture.imshow(_rgb(image))
+        picture.set_axis_off()
+    if not regression:
+        bars = figure.add_subplot(grid[0, 1])
+        names = _short_names(class_names)
+        _draw_bars(bars, [names[k] for k in order], values[order], _chosen(values, problem_type)[order])
+        if len(order) < len(values):
+            bars.set_title(f"the {len(order)} most probable of {len(values)} classes", fontsize=9, color=GREY)
+        drawn += bars.get_yticklabels()
+    words = figure.add_subplot(grid[1, :])
+    if lines:
+        _blank(words)
+        block = words.text(0.012, 0.5, "\n".join(lines), va="center", fontsize=10.5, linespacing=1.3)
+        block.set_in_layout(False)  # an overlong line must not squeeze the picture
+        drawn.append(block)
+    else:
+        _box(words, "no text")
+    families = families_for(*lines, *title, *class_names)
+    _literal(drawn, families)
+    if len(families) == 1:  # fallback fonts come in one weight
+        drawn[0].set_fontweight("bold")
+    _save(figure, path)
+    return figure
+
+
+def _chosen(values: npt.NDArray[np.float64], problem_type: str) -> npt.NDArray[np.bool_]:
+    return values >= 0.5 if problem_type == "multi_label_classification" else np.arange(len(values)) == values.argmax()
+
+
+def _answer(values: npt.NDArray[np.float64], class_names: Sequence[str], problem_type: str) -> str:
+    if problem_type == "regression":
+        return f"predicted: {values[0]:.4g}"
+    said = [name for name, yes in zip(class_names, _chosen(values, problem_type), strict=True) if yes]
+    return f"predicted: {', '.join(said) or 'none of the labels'}"
+
+
+def _draw_bars(axes: Axes, names: list[str], values: npt.NDArray[np.float64], chosen: npt.NDArray[np.bool_]) -> None:
+    places = np.arange(len(names))
+    axes.barh(places, values, height=0.72, color=[BLUE if yes else "#cbd5e0" for yes in chosen])
+    for place, value in enumerate(values.tolist()):
+        axes.text(value + 0.015, place, f"{value:.3f}", va="center_baseline", fontsize=8.5, color="#2d3748")
+    axes.set_yticks(places, names)
+    middle, half = (len(names) - 1) / 2, max(len(names), 4) / 2
+    axes.set_ylim(middle + half, middle - half)  # few bars stay slim, best on top
+    axes.set_xlim(0, 1.12)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])
+    axes.set_xlabel("probability")
+    axes.grid(axis="x", alpha=0.25)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _blank(axes: Axes) -> None:
+    axes.set_facecolor(PALE)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+
+
+def _box(axes: Axes, message: str) -> None:
+    _blank(axes)
+    axes.text(0.5, 0.5, message, ha="center", va="center", color=GREY, fontsize=12, transform=axes.transAxes)
+
+
+def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith(("I", "F")):  # 16-bit and float grey: convert() would clip them to white
+        grey = np.asarray(upright, dtype=np.float64)
+        spread = float(np.ptp(grey))
+        upright = Image.fromarray(((grey - grey.min()) / (spread or 1.0) * 255).astype(np.uint8))
+    if upright.has_transparency_data:
+        ground = Image.new("RGBA", upright.size, "white")
+        upright = Image.alpha_composite(ground, upright.convert("RGBA"))
+    picture = upright.convert("RGB")
+    picture.thumbnail((1024, 1024))  # only ever shrinks: more pixels than the page can show
+    return np.asarray(picture)
+
+
+def _series(log_history: Iterable[Mapping[str, Any]], key: str) -> dict[float, float]:
+    points: dict[float, float] = {}
+    for entry in log_history:
+        if key in entry and "epoch" in entry:
+            points.setdefault(float(entry["epoch"]), float(entry[key]))
+    return points
+
+
+def _line(axes: Axes, points: Mapping[float, float], label: str, color: str, marker: str = "") -> None:
+    if points:
+        axes.plot(list(points), list(points.values()), label=label, color=color, marker=marker, markersize=4)
+
+
+def _short_names(class_names: Sequence[str]) -> list[str]:
+    """Names that fit on an axis; those that cutting makes equal are led by their index."""
+    names = [_cut(name, NAME_EMS) for name in class_names]
+    double = [names.count(name) > 1 for name in names]
+    return [f"{k}: {_cut(class_names[k], NAME_EMS - 2)}" if double[k] else name for k, name in enumerate(names)]
+
+
+def _cut(name: str, width: float) -> str:
+    flat = " ".join(name.split())
+    keep = len(flat)
+    cut = flat
+    while ems(cut) > width:
+        keep -= 1
+        cut = f"{flat[: keep - keep // 2]}…{flat[len(flat) - keep // 2 :]}"
+    return cut
+
+
+def _wrap(text: str, width: float, most: int) -> list[str]:
+    """Lines of at most `width` ems, broken at spaces, between Chinese characters, or within an overlong word."""
+    lines = [""]
+    for word in text.split():
+        divided = ems(word) > width or any(unicodedata.east_asian_width(char) in "WF" for char in word)
+        for position, piece in enumerate(word if divided else [word]):
+            gap = " " if position == 0 and lines[-1] else ""
+            if ems(lines[-1] + gap + piece) > width:
+                lines.append(piece)
+            else:
+                lines[-1] += gap + piece
+    if len(lines) <= most:
+        return lines
+    last = lines[most - 1]
+    while ems(last + " …") > width:
+        last = last[:-1]
+    return [*lines[: most - 1], last.rstrip() + " …"]
+
+
+def _literal(drawn: Iterable[Text], families: list[str]) -> None:
+    """Show the strings as they are: in fonts that have their characters, and no formula between two dollar signs."""
+    for text in drawn:
+        text.set_fontfamily(families)
+        text.set_parse_math(False)
+
+
+def _save(figure: Figure, path: str | Path | None) -> None:
+    if path is not None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")  # fonts.py has said it, with the cure
+            figure.savefig(path, dpi=DPI, bbox_inches="tight", pad_inches=0.12)

@@ -1,0 +1,288 @@
+"""The table `predictions.csv`: what a model answered, row by row, joined to other tables by `id`.
+
+Columns: `id, label, predicted, has_image, has_text`, then `prob_<class>` for each class (none for regression).
+Everything is read as text, so an id or a class called "NaN" stays what it is, and floats are written in full, so
+metrics from the file equal those of the run to the last digit. An empty `label` means that the row has none.
+Multi-label cells join the names by `|`, with `\\` before a `|` or a `\\` within a name; a lone `|` says that no label
+holds.
+"""
+
+import csv
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .metrics import IGNORE_INDEX, METRICS, metrics_from_outputs
+
+FIXED_COLUMNS = ["id", "label", "predicted", "has_image", "has_text"]
+PROBABILITY_PREFIX = "prob_"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One model's answers. Build it with `Predictions.from_outputs`, or read it with `read_predictions`.
+
+    Args:
+        problem_type: A key of `metrics.METRICS`.
+        ids: n unique names of rows.
+        labels: (n,) class indices, -100 where a row has no label; multi-label (n, K) of 0. and 1., a row of NaN
+            where there is none; regression (n,) floats, NaN where there is none.
+        predicted: (n,) class indices; multi-label (n, K) of 0 and 1; regression (n,) floats.
+        probabilities: (n, K), or (n, 0) for regression.
+        class_names: K names; empty for regression.
+        has_image: (n,) bool.
+        has_text: (n,) bool.
+    """
+
+    problem_type: str
+    ids: list[str]
+    labels: npt.NDArray[Any]
+    predicted: npt.NDArray[Any]
+    probabilities: npt.NDArray[np.float64]
+    class_names: list[str]
+    has_image: npt.NDArray[np.bool_]
+    has_text: npt.NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        if self.problem_type not in METRICS:
+            raise ValueError(f"problem_type must be one of {list(METRICS)}, got {self.problem_type!r}.")
+        if len(set(self.class_names)) != len(self.class_names) or "" in self.class_names:
+            raise ValueError(f"class names must differ and not be empty, got {self.class_names}.")
+        count, width = len(self.ids), len(self.class_names)
+        wide = (count, width) if self.problem_type == "multi_label_classification" else (count,)
+        shapes = {"labels": wide, "predicted": wide, "probabilities": (count, width)}
+        for name, shape in {**shapes, "has_image": (count,), "has_text": (count,)}.items():
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {getattr(self, name).shape}.")
+        if self.problem_type == "single_label_classification":
+            wrong = np.flatnonzero(self.labelled & ((self.labels < 0) | (self.labels >= width)))
+            if len(wrong):
+                raise ValueError(f"row {wrong[0]}: label must be in 0..{width - 1}, got {self.labels[wrong[0]]}.")
+        first: dict[str, int] = {}
+        for row, name in enumerate(self.ids):
+            if first.setdefault(name, row) != row:
+                raise ValueError(f"row {row}: id {name!r} stands in row {first[name]} already; ids must be unique.")
+
+    @classmethod
+    def from_outputs(
+        cls,
+        problem_type: str,
+        ids: Sequence[str],
+        outputs: npt.ArrayLike,
+        class_names: Sequence[str] = (),
+        *,
+        labels: Sequence[Any] | npt.NDArray[Any] | None = None,
+        has_image: npt.ArrayLike | None = None,
+        has_text: npt.ArrayLike | None = None,
+    ) -> "Predictions":
+        """Decide from a model's outputs: the most probable class, each label from .5 on, or the value itself.
+
+        Args:
+            problem_type: A key of `metrics.METRICS`.
+            ids: n unique names of rows.
+            outputs: Probabilities (n, K), or for regression values (n,): see `metrics.outputs_from_logits`.
+            class_names: K names; left out for regression.
+            labels: n labels as the rows of a data set have them, None or -100 in a row without one; None if no row
+                has one.
+            has_image: (n,) whether the row came with an image; None means that all did.
+            has_text: (n,) whether the row came with a text; None means that all did.
+
+        Raises:
+            ValueError: Shapes disagree, an id is there twice, or the problem type is unknown.
+
+        Example:
+
+        >>> answers = Predictions.from_outputs(
+        ...     "single_label_classification", ["a", "b"], [[0.9, 0.1], [0.4, 0.6]], ["cat", "dog"], labels=[0, None]
+        ... )
+        >>> answers.predicted.tolist(), answers.labels.tolist(), answers.metrics()["count"]
+        ([0, 1], [0, -100], 1)
+        """
+        table = np.asarray(outputs, dtype=np.float64)
+        if problem_type != "regression" and table.ndim != 2:
+            raise ValueError(f"probabilities must have shape ({len(ids)}, {len(class_names)}), got {table.shape}.")
+        given = [None] * len(ids) if labels is None else list(labels)
+        predicted: npt.NDArray[Any]
+        if problem_type == "regression":
+            predicted = table[:, 0] if table.ndim == 2 and table.shape[1] == 1 else table
+            table = np.empty((len(ids), 0))
+        elif problem_type == "multi_label_classification":
+            predicted = (table >= 0.5).astype(np.int64)
+        else:
+            predicted = table.argmax(axis=1)
+        return cls(
+            problem_type,
+            [str(name) for name in ids],
+            _label_array(problem_type, given, len(class_names)),
+            predicted,
+            table,
+            list(class_names),
+            np.ones(len(ids), bool) if has_image is None else np.asarray(has_image, dtype=bool),
+            np.ones(len(ids), bool) if has_text is None else np.asarray(has_text, dtype=bool),
+        )
+
+    @property
+    def outputs(self) -> npt.NDArray[np.float64]:
+        """What the metrics take: the probabilities, or for regression the values."""
+        return self.predicted if self.problem_type == "regression" else self.probabilities
+
+    @property
+    def labelled(self) -> npt.NDArray[np.bool_]:
+        """(n,) whether the row has a label."""
+        if self.problem_type == "single_label_classification":
+            return self.labels != IGNORE_INDEX
+        known = np.isfinite(self.labels)
+        return known.all(axis=1) if known.ndim == 2 else known
+
+    def take(self, rows: npt.ArrayLike) -> "Predictions":
+        """The given rows (indices or a mask), in the given order."""
+        index = np.arange(len(self.ids))[np.asarray(rows)]
+        arrays = {name: getattr(self, name)[index] for name in ("labels", "predicted", "probabilities")}
+        presence = {name: getattr(self, name)[index] for name in ("has_image", "has_text")}
+        return replace(self, ids=[self.ids[row] for row in index], **arrays, **presence)
+
+    def metrics(self) -> dict[str, Any]:
+        """Metrics over the rows that have a label; `count` tells how many these are.
+
+        Raises:
+            ValueError: No row has a label.
+        """
+        rows = self.labelled
+        return metrics_from_outputs(self.problem_type, self.outputs[rows], self.labels[rows], self.class_names)
+
+
+def write_predictions(path: str | Path, predictions: Predictions) -> None:
+    """Write the table as UTF-8 CSV.
+
+    Args:
+        path: The file; replaced if it exists.
+        predictions: What to write.
+    """
+    names, problem_type = predictions.class_names, predictions.problem_type
+    with open(path, "w", encoding="utf-8", newline="") as stream:
+        # text cells are always quoted: the default leaves a bare carriage return unquoted, and it ends the row
+        writer = csv.writer(stream, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+        writer.writerow(FIXED_COLUMNS + [PROBABILITY_PREFIX + name for name in names])
+        for row, name in enumerate(predictions.ids):
+            label = _cell(problem_type, predictions.labels[row], names) if predictions.labelled[row] else ""
+            answer = _cell(problem_type, predictions.predicted[row], names)
+            presence = [int(predictions.has_image[row]), int(predictions.has_text[row])]
+            writer.writerow([name, label, answer, *presence, *predictions.probabilities[row].tolist()])
+
+
+def read_predictions(path: str | Path, problem_type: str | None = None) -> Predictions:
+    """Read a table that `write_predictions`, or anyone who keeps to its columns, wrote.
+
+    Args:
+        path: The file.
+        problem_type: A key of `metrics.METRICS`. None finds it out: no `prob_` column is regression, rows of
+            probabilities that all sum to 1 with one class each are single-label, everything else is multi-label.
+
+    Raises:
+        ValueError: A column is missing, a cell is not what its column holds, or an id is there twice; the message
+            names file, row (the header is row 1) and column.
+    """
+    with open(path, encoding="utf-8-sig", newline="") as stream:
+        rows = list(csv.reader(stream))
+    header, body = (rows[0], rows[1:]) if rows else ([], [])
+    missing = [name for name in FIXED_COLUMNS if name not in header]
+    if missing:
+        raise ValueError(f"{path}: predictions need the columns {FIXED_COLUMNS}, missing {missing}.")
+    for number, row in enumerate(body, start=2):
+        if len(row) != len(header):
+            raise ValueError(f"{path}, row {number}: {len(header)} cells expected, got {len(row)}.")
+    places = [place for place, name in enumerate(header) if name.startswith(PROBABILITY_PREFIX)]
+    names = [header[place].removeprefix(PROBABILITY_PREFIX) for place in places]
+    cells = {name: [row[header.index(name)] for row in body] for name in FIXED_COLUMNS}
+
+    def numbers(values: Sequence[str], column: str) -> list[float]:
+        found = []
+        for number, value in enumerate(values, start=2):
+            try:
+                found.append(float(value))
+            except ValueError:
+                raise ValueError(f"{path}, row {number}, column {column!r}: {value!r} is not a number.") from None
+        return found
+
+    columns = [numbers([row[place] for row in body], header[place]) for place in places]
+    table = np.array(columns, dtype=np.float64).reshape(len(names), len(body)).T
+    kind = problem_type or _guess_problem_type(table, cells["predicted"], names)
+
+    def parse(column: str) -> list[Any]:
+        if kind == "regression":
+            return [None if value == "" else numbers([value], column)[0] for value in cells[column]]
+        known = {name: index for index, name in enumerate(names)}
+        found: list[Any] = []
+        for number, value in enumerate(cells[column], start=2):
+            parts = _split(value) if kind == "multi_label_classification" else [value]
+            unknown = [part for part in parts if part not in known]
+            if value == "":
+                found.append(None)
+            elif unknown:
+                raise ValueError(
+                    f"{path}, row {number}, column {column!r}: {unknown[0]!r} is none of the classes {names}."
+                )
+            elif kind == "multi_label_classification":
+                found.append([float(name in parts) for name in names])
+            else:
+                found.append(known[value])
+        return found
+
+    predicted, labels = parse("predicted"), parse("label")
+    if None in predicted:
+        raise ValueError(f"{path}, row {predicted.index(None) + 2}, column 'predicted': the cell is empty.")
+    answers = _label_array(kind, predicted, len(names))
+    presence = {}
+    for column in ("has_image", "has_text"):
+        for number, value in enumerate(cells[column], start=2):
+            if value not in ("0", "1"):
+                raise ValueError(f"{path}, row {number}, column {column!r}: must be 0 or 1, got {value!r}.")
+        presence[column] = np.array([value == "1" for value in cells[column]], dtype=bool)
+    if kind == "multi_label_classification":
+        answers = answers.astype(np.int64)
+    try:
+        return Predictions(
+            kind, cells["id"], _label_array(kind, labels, len(names)), answers, table, names, **presence
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _label_array(problem_type: str, labels: Sequence[Any], width: int) -> npt.NDArray[Any]:
+    if problem_type == "single_label_classification":
+        return np.array([IGNORE_INDEX if label is None else int(label) for label in labels], dtype=np.int64)
+    if problem_type == "multi_label_classification":
+        rows = [np.full(width, np.nan) if label is None else label for label in labels]
+        return np.array(rows, dtype=np.float64).reshape(len(rows), width)
+    return np.array([np.nan if label is None else label for label in labels], dtype=np.float64)
+
+
+def _cell(problem_type: str, value: Any, names: Sequence[str]) -> str:
+    if problem_type == "regression":
+        return repr(float(value))
+    if problem_type == "single_label_classification":
+        return names[int(value)]
+    escaped = [re.sub(r"([\\|])", r"\\\1", name) for name, holds in zip(names, value, strict=True) if holds]
+    return "|".join(escaped) or "|"
+
+
+def _split(cell: str) -> list[str]:
+    parts = [""]
+    for escaped, plain in re.findall(r"\\(.)|(.)", cell, flags=re.DOTALL):
+        if plain == "|":
+            parts.append("")
+        else:
+            parts[-1] += escaped or plain
+    return [part for part in parts if part]
+
+
+def _guess_problem_type(table: npt.NDArray[np.float64], predicted: Sequence[str], names: Sequence[str]) -> str:
+    if not names:
+        return "regression"
+    single = bool(np.all(np.abs(table.sum(axis=1) - 1) < 1e-3)) and set(predicted) <= set(names)
+    return "single_label_classification" if single else "multi_label_classification"

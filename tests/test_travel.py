@@ -1,0 +1,169 @@
+"""What stands in `models/` goes to the Hub with every checkpoint, so it may import only what is found there.
+
+transformers looks for the files that a model needs by a regular expression over their text, and drops them flat
+into one folder; an import it does not find, or misreads, breaks saving, or the load on somebody else's machine.
+"""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+import hf_multimodal.models
+from hf_multimodal.models.configuration_recurrent_text import RecurrentTextConfig
+from hf_multimodal.models.configuration_torchvision import TorchvisionConfig
+from hf_multimodal.models.modeling_recurrent_text import RecurrentTextModel
+from hf_multimodal.models.modeling_torchvision import TorchvisionModel
+
+FOLDER = Path(hf_multimodal.models.__file__).parent
+FILES = sorted(FOLDER.glob("*.py"))
+PACKAGES = {"torch", "torchvision", "numpy", "PIL", "transformers"}
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
+def relative_import_error(node: ast.ImportFrom, siblings: set[str], at_top: bool) -> str | None:
+    if node.level > 1:
+        return "goes up, out of the folder"
+    if node.module is None:
+        return "is left behind: write `from .name import X`"
+    if "." in node.module:
+        return "reaches into a subfolder"
+    if node.module not in siblings:
+        return "names no file of this folder"
+    if any(alias.name == "*" for alias in node.names):
+        return "imports everything"
+    return None if at_top else "must stand at the top of the file"
+
+
+def travel_errors(source: str, siblings: set[str]) -> list[str]:
+    """List, as `line: reason`, the imports of a file that may not travel."""
+    tree = ast.parse(source)
+    blocks = [tree.body, *(node.body for node in tree.body if is_type_checking(node))]
+    at_top = {id(node) for block in blocks for node in block}
+    in_try = {id(child) for node in ast.walk(tree) if isinstance(node, ast.Try) for child in ast.walk(node)}
+    errors, statements = [], set()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        statements.add(node.lineno)
+        if id(node) in in_try:
+            errors.append((node.lineno, "an import under `try` is not seen"))
+        if isinstance(node, ast.ImportFrom) and node.level:
+            reason = relative_import_error(node, siblings, id(node) in at_top)
+            if reason:
+                errors.append((node.lineno, f"`{ast.unparse(node)}` {reason}"))
+            continue
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+        for package in sorted({name.partition(".")[0] for name in names}):
+            if package not in PACKAGES and package not in sys.stdlib_module_names:
+                errors.append((node.lineno, f"`{package}` is not on the list of packages"))
+    for number, line in enumerate(source.splitlines(), start=1):
+        if re.match(r"\s*(from|import)\s+\.", line) and number not in statements:
+            errors.append((number, "text that reads like a relative import is taken for one"))
+    return [f"{number}: {reason}" for number, reason in sorted(errors)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_file_may_travel(path):
+    assert travel_errors(path.read_text(encoding="utf-8"), {file.stem for file in FILES}) == []
+
+
+def test_folder_is_flat():
+    assert FILES
+    assert [path for path in FOLDER.rglob("*.py") if path.parent != FOLDER] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("from ..data import load", "1: `from ..data import load` goes up"),
+        ("from . import fusion", "1: `from . import fusion` is left behind"),
+        ("from .layers.fusion import X", "1: `from .layers.fusion import X` reaches into a subfolder"),
+        ("from .layers import X", "1: `from .layers import X` names no file of this folder"),
+        ("from .fusion import *", "1: `from .fusion import *` imports everything"),
+        ("from hf_multimodal.models.fusion import X", "1: `hf_multimodal` is not on the list"),
+        ("import hf_multimodal.data as data", "1: `hf_multimodal` is not on the list"),
+        ("import torch, peft", "1: `peft` is not on the list"),
+        ("def f():\n    import sklearn.metrics", "2: `sklearn` is not on the list"),
+        ("def f():\n    from .fusion import X", "2: `from .fusion import X` must stand at the top"),
+        ("if torch:\n    from .fusion import X", "2: `from .fusion import X` must stand at the top"),
+        ("try:\n    import torch\nexcept ImportError:\n    torch = None", "2: an import under `try` is not seen"),
+        ("try:\n    pass\nexcept ImportError:\n    import torch", "4: an import under `try` is not seen"),
+        (
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..data import X",
+            "3: `from ..data import X` goes up",
+        ),
+        ('"""Read the features\nfrom .x import them.\n"""', "2: text that reads like a relative import"),
+        ('def f():\n    """\n    import .fusion\n    """', "3: text that reads like a relative import"),
+    ],
+)
+def test_checker_finds(source, reason):
+    errors = travel_errors(source, {"fusion"})
+    assert len(errors) == 1
+    assert errors[0].startswith(reason)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import math\nfrom collections.abc import Mapping\nimport torch.nn.functional as F\nfrom PIL import Image",
+        "from .fusion import (\n    FUSIONS,\n    ConcatFusion,\n)",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .fusion import X",
+        '"""Text that tells where things come from.\n\n>>> from .fusion import X\n"""',
+        "def f():\n    import numpy as np\n    return np",
+    ],
+)
+def test_checker_allows(source):
+    assert travel_errors(source, {"fusion"}) == []
+
+
+LOAD_ELSEWHERE = """
+import sys
+sys.modules["hf_multimodal"] = None  # as on a machine without the package
+import torch
+from transformers import AutoModel
+for folder in sys.argv[1:]:
+    model, info = AutoModel.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
+    assert not any(info.values()), info
+    assert type(model).__module__.startswith("transformers_modules"), type(model)
+    torch.save(model.eval()(**torch.load(f"{folder}/inputs.pt")).to_tuple(), f"{folder}/outputs.pt")
+"""
+
+
+def test_own_vision_and_text_models_load_without_the_package(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    examples: list[tuple[PreTrainedModel, dict[str, torch.Tensor]]] = [
+        (
+            TorchvisionModel(TorchvisionConfig(architecture="resnet18", image_size=32)),
+            {"pixel_values": torch.randn(2, 3, 32, 32)},
+        ),
+        (
+            RecurrentTextModel(RecurrentTextConfig(vocab_size=9, embedding_size=4, hidden_size=6, cell="gru")),
+            {"input_ids": torch.tensor([[5, 3, 0], [8, 2, 1]])},
+        ),
+    ]
+    folders = []
+    for model, inputs in examples:
+        monkeypatch.setattr(type(model), "_auto_class", "AutoModel")
+        monkeypatch.setattr(type(model.config), "_auto_class", "AutoConfig")
+        folder = tmp_path / model.config.model_type
+        model.save_pretrained(folder)
+        torch.save(inputs, folder / "inputs.pt")
+        folders.append(folder)
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", LOAD_ELSEWHERE, *map(str, folders)]
+    subprocess.run(command, check=True, env=environment, cwd=tmp_path)
+    for (model, inputs), folder in zip(examples, folders, strict=True):
+        # Loaded here too: kernels round by where tensors lie in memory, and those of a file lie anywhere
+        expected = type(model).from_pretrained(folder)(**inputs).to_tuple()
+        for mine, other in zip(expected, torch.load(folder / "outputs.pt"), strict=True):
+            assert torch.equal(mine, other)
