@@ -1,0 +1,85 @@
+"""Command-line arguments that say where examples come from; every script has them."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hf_multimodal.data.checks import POLICIES
+from hf_multimodal.data.choices import check_choice
+from hf_multimodal.data.labels import PROBLEM_TYPES
+from hf_multimodal.data.loading import LoadedData, load_data
+
+
+@dataclass
+class SourceArguments:
+    """Where the examples come from, and how they are read and split."""
+
+    data: str | None = field(
+        default=None,
+        metadata={
+            "help": "A CSV, TSV, JSONL or Parquet table; a folder (ImageFolder, lab layout, or saved by datasets); a "
+            "Hub data set; or controlled:<task>."
+        },
+    )
+    image_column: str | None = field(default=None, metadata={"help": "Column of image paths. Default: image."})
+    text_column: str | None = field(default=None, metadata={"help": "Column of texts. Default: text."})
+    label_column: str | None = field(default=None, metadata={"help": "Column of labels. Default: label."})
+    id_column: str | None = field(default=None, metadata={"help": "Column of ids. Default: id, or the row number."})
+    image_root: str | None = field(default=None, metadata={"help": "Folder that image paths are relative to."})
+    encoding: str | None = field(default=None, metadata={"help": "Encoding of the texts. Default: found out."})
+    data_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
+    problem_type: str | None = field(
+        default=None, metadata={"help": f"One of {', '.join(PROBLEM_TYPES)}. Default: from the labels."}
+    )
+    split_seed: int = field(default=42, metadata={"help": "Seed of the splits that are made."})
+    no_stratify: bool = field(
+        default=False, metadata={"help": "Test split as scikit-learn's plain train_test_split over the table's order."}
+    )
+    group_duplicates: bool = field(
+        default=False, metadata={"help": "Keep equal pictures and equal texts on one side of a split."}
+    )
+    on_bad_sample: str = field(
+        default="error", metadata={"help": f"One of {', '.join(POLICIES)}: what happens to an unreadable one."}
+    )
+    max_predict_samples: int | None = field(default=None, metadata={"help": "Use only the first N test examples."})
+
+    def __post_init__(self) -> None:
+        check_choice("on_bad_sample", self.on_bad_sample, POLICIES)
+        if self.problem_type is not None:
+            check_choice("problem_type", self.problem_type, PROBLEM_TYPES)
+
+    def load(self, **options: Any) -> LoadedData:
+        """Load the data.
+
+        Args:
+            options: Further arguments of `load_data`.
+
+        Returns:
+            The data as the source gives them, neither split further nor checked.
+
+        Raises:
+            ValueError: If no data were named.
+        """
+        if self.data is None:
+            raise ValueError("data is needed: a table, a folder, a Hub data set, or controlled:<task>.")
+        if self.max_predict_samples is not None:
+            options["test_size"] = self.max_predict_samples  # of a controlled task; the others are cut later
+        return load_data(
+            self.data,
+            image_column=self.image_column,
+            text_column=self.text_column,
+            label_column=self.label_column,
+            id_column=self.id_column,
+            image_root=self.image_root,
+            encoding=self.encoding,
+            config_name=self.data_config,
+            **{"problem_type": self.problem_type, **options},
+        )
+
+    @property
+    def split_options(self) -> dict[str, Any]:
+        """The arguments of `complete_splits`."""
+        return {
+            "seed": self.split_seed,
+            "stratify": not self.no_stratify,
+            "group_duplicates": self.group_duplicates,
+        }

@@ -1,0 +1,283 @@
+"""Find every bad sample before training starts, and deal with all of them by one policy."""
+
+import csv
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict, Image
+
+from .choices import check_choice
+from .images import MAX_PIXELS, BadImageError, verify_image
+from .loading import LoadedData
+
+logger = logging.getLogger(__name__)
+
+POLICIES = ("error", "missing", "drop")
+PURPOSES = ("training", "evaluation", "prediction")
+MODALITIES = ("both", "image", "text")
+_SHOWN = 10
+_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class BadSample:
+    """One thing wrong with one row.
+
+    Args:
+        source: File or data set.
+        row: Position in it, counted from 0 below the header; the row's `index`.
+        id: The row's id.
+        column: The source's name of the column.
+        value: What stands there.
+        reason: What is wrong with it.
+        action: `error`, `missing` (the cell was emptied), `dropped` (the row was), or `kept` (only flagged).
+    """
+
+    source: str
+    row: int
+    id: str
+    column: str
+    value: str
+    reason: str
+    action: str
+
+    def __str__(self) -> str:
+        return f"{self.source}, row {self.row} (id {self.id!r}), column {self.column!r}, {self.value!r}: {self.reason}"
+
+
+class BadSamplesError(ValueError):
+    """Bad samples that the policy does not allow.
+
+    Args:
+        samples: All bad samples, those that were dealt with included.
+        policy: The policy in force, for the message.
+    """
+
+    def __init__(self, samples: Sequence[BadSample], policy: str):
+        self.samples = list(samples)
+        refused = [sample for sample in samples if sample.action == "error"]
+        lines = [f"  {sample}" for sample in refused[:_SHOWN]]
+        if len(refused) > _SHOWN:
+            lines.append(f"  ... and {len(refused) - _SHOWN} more")
+        count = f"{len(refused)} bad sample{'s' if len(refused) > 1 else ''}"
+        advice = "'drop' leaves such rows out" + (", 'missing' empties bad cells" if policy == "error" else "")
+        super().__init__("\n".join([f"{count} (on_bad_sample={policy!r}; {advice}):", *lines]))
+
+
+def check_rows(
+    dataset: Dataset,
+    *,
+    policy: str,
+    source: str,
+    purpose: str = "training",
+    modality: str = "both",
+    columns: Mapping[str, str] | None = None,
+    check_images: bool = True,
+    decode: bool = True,
+    max_pixels: int = MAX_PIXELS,
+    workers: int = 4,
+) -> tuple[Dataset, list[BadSample]]:
+    """Check every row and apply the policy.
+
+    - `error` raises one error that counts all bad samples and names the first ten.
+    - `missing` empties a bad picture or an unreadable text. A label that training or evaluation needs, and a
+      duplicate id, cannot be emptied: they stay errors, and so does a training row left with neither modality.
+    - `drop` leaves the rows out.
+
+    Prediction asks for no label, and keeps and flags a row with neither modality; so does evaluation.
+
+    Args:
+        dataset: Rows as `load_data` gives them.
+        policy: `error`, `missing` or `drop`.
+        source: The file or data set, for messages.
+        purpose: `training`, `evaluation` or `prediction`.
+        modality: What the model reads; the other modality's faults do not matter and its files stay closed.
+        columns: The source's names of our columns, for messages.
+        check_images: Open the pictures at all.
+        decode: Decode them too, which alone shows a truncated file; else only headers are read.
+        max_pixels: Largest picture.
+        workers: Threads that decode.
+
+    Returns:
+        The rows without the column `faults`, and every bad sample in the order of the rows.
+
+    Raises:
+        BadSamplesError: Under the conditions above; its `samples` hold all of them.
+        ValueError: An unknown choice.
+    """
+    check_choice("policy", policy, POLICIES)
+    check_choice("purpose", purpose, PURPOSES)
+    check_choice("modality", modality, MODALITIES)
+    used = ("image", "text") if modality == "both" else (modality,)
+    meta = dataset.select_columns([c for c in ("id", "index", "text", "label", "faults") if c in dataset.features])[:]
+    relevant = {*used, "id", *(() if purpose == "prediction" else ("label",))}
+    faults: list[list[tuple[str, str, str]]] = [
+        [(f["column"], f["value"], f["reason"]) for f in found if f["column"] in relevant]
+        for found in meta.get("faults", [[]] * len(dataset))
+    ]
+    has_image = [False] * len(dataset)
+    if "image" in used:
+        problems, has_image = _check_images(dataset, check_images, decode, max_pixels, workers)
+        for row, problem in problems.items():
+            faults[row].append(("image", *problem))
+    samples: list[BadSample] = []
+    dropped: set[int] = set()
+    emptied: dict[str, set[int]] = {"image": set(), "text": set()}
+
+    def note(row: int, fault: tuple[str, str, str], action: str) -> None:
+        column, value, reason = fault
+        name = (columns or {}).get(column, column)
+        samples.append(BadSample(source, meta["index"][row], meta["id"][row], name, value, reason, action))
+
+    for row, found in enumerate(faults):
+        if purpose != "prediction" and meta["label"][row] is None and not any(f[0] == "label" for f in found):
+            found.append(("label", "", f"an empty label, which {purpose} needs"))
+        for fault in found:
+            emptiable = fault[0] in emptied
+            action = {"error": "error", "drop": "dropped", "missing": "missing" if emptiable else "error"}[policy]
+            note(row, fault, action)
+            if action == "dropped":
+                dropped.add(row)
+            elif emptiable:
+                emptied[fault[0]].add(row)
+        image_left = has_image[row] and row not in emptied["image"]
+        text_left = "text" in used and meta["text"][row] is not None and row not in emptied["text"]
+        if not image_left and not text_left and row not in dropped and not (found and policy == "error"):
+            action = {"error": "error", "missing": "error", "drop": "dropped"}[policy]
+            action = action if purpose == "training" else "kept"
+            wanted = " nor ".join(used) if len(used) > 1 else used[0]
+            reason = f"neither {wanted}" if len(used) > 1 else f"no {wanted}"
+            note(row, (used[0], "", f"the example has {reason}"), action)
+            if action == "dropped":
+                dropped.add(row)
+    if any(sample.action == "error" for sample in samples):
+        raise BadSamplesError(samples, policy)
+    checked = dataset.remove_columns("faults") if "faults" in dataset.features else dataset
+    for column, rows in emptied.items():
+        checked = _empty(checked, column, rows)
+    if dropped:
+        checked = checked.select([row for row in range(len(checked)) if row not in dropped])
+    return checked, samples
+
+
+def check_splits(
+    data: LoadedData, *, policy: str, modality: str = "both", prediction: bool = False, **options: Any
+) -> tuple[LoadedData, list[BadSample]]:
+    """Check all splits and collect what is wrong in any of them before anything is raised.
+
+    `train` is checked for training, `predict` for prediction, the others for evaluation.
+
+    Args:
+        data: As `load_data` gives it, its splits perhaps completed by `complete_splits`.
+        policy: As for `check_rows`.
+        modality: As for `check_rows`.
+        prediction: Check every split for prediction.
+        **options: `decode`, `max_pixels` and `workers` of `check_rows`.
+
+    Returns:
+        The data with checked splits, and every bad sample.
+
+    Raises:
+        BadSamplesError: Any split has a bad sample that the policy does not allow.
+    """
+    checked: dict[str, Dataset] = {}
+    samples: list[BadSample] = []
+    for split, rows in data.splits.items():
+        purpose = {"train": "training", "predict": "prediction"}.get(str(split), "evaluation")
+        try:
+            checked[split], found = check_rows(
+                rows,
+                policy=policy,
+                source=data.sources.get(split) or data.sources["train"],
+                purpose="prediction" if prediction else purpose,
+                modality=modality,
+                columns=data.columns,
+                check_images=not data.generated,
+                **options,
+            )
+        except BadSamplesError as error:
+            found = error.samples
+        samples += found
+    if any(sample.action == "error" for sample in samples):
+        raise BadSamplesError(samples, policy)
+    if samples:
+        logger.warning("%d bad samples: %s.", len(samples), summarize_bad_samples(samples))
+    return replace(data, splits=DatasetDict(checked)), samples
+
+
+def summarize_bad_samples(samples: Sequence[BadSample]) -> str:
+    """Count bad samples by action and column in a few words.
+
+    Example:
+
+    >>> summarize_bad_samples([BadSample("a.csv", 3, "3", "image", "x.jpg", "there is no such file", "missing")])
+    "1 missing (column 'image')"
+    """
+    counts = Counter((sample.action, sample.column) for sample in samples)
+    return ", ".join(f"{count} {action} (column {column!r})" for (action, column), count in counts.most_common())
+
+
+def write_bad_samples(path: Path | str, samples: Sequence[BadSample]) -> None:
+    """Write one line a bad sample, the header alone where there is none.
+
+    Args:
+        path: The CSV file.
+        samples: As the checks gave them.
+    """
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [entry.name for entry in fields(BadSample)])
+        writer.writeheader()
+        writer.writerows(asdict(sample) for sample in samples)
+
+
+def _check_images(
+    dataset: Dataset, check: bool, decode: bool, max_pixels: int, workers: int
+) -> tuple[dict[int, tuple[str, str]], list[bool]]:
+    """Give (value, reason) for each row with a bad picture, and which rows name a picture; each file is read once."""
+    problems: dict[int, tuple[str, str]] = {}
+    seen: dict[str, str | None] = {}
+    present: list[bool] = []
+
+    def reason(image: dict[str, Any]) -> str | None:
+        try:
+            verify_image(image, max_pixels, decode)
+        except BadImageError as error:
+            return str(error)
+        return None
+
+    pictures = dataset.select_columns(["image"])
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(dataset), _BATCH):
+            images = pictures[start : start + _BATCH]["image"]
+            present += [image is not None for image in images]
+            if not check:
+                continue
+            new = {_name(start + i, image): image for i, image in enumerate(images) if image is not None}
+            new = {name: image for name, image in new.items() if name not in seen}
+            seen.update(zip(new, pool.map(reason, new.values()), strict=True))
+            for row, image in enumerate(images, start=start):
+                if image is not None and (problem := seen[_name(row, image)]) is not None:
+                    problems[row] = (image["path"] or "bytes", problem)
+    return problems, present
+
+
+def _name(row: int, image: dict[str, Any]) -> str:
+    return image["path"] if image["bytes"] is None and image["path"] else f"row {row}"
+
+
+def _empty(dataset: Dataset, column: str, rows: set[int]) -> Dataset:
+    """Set cells to None, leaving pictures undecoded."""
+    if not rows:
+        return dataset
+    if column == "image":
+        dataset = dataset.cast_column("image", Image(decode=False))
+
+    def blank(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        return {column: [None if i in rows else cell for i, cell in zip(indices, batch[column], strict=True)]}
+
+    return dataset.map(blank, with_indices=True, batched=True, features=dataset.features, desc=f"Empty bad {column}s")

@@ -1,0 +1,48 @@
+"""Errors that name what was given, what is allowed, and the nearest allowed name."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(given: str, allowed: Iterable[str]) -> str:
+    """Phrase the allowed name nearest to a mistyped one, ready to end an error message.
+
+    Args:
+        given: What was typed.
+        allowed: The names that exist.
+
+    Returns:
+        `" Did you mean 'x'?"` with a leading space, or the empty string when nothing is near.
+
+    Example:
+
+    >>> did_you_mean("lable", ["label", "text"])
+    " Did you mean 'label'?"
+    """
+    by_lower = {name.lower(): name for name in allowed}
+    nearest = difflib.get_close_matches(given.lower(), list(by_lower), n=1)
+    return f" Did you mean '{by_lower[nearest[0]]}'?" if nearest else ""
+
+
+def check_choice(name: str, given: str, allowed: Iterable[str]) -> str:
+    """Return `given` when it is allowed, so that a typo never chooses something else in silence.
+
+    Args:
+        name: The argument's name, for the message.
+        given: Its value.
+        allowed: Its allowed values.
+
+    Raises:
+        ValueError: `given` is not among `allowed`.
+
+    Example:
+
+    >>> check_choice("policy", "drpo", ["error", "drop"])
+    Traceback (most recent call last):
+    ...
+    ValueError: policy must be one of ['error', 'drop'], got 'drpo'. Did you mean 'drop'?
+    """
+    choices = list(allowed)
+    if given not in choices:
+        raise ValueError(f"{name} must be one of {choices}, got {given!r}.{did_you_mean(str(given), choices)}")
+    return given

@@ -1,0 +1,121 @@
+"""Rows of a dataset to one batch of model inputs."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from PIL import Image
+
+from hf_multimodal.data.choices import check_choice, did_you_mean
+from hf_multimodal.data.images import BadImageError, open_image
+
+ON_BAD_IMAGE = ("error", "missing")
+
+
+class MultimodalCollator:
+    """Decode, augment, tokenize and pad a list of rows; the same object serves `Trainer` and a plain `DataLoader`.
+
+    Pictures are decoded here, so in the workers, and all texts of the batch go through the tokenizer in one call,
+    padded to the longest of them. A side for which the processor has no part is neither read nor decoded, so a
+    text-only run never opens a picture.
+
+    Args:
+        processor: A `MultimodalProcessor`, or anything called alike that has `image_processor` and `tokenizer`.
+        image_column: Column of pictures: `{"bytes", "path"}`, a PIL picture, or None where missing.
+        text_column: Column of texts, None where missing.
+        label_column: Column of labels: class number, multi-hot list of floats, or float. None where unlabelled.
+        augment: Called with (picture, epoch, example index) on every picture; rows then need an `index` column.
+            Leave it out for evaluation.
+        on_bad_image: `"error"` raises on a picture that cannot be read; `"missing"` warns and treats it as missing.
+        max_length: Longest text in tokens; None means what the tokenizer says.
+
+    Raises:
+        ValueError: At construction, on an unknown `on_bad_image`; at a call, on a column that is not there or a
+            batch in which only some rows have a label.
+        BadImageError: On an unreadable picture under `"error"`; names the row.
+
+    Example:
+
+    >>> def processor(images=None, text=None, **kwargs):
+    ...     return {"input_ids": torch.tensor([[len(t)] for t in text])}
+    >>> processor.image_processor, processor.tokenizer = None, "any"
+    >>> batch = MultimodalCollator(processor)([{"text": "one", "label": 1}, {"text": "three", "label": 0}])
+    >>> batch["labels"]
+    tensor([1, 0])
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        *,
+        image_column: str = "image",
+        text_column: str = "text",
+        label_column: str = "label",
+        augment: Callable[[Image.Image, int, int], Image.Image] | None = None,
+        on_bad_image: str = "error",
+        max_length: int | None = None,
+    ) -> None:
+        self.processor = processor
+        self.image_column = image_column
+        self.text_column = text_column
+        self.label_column = label_column
+        self.augment = augment
+        self.on_bad_image = check_choice("on_bad_image", on_bad_image, ON_BAD_IMAGE)
+        self.max_length = max_length
+        # In shared memory, so that workers that live through the whole run see the epoch that the main process sets.
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Build one batch.
+
+        Args:
+            rows: Rows of a dataset, as dicts.
+
+        Returns:
+            What the processor returns, and `labels` unless all rows are unlabelled.
+        """
+        inputs: dict[str, Any] = {}
+        if self.processor.image_processor is not None:
+            inputs["images"] = [self._picture(row) for row in rows]
+        if self.processor.tokenizer is not None:
+            inputs["text"] = [_value(row, self.text_column) for row in rows]
+            inputs |= {"padding": "longest", "truncation": True, "max_length": self.max_length}
+        batch = dict(self.processor(**inputs, return_tensors="pt"))
+        labels = self._labels(rows)
+        if labels is not None:
+            batch["labels"] = labels
+        return batch
+
+    def _picture(self, row: dict[str, Any]) -> Image.Image | None:
+        image = _value(row, self.image_column)
+        if image is None:
+            return None
+        try:
+            picture = image if isinstance(image, Image.Image) else open_image(image)
+        except BadImageError as error:
+            where = f"{error.name} (row {row.get('id', row.get('index', '?'))}, column {self.image_column})"
+            if self.on_bad_image == "error":
+                raise BadImageError(error.reason, where, error.detail) from error
+            warnings.warn(f"image {where!r} is {error.reason}: it is treated as missing.", stacklevel=2)
+            return None
+        return picture if self.augment is None else self.augment(picture, int(self.epoch), _value(row, "index"))
+
+    def _labels(self, rows: list[dict[str, Any]]) -> torch.Tensor | None:
+        labels = [row.get(self.label_column) for row in rows]
+        unlabelled = [row.get("id", number) for number, row in enumerate(rows) if labels[number] is None]
+        if len(unlabelled) == len(rows):
+            return None
+        if unlabelled:
+            raise ValueError(
+                f"{len(unlabelled)} of {len(rows)} rows have no label in column {self.label_column!r}: "
+                f"{unlabelled[:5]}."
+            )
+        tensor = torch.tensor(labels)
+        return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _value(row: dict[str, Any], column: str) -> Any:
+    if column not in row:
+        raise ValueError(f"column must be one of {sorted(row)}, got {column!r}.{did_you_mean(column, row)}")
+    return row[column]

@@ -1,0 +1,55 @@
+"""Count rows for people, without opening a picture."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+
+PRESENCE_PATTERNS = ("both", "image", "text", "neither")
+UNLABELLED = "(none)"
+
+
+def count_rows(splits: DatasetDict | Mapping[str, Dataset], id2label: Mapping[int, str]) -> dict[str, dict[str, Any]]:
+    """Count each split's rows by class and by which modalities are present.
+
+    Args:
+        splits: Rows as `load_data` gives them.
+        id2label: Class names by number.
+
+    Returns:
+        For each split `rows`; `classes` by name, in multi-label data counting a row once for each of its classes, and
+        `(none)` for unlabelled rows; `presence` with `both`, `image`, `text`, `neither`.
+
+    Example:
+
+    >>> rows = Dataset.from_dict({"image": [None, None], "text": ["hello", None], "label": [1, None]})
+    >>> count_rows({"train": rows}, {0: "bad", 1: "good"})["train"]["classes"]
+    {'bad': 0, 'good': 1, '(none)': 1}
+    """
+    counts: dict[str, dict[str, Any]] = {}
+    for name, rows in splits.items():
+        has_image, has_text = _present(rows, "image"), _present(rows, "text")
+        patterns = (has_image & has_text, has_image & ~has_text, ~has_image & has_text, ~has_image & ~has_text)
+        presence = {pattern: int(hit.sum()) for pattern, hit in zip(PRESENCE_PATTERNS, patterns, strict=True)}
+        counts[name] = {"rows": len(rows), "classes": _classes(rows["label"][:], id2label), "presence": presence}
+    return counts
+
+
+def _present(rows: Dataset, column: str) -> np.ndarray:
+    cells = rows.select_columns([column]).with_format("arrow")[:][column]
+    return cells.is_valid().to_numpy(zero_copy_only=False)
+
+
+def _classes(labels: list[Any], id2label: Mapping[int, str]) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for label in labels:
+        if label is None:
+            found[UNLABELLED] += 1
+        elif isinstance(label, list):
+            found.update(id2label[i] for i, on in enumerate(label) if on)
+        elif id2label:
+            found[id2label[label]] += 1
+    named = {name: found[name] for name in id2label.values()}
+    return named | ({UNLABELLED: found[UNLABELLED]} if found[UNLABELLED] else {})

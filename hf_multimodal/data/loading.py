@@ -1,0 +1,299 @@
+"""One door for every kind of data: `load_data`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets, load_dataset, load_from_disk
+
+from .choices import did_you_mean
+from .controlled import CONTROLLED_TASKS, make_controlled
+from .lab import LAB_COLUMNS, is_lab_folder, read_lab
+from .labels import infer_scheme
+from .rows import SourceRows, read_rows
+from .tables import TABLE_SUFFIXES, ColumnNames, find_columns, read_table
+
+SPLIT_NAMES = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+_METADATA = ("metadata.csv", "metadata.jsonl")
+_CONTROLLED = "controlled:"
+
+
+@dataclass(frozen=True)
+class LoadedData:
+    """Rows by split, and what is known about them.
+
+    Args:
+        splits: Those that the source gives: `train`, `validation`, `test`, and `predict` for rows to be predicted. A
+            source without splits is all `train`. Columns `image`, `text`, `label`, `id`, `index`, and `faults`,
+            which `check_splits` reads and removes.
+        id2label: Class names by number; empty for regression and where nothing is labelled.
+        problem_type: As transformers names it.
+        sources: The file or data set behind each split.
+        columns: The source's names of our columns.
+        report: For people: `kind`, `encodings`, and what else the kind of source has to tell.
+        generated: The pictures were drawn by this package and need no check.
+    """
+
+    splits: DatasetDict
+    id2label: dict[int, str]
+    problem_type: str
+    sources: dict[str, str]
+    columns: dict[str, str]
+    report: dict[str, Any] = field(default_factory=dict)
+    generated: bool = False
+
+    def all_rows(self) -> Dataset:
+        """Join the splits of one source in its own order, as predicting a whole table needs it.
+
+        Raises:
+            ValueError: The splits come from several sources.
+        """
+        sources = sorted(set(self.sources.values()))
+        if len(sources) > 1:
+            raise ValueError(f"the data come from several sources, name one of them: {sources}.")
+        rows = concatenate_datasets(list(self.splits.values()))
+        return rows if len(self.splits) == 1 else rows.select(np.argsort(rows["index"][:]))
+
+
+def load_data(
+    data: str | Path,
+    *,
+    image_column: str | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    id_column: str | None = None,
+    image_root: str | Path | None = None,
+    encoding: str | None = None,
+    problem_type: str | None = None,
+    label_names: Sequence[str] | None = None,
+    config_name: str | None = None,
+    train_size: int = 16_000,
+    validation_size: int = 2_000,
+    test_size: int = 8_000,
+    seed: int = 0,
+) -> LoadedData:
+    """Load images, texts and labels from any supported place.
+
+    Nothing is refused for a single bad row here: a path that leaves the folder, an unknown label, an unreadable text
+    or a duplicate id is noted in the row's `faults`, and `check_splits` deals with all of them at once.
+
+    Args:
+        data: A CSV, TSV, JSONL or Parquet table; a folder of tables named by split; a folder in the `datasets`
+            ImageFolder convention (`metadata.csv` or `.jsonl`); a folder in the lab layout; a folder saved by
+            `datasets`; `controlled:<task>`; else the name of a data set on the Hub.
+        image_column: Name of the column of pictures; None looks for `image`, `image_path`, `file_name`.
+        text_column: None looks for `text`.
+        label_column: None looks for `label`. Rows may be unlabelled.
+        id_column: None looks for `id`, `guid`, else rows are numbered.
+        image_root: Folder that picture paths are relative to; by default the table's own.
+        encoding: For texts that are not UTF-8, in place of a decision by plausibility.
+        problem_type: As transformers names it; None reads it off the labels.
+        label_names: The classes of a trained model, in order. By default they are read off the training labels.
+        config_name: Configuration of a data set on the Hub.
+        train_size: Rows of the controlled training split.
+        validation_size: Rows of the controlled validation split.
+        test_size: Rows of the controlled test split.
+        seed: Of the controlled data.
+
+    Raises:
+        FileNotFoundError: A path that does not exist.
+        ValueError: An unknown task, column, encoding or split name, or a folder of no known layout.
+    """
+    name = str(data)
+    if name.startswith(_CONTROLLED):
+        sizes = {"train": train_size, "validation": validation_size, "test": test_size}
+        return _load_controlled(name, sizes, seed)
+    asked = {"image": image_column, "text": text_column, "label": label_column, "id": id_column}
+    root = None if image_root is None else Path(image_root)
+    path = Path(name)
+    if path.is_file():
+        parts, columns, report = _load_tables({"train": path}, asked, root, encoding)
+    elif not path.is_dir():
+        parts, columns, report = _load_hub(name, config_name, asked, root)
+    elif (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        parts, columns, report = _load_datasets(load_from_disk(name), name, asked, root)
+        report["kind"] = "saved by datasets"
+    elif is_lab_folder(path):
+        parts, columns, report = _load_lab(path, encoding)
+    else:
+        parts, columns, report = _load_folder(path, asked, root, encoding)
+    return _assemble(parts, columns, report, problem_type, label_names)
+
+
+Parts = dict[str, tuple[SourceRows, Sequence[int] | None]]  # split: its source, and which rows of it (None: all)
+_Loaded = tuple[Parts, dict[str, str], dict[str, Any]]
+
+
+def _assemble(
+    parts: Parts,
+    columns: dict[str, str],
+    report: dict[str, Any],
+    problem_type: str | None,
+    label_names: Sequence[str] | None,
+) -> LoadedData:
+    """Number the labels by the training rows and build each source once."""
+    labels = {
+        split: rows.labels if chosen is None else [rows.labels[i] for i in chosen]
+        for split, (rows, chosen) in parts.items()
+    }
+    declared = label_names or next((rows.label_names for rows, _ in parts.values() if rows.label_names), None)
+    learned_from = [labels["train"]] if "train" in labels else list(labels.values())
+    scheme = infer_scheme((label for part in learned_from for label in part), problem_type, declared)
+    built: dict[int, Dataset] = {}
+    for rows, _ in parts.values():
+        if id(rows) not in built:
+            built[id(rows)] = rows.build(scheme)
+    splits = {
+        split: built[id(rows)] if chosen is None else built[id(rows)].select(chosen)
+        for split, (rows, chosen) in parts.items()
+    }
+    sources = {split: rows.source for split, (rows, _) in parts.items()}
+    return LoadedData(
+        DatasetDict(splits), dict(enumerate(scheme.names)), scheme.problem_type, sources, columns, report
+    )
+
+
+def _load_controlled(name: str, sizes: Mapping[str, int], seed: int) -> LoadedData:
+    task = name.removeprefix(_CONTROLLED)
+    if task not in CONTROLLED_TASKS:
+        raise ValueError(
+            f"the controlled task must be one of {list(CONTROLLED_TASKS)}, got {task!r}."
+            f"{did_you_mean(task, CONTROLLED_TASKS)}"
+        )
+    splits = DatasetDict({split: make_controlled(task, size=n, seed=seed, split=split) for split, n in sizes.items()})
+    label = splits["train"].features["label"]
+    assert isinstance(label, ClassLabel)
+    return LoadedData(
+        splits,
+        dict(enumerate(label.names)),
+        "single_label_classification",
+        dict.fromkeys(sizes, name),
+        {column: column for column in ("image", "text", "label", "id")},
+        {"kind": "controlled", "encodings": {}},
+        generated=True,
+    )
+
+
+def _load_tables(
+    tables: Mapping[str, Path], asked: Mapping[str, str | None], root: Path | None, encoding: str | None
+) -> _Loaded:
+    parts: Parts = {}
+    columns = ColumnNames()
+    encodings: dict[str, int] = {}
+    for split, path in tables.items():
+        raw, found = read_table(path, encoding)
+        columns = find_columns(raw.column_names, asked, str(path))
+        rows = read_rows(raw, columns, str(path), root or path.parent)
+        if found is not None:
+            encodings[found] = encodings.get(found, 0) + 1
+        if len(tables) == 1 and "split" in raw.column_names and "split" not in columns.as_dict().values():
+            parts.update({name: (rows, chosen) for name, chosen in _by_split(raw["split"][:], path).items()})
+        else:
+            parts[split] = (rows, None)
+    return parts, columns.as_dict(), {"kind": "table", "encodings": encodings}
+
+
+def _by_split(values: list[Any], path: Path) -> dict[str, list[int]]:
+    chosen: dict[str, list[int]] = {}
+    for row, value in enumerate(values):
+        split = SPLIT_NAMES.get(str(value).strip().lower())
+        if split is None:
+            raise ValueError(
+                f"{path}, row {row}, column 'split' must be one of {list(SPLIT_NAMES)}, got {value!r}."
+                f"{did_you_mean(str(value), SPLIT_NAMES)}"
+            )
+        chosen.setdefault(split, []).append(row)
+    return {split: chosen[split] for split in ("train", "validation", "test") if split in chosen}
+
+
+def _load_folder(folder: Path, asked: Mapping[str, str | None], root: Path | None, encoding: str | None) -> _Loaded:
+    """Find metadata files (ImageFolder) or tables named by split."""
+    metadata: dict[str, Path] = {}
+    tables: dict[str, Path] = {}
+    for file in (folder / name for name in _METADATA):
+        if file.is_file():
+            _add(metadata, "train", file)
+    for alias, split in SPLIT_NAMES.items():
+        for file in (folder / alias / name for name in _METADATA):
+            if file.is_file():
+                _add(metadata, split, file)
+        for file in (folder / f"{alias}{suffix}" for suffix in TABLE_SUFFIXES):
+            if file.is_file():
+                _add(tables, split, file)
+    if metadata:
+        asked = {**asked, "image": asked["image"] or "file_name"}
+        parts, columns, report = _load_tables(metadata, asked, root, encoding)
+        return parts, columns, {**report, "kind": "ImageFolder"}
+    if tables:
+        return _load_tables(tables, asked, root, encoding)
+    raise ValueError(
+        f"the folder {str(folder)!r} has no known layout. Expected are metadata.csv or metadata.jsonl (ImageFolder, "
+        "also in train/ and test/), tables such as train.csv and test.csv, train.txt beside data/ (the lab layout), "
+        "or a data set written by save_to_disk."
+    )
+
+
+def _add(found: dict[str, Path], split: str, file: Path) -> None:
+    if split in found:
+        raise ValueError(f"the split {split!r} is given twice: {str(found[split])!r} and {str(file)!r}.")
+    found[split] = file
+
+
+def _load_lab(folder: Path, encoding: str | None) -> _Loaded:
+    lists, encodings, unlisted = read_lab(folder, encoding)
+    parts: Parts = {
+        split: (read_rows(part.rows, LAB_COLUMNS, str(part.path), folder, part.faults), None)
+        for split, part in lists.items()
+    }
+    report = {"kind": "lab", "encodings": encodings, "unlisted": unlisted}
+    return parts, {"image": "guid", "text": "guid", "label": "tag", "id": "guid"}, report
+
+
+def _load_datasets(
+    loaded: Dataset | DatasetDict, source: str, asked: Mapping[str, str | None], root: Path | None
+) -> _Loaded:
+    given = loaded if isinstance(loaded, dict) else {"train": loaded}
+    parts: Parts = {}
+    columns = ColumnNames()
+    for name, raw in given.items():
+        split = SPLIT_NAMES.get(str(name).lower())
+        if split is None:
+            continue
+        columns = find_columns(raw.column_names, asked, source)
+        parts[split] = (read_rows(raw, columns, f"{source} ({name})", root), None)
+    if not parts:
+        raise ValueError(f"{source} has none of the splits {list(SPLIT_NAMES)}, it has {list(given)}.")
+    ignored = [str(name) for name in given if SPLIT_NAMES.get(str(name).lower()) is None]
+    # As on the Hub's benchmarks, whose test labels are kept back.
+    labelled = {split: any(label is not None for label in rows.labels) for split, (rows, _) in parts.items()}
+    if labelled.get("train") and not labelled.get("test", True):
+        parts["predict"] = parts.pop("test")
+    return parts, columns.as_dict(), {"kind": "datasets", "encodings": {}, "ignored_splits": ignored}
+
+
+def _load_hub(name: str, config_name: str | None, asked: Mapping[str, str | None], root: Path | None) -> _Loaded:
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.lower().endswith(TABLE_SUFFIXES)
+    if looks_local:
+        folder = Path(name).parent
+        beside = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+        raise FileNotFoundError(f"there is no file or folder {name!r}.{did_you_mean(Path(name).name, beside)}")
+    if ":" in name:  # no name on the Hub has one
+        hint = did_you_mean(name, [_CONTROLLED + task for task in CONTROLLED_TASKS])
+        raise ValueError(f"data {name!r} is neither a file, a folder, '{_CONTROLLED}<task>' nor a Hub name.{hint}")
+    try:
+        loaded = load_dataset(name, config_name)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"data {name!r} is neither a file, a folder, nor a data set that the Hub gives ({error})."
+        ) from error
+    parts, columns, report = _load_datasets(loaded, name, asked, root)
+    return parts, columns, {**report, "kind": "Hub"}

@@ -1,0 +1,185 @@
+"""Turn a source's columns into the package's rows, noting on each row what is wrong with it."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, Dataset, Features, Image, List, Value, concatenate_datasets
+
+from .images import is_url
+from .labels import LabelScheme
+from .tables import ColumnNames
+
+Fault = dict[str, str]
+
+FAULT_FEATURE = List({"column": Value("string"), "value": Value("string"), "reason": Value("string")})
+
+
+@dataclass
+class SourceRows:
+    """Rows of one source before its labels are numbers.
+
+    Args:
+        source: The file or data set they come from.
+        images: Either `{"bytes", "path"}` dicts and None, or a data set with the one column `image`.
+        texts: None where there is no text.
+        labels: As they stand in the source.
+        ids: Unique unless noted in `faults`.
+        faults: For each row, what is wrong with it.
+        label_names: Class names where the source declares them.
+    """
+
+    source: str
+    images: list[Any] | Dataset
+    texts: list[str | None]
+    labels: list[Any]
+    ids: list[str]
+    faults: list[list[Fault]]
+    label_names: list[str] | None = None
+
+    def build(self, scheme: LabelScheme) -> Dataset:
+        """Encode the labels and join all columns: `image`, `text`, `label`, `id`, `index` and `faults`."""
+        labels, reasons = scheme.encode(self.labels)
+        faults = [
+            [*found, {"column": "label", "value": str(value), "reason": reason}] if reason else found
+            for found, value, reason in zip(self.faults, self.labels, reasons, strict=True)
+        ]
+        columns: dict[str, Any] = {"text": self.texts, "label": labels, "id": self.ids}
+        columns |= {"index": list(range(len(self.ids))), "faults": faults}
+        features: dict[str, Any] = {"text": Value("string"), "label": scheme.feature, "id": Value("string")}
+        features |= {"index": Value("int64"), "faults": FAULT_FEATURE}
+        if isinstance(self.images, Dataset):
+            return concatenate_datasets([self.images, Dataset.from_dict(columns, features=Features(features))], axis=1)
+        return Dataset.from_dict(
+            {"image": self.images, **columns}, features=Features({"image": Image(decode=False), **features})
+        )
+
+
+def inside(root: str, value: str) -> str | None:
+    """Join a relative path to a folder, or give None when it leaves the folder.
+
+    The check reads the path only: a link inside the folder may point elsewhere, as in the Hub's own cache.
+
+    Args:
+        root: Absolute and normalised.
+        value: A path relative to it, or an absolute one within it.
+
+    Example:
+
+    >>> inside("/data", "a/../b.jpg"), inside("/data", "../data2/b.jpg")
+    ('/data/b.jpg', None)
+    """
+    joined = os.path.normpath(os.path.join(root, value))
+    return joined if joined.startswith(root.rstrip(os.sep) + os.sep) else None
+
+
+def read_rows(
+    raw: Dataset,
+    columns: ColumnNames,
+    source: str,
+    root: Path | None,
+    known_faults: Sequence[list[Fault]] | None = None,
+) -> SourceRows:
+    """Take the four columns out of a source.
+
+    Args:
+        raw: The source's columns. Pictures may be paths, bytes, or an `Image` feature.
+        columns: Their names.
+        source: The source's name.
+        root: Folder that picture paths are relative to and may not leave. None, for data sets that bring their own
+            pictures, leaves an `Image` feature untouched.
+        known_faults: Faults that reading the source already found.
+
+    Raises:
+        ValueError: Pictures are given as paths but there is no `root`.
+    """
+    count = len(raw)
+    named = list(dict.fromkeys(name for ours, name in columns.as_dict().items() if ours != "image"))
+    cells: dict[str, list[Any]] = raw.select_columns(named)[:] if named else {}
+    faults: list[list[Fault]] = [list(found) for found in known_faults] if known_faults else [[] for _ in range(count)]
+    texts: list[str | None] = [_text(value) for value in cells[columns.text]] if columns.text else [None] * count
+    labels, label_names = _labels(raw, columns.label, cells)
+    return SourceRows(
+        source=source,
+        images=_images(raw, columns.image, source, root, faults),
+        texts=texts,
+        labels=labels if columns.label else [None] * count,
+        ids=_ids(cells[columns.id], faults) if columns.id else [str(i) for i in range(count)],
+        faults=faults,
+        label_names=label_names,
+    )
+
+
+def _text(value: Any) -> str | None:
+    if value is None or value != value:  # NaN, the only value unlike itself
+        return None
+    text = value if isinstance(value, str) else str(value)
+    return text if text.strip() else None
+
+
+def _images(
+    raw: Dataset, column: str | None, source: str, root: Path | None, faults: list[list[Fault]]
+) -> list[Any] | Dataset:
+    if column is None:
+        return [None] * len(raw)
+    if isinstance(raw.features[column], Image) and root is None:
+        return raw.select_columns([column]).rename_column(column, "image").cast_column("image", Image(decode=False))
+    pictures = raw.select_columns([column])
+    if isinstance(raw.features[column], Image):
+        pictures = pictures.cast_column(column, Image(decode=False))
+    base = None if root is None else os.path.abspath(root)
+    images: list[Any] = []
+    for row, value in enumerate(pictures[:][column]):
+        if isinstance(value, bytes):
+            value = {"bytes": value, "path": None}
+        if isinstance(value, dict) and value.get("bytes") is not None:
+            images.append({"bytes": value["bytes"], "path": value.get("path")})
+            continue
+        path = value.get("path") if isinstance(value, dict) else value
+        path = None if path is None else str(path).strip()
+        if not path:
+            images.append(None)
+            continue
+        if base is None:
+            raise ValueError(f"{source}, column {column!r} holds paths such as {path!r}: name their image_root.")
+        full, reason = None, "a URL is not fetched: download the picture and give its path"
+        if not is_url(path):
+            full, reason = inside(base, path), f"the path leaves the data folder {base!r}"
+        if full is None:
+            faults[row].append({"column": "image", "value": path, "reason": reason})
+        images.append(None if full is None else {"bytes": None, "path": full})
+    return images
+
+
+def _labels(raw: Dataset, column: str | None, cells: dict[str, list[Any]]) -> tuple[list[Any], list[str] | None]:
+    if column is None:
+        return [None] * len(raw), None
+    feature = raw.features[column]
+    inner = feature.feature if isinstance(feature, List) else feature
+    if not isinstance(inner, ClassLabel):
+        return cells[column], None
+    names = inner.names
+
+    def to_name(value: Any) -> Any:
+        if isinstance(value, list):
+            return [to_name(entry) for entry in value]
+        return None if value is None or value < 0 else names[value]  # -1 marks an unlabelled row on the Hub
+
+    return [to_name(value) for value in cells[column]], names
+
+
+def _ids(values: list[Any], faults: list[list[Fault]]) -> list[str]:
+    first: dict[str, int] = {}
+    ids = []
+    for row, value in enumerate(values):
+        name = "" if value is None else str(value).strip()
+        if not name:
+            faults[row].append({"column": "id", "value": "", "reason": "an empty id"})
+        elif name in first:
+            reason = f"a duplicate id, first in row {first[name]}"
+            faults[row].append({"column": "id", "value": name, "reason": reason})
+        first.setdefault(name, row)
+        ids.append(name)
+    return ids

@@ -1,0 +1,180 @@
+"""Make the splits that a data set lacks: stratified, plain as scikit-learn's, or grouped by duplicates."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
+
+
+def make_splits(
+    dataset: Dataset,
+    *,
+    seed: int = 42,
+    stratify: bool = True,
+    group_duplicates: bool = False,
+    test_size: float = 0.2,
+    validation_size: float = 0.125,
+) -> DatasetDict:
+    """Cut rows into train, validation and test.
+
+    With `stratify=False` the test split is exactly scikit-learn's
+    `train_test_split(range(n), test_size=test_size, random_state=seed)`. The validation split is cut from the rest
+    and is stratified in either case.
+
+    Args:
+        dataset: Rows with `label`, and `image` and `text` for `group_duplicates`.
+        seed: Of both cuts.
+        stratify: Give the test split each class's share. Continuous labels are never stratified.
+        group_duplicates: Keep rows that share a byte-identical picture, or a text that differs in white space and
+            case only, on one side, with all that hangs together by such links.
+        test_size: Share of all rows.
+        validation_size: Share of what the test split leaves.
+
+    Returns:
+        `train`, `validation` and `test`.
+
+    Raises:
+        ValueError: Too few rows of a class for a stratified cut, or too few rows at all.
+    """
+    rest, test = _cut(dataset, test_size, seed, stratify, group_duplicates)
+    return complete_splits(
+        DatasetDict(train=rest, test=test),
+        seed=seed,
+        group_duplicates=group_duplicates,
+        validation_size=validation_size,
+    )
+
+
+def complete_splits(
+    splits: DatasetDict,
+    *,
+    seed: int = 42,
+    stratify: bool = True,
+    group_duplicates: bool = False,
+    test_size: float = 0.2,
+    validation_size: float = 0.125,
+) -> DatasetDict:
+    """Keep the splits that are given, and cut from `train` what is missing of test and validation.
+
+    Args:
+        splits: As `LoadedData.splits`. Without `train`, or with all three, they are returned as they are.
+        seed: As for `make_splits`, like all that follow.
+        stratify: For the test split.
+        group_duplicates: For the splits that are made; given ones are not touched.
+        test_size: Share of `train`.
+        validation_size: Share of what is then left of `train`.
+
+    Raises:
+        ValueError: As for `make_splits`.
+    """
+    completed = DatasetDict(splits)
+    if "train" not in completed:
+        return completed
+    if "test" not in completed:
+        completed["train"], completed["test"] = _cut(completed["train"], test_size, seed, stratify, group_duplicates)
+    if "validation" not in completed:
+        completed["train"], completed["validation"] = _cut(
+            completed["train"], validation_size, seed, True, group_duplicates
+        )
+    return DatasetDict({name: completed[name] for name in sorted(completed, key=_order)})
+
+
+def duplicate_groups(dataset: Dataset) -> np.ndarray:
+    """Number the groups of rows that hang together by equal pictures or equal texts.
+
+    Args:
+        dataset: Rows with `image` and `text`; missing ones link nothing.
+
+    Returns:
+        A group number for each row, shape (rows,).
+
+    Example:
+
+    >>> rows = Dataset.from_dict({"image": [None] * 3, "text": ["Good day", "bad day", " good  DAY"]})
+    >>> duplicate_groups(rows).tolist()
+    [0, 1, 0]
+    """
+    count = len(dataset)
+    keys: dict[Any, int] = {}
+    edges: list[tuple[int, int]] = []  # (row, node): a node for each picture or text that is seen
+    for row, text in enumerate(dataset["text"]):
+        if text is not None:
+            edges.append((row, keys.setdefault(("text", " ".join(text.split()).casefold()), len(keys))))
+    for row, picture in enumerate(_picture_keys(dataset)):
+        if picture is not None:
+            edges.append((row, keys.setdefault(picture, len(keys))))
+    size = count + len(keys)
+    pairs = np.array(edges, dtype=np.int64).reshape(-1, 2)
+    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1] + count)), shape=(size, size))
+    return connected_components(graph, directed=False)[1][:count]
+
+
+def _cut(dataset: Dataset, share: float, seed: int, stratify: bool, group_duplicates: bool) -> tuple[Dataset, Dataset]:
+    """Give (rest, cut), the cut holding about `share` of the rows."""
+    count = len(dataset)
+    strata = _strata(dataset) if stratify else None
+    if group_duplicates:
+        folds = StratifiedGroupKFold(n_splits=max(2, round(1 / share)), shuffle=True, random_state=seed)
+        classes = np.zeros(count, dtype=int) if strata is None else strata
+        try:
+            rest, cut = next(folds.split(np.zeros(count), classes, duplicate_groups(dataset)))
+        except ValueError as error:
+            raise ValueError(f"{count} rows cannot be cut into {folds.n_splits} grouped folds: {error}") from None
+        if not len(rest) or not len(cut):
+            raise ValueError(f"the {count} rows hang together by duplicates so that no cut leaves both sides rows.")
+        return dataset.select(rest), dataset.select(cut)
+    try:
+        rest, cut = train_test_split(range(count), test_size=share, random_state=seed, stratify=strata)
+    except ValueError as error:
+        raise ValueError(f"{count} rows cannot be cut with a share of {share}: {error}") from None
+    return dataset.select(rest), dataset.select(cut)
+
+
+def _strata(dataset: Dataset) -> np.ndarray | None:
+    """Number the rows' classes; a combination seen once joins the most frequent, as it cannot be on both sides."""
+    labels: Sequence[Any] = dataset["label"][:]
+    if any(isinstance(label, float) for label in labels):
+        return None
+    names = [str(label) for label in labels]
+    counts = Counter(names)
+    common = counts.most_common(1)[0][0] if counts else ""
+    numbers = {name: i for i, name in enumerate(sorted(counts))}
+    return np.array([numbers[name if counts[name] > 1 else common] for name in names])
+
+
+def _picture_keys(dataset: Dataset) -> list[Any]:
+    """Key each picture by its content; a file is only read when another one has its size."""
+    images: list[Any] = dataset.select_columns(["image"])[:]["image"]
+    names: list[Any] = []  # a file is named by its path, a picture in memory by its row
+    for row, image in enumerate(images):
+        names.append(None if image is None else image["path"] if image["bytes"] is None else row)
+    sizes: dict[Any, int] = {}
+    for name in names:
+        if isinstance(name, int):
+            sizes[name] = len(images[name]["bytes"])
+        elif name is not None and name not in sizes:
+            sizes[name] = os.path.getsize(name) if os.path.isfile(name) else 0
+    shared = Counter(sizes.values())
+    keys: dict[Any, Any] = {None: None}
+    for name, size in sizes.items():
+        if not size:  # missing and empty files are no duplicates of each other
+            keys[name] = None
+        elif shared[size] == 1:
+            keys[name] = ("size", size)
+        else:
+            content = images[name]["bytes"] if isinstance(name, int) else Path(name).read_bytes()
+            keys[name] = ("picture", hashlib.sha256(content).digest())
+    return [keys[name] for name in names]
+
+
+def _order(split: str) -> int:
+    names = ("train", "validation", "test")
+    return names.index(split) if split in names else len(names)

@@ -1,0 +1,156 @@
+"""Read CSV, TSV, JSONL and Parquet tables without changing what their cells say."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset
+
+from .choices import check_choice, did_you_mean
+from .encodings import decode_file
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+DEFAULT_COLUMNS = {
+    "image": ("image", "image_path", "file_name"),
+    "text": ("text",),
+    "label": ("label",),
+    "id": ("id", "guid"),
+}
+
+
+@dataclass(frozen=True)
+class ColumnNames:
+    """The source's names of the columns that this package calls `image`, `text`, `label` and `id`; None if absent."""
+
+    image: str | None = None
+    text: str | None = None
+    label: str | None = None
+    id: str | None = None
+
+    def as_dict(self) -> dict[str, str]:
+        """The columns that are there, by our name."""
+        return {ours: theirs for ours, theirs in asdict(self).items() if theirs is not None}
+
+
+def find_columns(available: Sequence[str], asked: Mapping[str, str | None], source: str) -> ColumnNames:
+    """Match the columns that were asked for, or the usual names, against those that a source has.
+
+    Args:
+        available: The source's column names.
+        asked: For each of `image`, `text`, `label` and `id` the name the user gave, or None.
+        source: The source's name, for messages.
+
+    Raises:
+        ValueError: A column that was asked for is not there, or there is neither an image nor a text column.
+
+    Example:
+
+    >>> find_columns(["picture", "caption"], {"image": "picture", "text": "captoin"}, "a.csv")
+    Traceback (most recent call last):
+    ...
+    ValueError: a.csv has no column 'captoin' (text_column), its columns are ['picture', 'caption']. Did you mean \
+'caption'?
+    """
+    found: dict[str, str | None] = {}
+    for ours, usual in DEFAULT_COLUMNS.items():
+        name = asked.get(ours)
+        if name is not None and name not in available:
+            raise ValueError(
+                f"{source} has no column {name!r} ({ours}_column), its columns are {list(available)}."
+                f"{did_you_mean(name, available)}"
+            )
+        found[ours] = name if name is not None else next((n for n in usual if n in available), None)
+    if found["image"] is None and found["text"] is None:
+        raise ValueError(
+            f"{source} has neither an image nor a text column under the usual names, its columns are "
+            f"{list(available)}: name them with image_column and text_column."
+        )
+    return ColumnNames(**found)
+
+
+def read_table(path: Path, encoding: str | None = None) -> tuple[Dataset, str | None]:
+    """Read a table whole, every CSV and TSV cell as the string that stands there.
+
+    The words "NaN", "None", "null" and "NA" stay text; what an empty cell means is decided by the column it is in.
+
+    Args:
+        path: A file with one of `TABLE_SUFFIXES`.
+        encoding: Replaces the choice of an encoding when a text table is not UTF-8.
+
+    Returns:
+        The columns, and the encoding (None for Parquet).
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: Unknown suffix, undecodable or malformed content (the line is named), or no rows.
+    """
+    check_choice("the table's suffix", path.suffix.lower(), TABLE_SUFFIXES)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no table {str(path)!r}.")
+    found: str | None = None
+    if path.suffix.lower() == ".parquet":
+        try:
+            table = Dataset(pq.read_table(path))
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{path}: not a readable Parquet file ({error}).") from None
+    else:
+        text, found = decode_file(path.read_bytes(), str(path), encoding)
+        columns = _jsonl(text, path) if path.suffix.lower() == ".jsonl" else _delimited(text, path)
+        table = Dataset.from_dict({name: _uniform(values) for name, values in columns.items()})
+    if not len(table):
+        raise ValueError(f"{path} has no rows.")
+    return table, found
+
+
+def _delimited(text: str, path: Path) -> dict[str, list[str]]:
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)  # an open quote is an error
+    previous_limit = csv.field_size_limit(len(text) + 1)  # the default stops at 131,072 characters a cell
+    try:
+        header = next(reader, [])
+        if len(set(header)) != len(header):
+            raise ValueError(f"{path}: a column name stands twice in {header}.")
+        rows = []
+        for row in reader:
+            if not row:  # a blank line
+                continue
+            if len(row) != len(header):
+                raise ValueError(
+                    f"{path}, line {reader.line_num}: {len(row)} cells under {len(header)} columns {header}. "
+                    "A cell that holds the delimiter or a line break must be quoted."
+                )
+            rows.append(row)
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: {error}.") from None
+    finally:
+        csv.field_size_limit(previous_limit)
+    return {name: [row[i] for row in rows] for i, name in enumerate(header)}
+
+
+def _jsonl(text: str, path: Path) -> dict[str, list[Any]]:
+    records = []
+    for number, line in enumerate(io.StringIO(text), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({error}).") from None
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}, line {number}: a JSON object is expected, got {line.strip()[:40]!r}.")
+        records.append(record)
+    names = dict.fromkeys(name for record in records for name in record)
+    return {name: [record.get(name) for record in records] for name in names}
+
+
+def _uniform(values: list[Any]) -> list[Any]:
+    """Write a column of mixed kinds (numbers and words) as words, since Arrow has one type a column."""
+    kinds = {type(value) for value in values if value is not None}
+    mixed = len(kinds) > 1 and kinds != {int, float}
+    return [value if value is None else str(value) for value in values] if mixed else values
