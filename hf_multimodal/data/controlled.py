@@ -178,8 +178,8 @@ def _noise() -> np.ndarray:
 
 
 def _competition() -> np.ndarray:
-    total = np.add.outer(np.arange(4), np.arange(4)) % 4
-    return np.einsum("yi,yab->yiab", _report(0.8), _report(0.9)[:, total]) / 16
+    total = np.add.outer(np.arange(4), np.arange(2)) % 4
+    return np.einsum("yi,yab->yiab", _report(0.8), _report(0.9)[:, total]) / 8
 
 
 _QUALITY_IMAGE = {"image_vote": "shape", "image_cue": "tint"}

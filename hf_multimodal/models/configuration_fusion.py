@@ -30,6 +30,7 @@ class FusionConfig(VisionTextConfig):
     """
 
     model_type = "multimodal_fusion"
+    keys_to_ignore_at_inference = ["fused_embeds", "image_embeds", "text_embeds", "modality_mask"]
 
     fusion: str = "concat"
     dropout: float | int = 0.1

@@ -1,0 +1,174 @@
+"""Predictions for a table, a lab folder or one example, as `scripts/predict.py` gives them."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetDict
+
+from hf_multimodal.data.arguments import SourceArguments
+from hf_multimodal.data.checks import check_splits, write_bad_samples
+from hf_multimodal.data.images import open_image
+from hf_multimodal.data.loading import LoadedData
+from hf_multimodal.evaluation.plots import plot_prediction
+from hf_multimodal.evaluation.predictions import Predictions, write_predictions
+from hf_multimodal.inference.predicting import (
+    class_names_of,
+    load_model,
+    modality_of,
+    one_example,
+    predict_dataset,
+)
+
+
+@dataclass
+class PredictionArguments:
+    """What is predicted, and where the answers go."""
+
+    model: str = field(metadata={"help": "Folder of the run, or name of the model on the Hub."})
+    image: str | None = field(default=None, metadata={"help": "Path of one picture, in place of --data."})
+    text: str | None = field(default=None, metadata={"help": "One text, in place of --data; with --image or alone."})
+    output: str = field(
+        default="predictions.csv",
+        metadata={"help": "Table of answers with one probability a class; bad_samples.csv is written beside it."},
+    )
+    lab_output: str | None = field(
+        default=None, metadata={"help": "File of `guid,tag` lines, in the order of the lab's list."}
+    )
+    show: str | None = field(
+        default=None, metadata={"help": "PNG with picture, text, class and bars of probabilities; for one example."}
+    )
+    batch_size: int = field(default=64, metadata={"help": "Examples a forward pass."})
+    num_workers: int = field(default=0, metadata={"help": "Processes that decode and tokenize."})
+
+    def __post_init__(self) -> None:
+        if self.show is not None and not self.is_one_example:
+            raise ValueError("show draws one example: give its --image, --text or both.")
+        if self.lab_output is not None and self.is_one_example:
+            raise ValueError("lab_output is for --data, not for one example.")
+
+    @property
+    def is_one_example(self) -> bool:
+        """Whether one example is given in place of data."""
+        return self.image is not None or self.text is not None
+
+
+def answer_example(args: PredictionArguments) -> dict[str, Any]:
+    """Predict one example, print its probabilities, and draw it where asked.
+
+    Args:
+        args: With `image`, `text` or both.
+
+    Returns:
+        `predicted`: the class, the list of labels, or the value; `probabilities` by class, empty for regression.
+
+    Raises:
+        ValueError: If the model does not read what is given, or reads nothing of it.
+    """
+    model, processor = load_model(args.model)
+    modality = modality_of(model.config)
+    for name, value in (("image", args.image), ("text", args.text)):
+        if value is not None and modality not in ("both", name):
+            raise ValueError(f"{name} is given, but the model reads {modality} only.")
+    predictions = predict_dataset(model, processor, one_example(args.image, args.text))
+    names = predictions.class_names
+    result = {
+        "predicted": tag_of(predictions, 0),
+        "probabilities": dict(zip(names, predictions.probabilities[0].tolist(), strict=True)),
+    }
+    print(f"predicted: {result['predicted']}")
+    for name, probability in result["probabilities"].items():
+        print(f"{probability:7.4f}  {name}")
+    if args.show is not None:
+        picture = None if args.image is None else open_image(args.image)
+        values = predictions.outputs[0]
+        plot_prediction(picture, args.text, names, values, args.show, problem_type=predictions.problem_type)
+    return result
+
+
+def answer_data(args: PredictionArguments, source: SourceArguments) -> dict[str, Any]:
+    """Predict all rows of a table, or the list without labels of a lab folder, and write the answers.
+
+    Args:
+        args: Where the answers go.
+        source: The data; bad samples are kept and flagged under the policy `missing`.
+
+    Returns:
+        `rows`, `bad_samples`, `neither` (rows with neither image nor text), and the number of rows by `predicted`
+        class.
+    """
+    model, processor = load_model(args.model)
+    data = source.load(label_names=class_names_of(model.config) or None, problem_type=model.config.problem_type)
+    chosen, bad_samples = check_splits(
+        rows_to_predict(data, source.max_predict_samples),
+        policy=source.on_bad_sample,
+        modality=modality_of(model.config),
+        prediction=True,
+    )
+    predictions = predict_dataset(
+        model,
+        processor,
+        chosen.splits["predict"],
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
+        show_progress=True,
+    )
+    output = Path(args.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_predictions(output, predictions)
+    write_bad_samples(output.parent / "bad_samples.csv", bad_samples)
+    if args.lab_output is not None:
+        write_lab(args.lab_output, predictions)
+    tags = [tag_of(predictions, row) for row in range(len(predictions.ids))]
+    result: dict[str, Any] = {
+        "rows": len(tags),
+        "bad_samples": len(bad_samples),
+        "neither": int((~predictions.has_image & ~predictions.has_text).sum()),
+    }
+    if predictions.problem_type == "single_label_classification":
+        result["predicted"] = {name: tags.count(name) for name in predictions.class_names}
+    print(f"{result['rows']} rows, written to {output}; {result['bad_samples']} bad samples.")
+    return result
+
+
+def rows_to_predict(data: LoadedData, limit: int | None) -> LoadedData:
+    """Keep the rows to predict, as the only split, named `predict`.
+
+    Args:
+        data: As loaded: its own split `predict` where it has one, else all rows in the order of the source.
+        limit: Largest number of rows.
+
+    Returns:
+        The data with one split.
+    """
+    rows = data.splits["predict"] if "predict" in data.splits else data.all_rows()
+    rows = rows if limit is None else rows.select(range(min(limit, len(rows))))
+    origin = data.sources.get("predict") or next(iter(data.sources.values()))
+    return replace(data, splits=DatasetDict(predict=rows), sources={"predict": origin})
+
+
+def tag_of(predictions: Predictions, row: int) -> Any:
+    """The answer for one row: the class name, the names of all labels, or the value."""
+    answer: Any = predictions.predicted[row]
+    if predictions.problem_type == "regression":
+        return float(answer)
+    if predictions.problem_type == "multi_label_classification":
+        return [name for name, holds in zip(predictions.class_names, answer, strict=True) if holds]
+    return predictions.class_names[int(answer)]
+
+
+def write_lab(path: str | Path, predictions: Predictions) -> None:
+    """Write the lab's answer file.
+
+    Args:
+        path: The file.
+        predictions: In the order of the lab's list.
+    """
+    lines: list[Sequence[Any]] = [("guid", "tag")]
+    for row, guid in enumerate(predictions.ids):
+        tag = tag_of(predictions, row)
+        lines.append((guid, "|".join(tag) if isinstance(tag, list) else tag))
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(lines)

@@ -1,0 +1,125 @@
+"""Predictions of a trained model, for a whole data set or one example."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, Features, Image, Value
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import AutoModel, PreTrainedModel
+
+from hf_multimodal.data.collator import MultimodalCollator
+from hf_multimodal.evaluation.metrics import outputs_from_logits
+from hf_multimodal.evaluation.predictions import Predictions
+from hf_multimodal.models import MultimodalProcessor
+
+
+def load_model(folder: str | Path) -> tuple[PreTrainedModel, MultimodalProcessor]:
+    """Load a trained classifier for predicting.
+
+    Args:
+        folder: Folder of a run, or a name on the Hub.
+
+    Returns:
+        The model in eval mode, on the accelerator if there is one, and its processor.
+    """
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    return AutoModel.from_pretrained(folder).eval().to(device), MultimodalProcessor.from_pretrained(folder)
+
+
+def modality_of(config: Any) -> str:
+    """Which modality a model reads: `both`, `image` or `text`."""
+    if config.vision_config is not None and config.text_config is not None:
+        return "both"
+    return "text" if config.vision_config is None else "image"
+
+
+def class_names_of(config: Any) -> list[str]:
+    """Names of a model's classes in the order of its logits; none for regression."""
+    if config.problem_type == "regression":
+        return []
+    return [config.id2label[index] for index in range(config.num_labels)]
+
+
+@torch.inference_mode()
+def predict_dataset(
+    model: PreTrainedModel,
+    processor: Any,
+    dataset: Dataset,
+    *,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    on_bad_image: str = "error",
+    show_progress: bool = False,
+) -> Predictions:
+    """Run a model over a data set.
+
+    Texts of like length share a batch, so that little is spent on padding; the answers come back in the order of the
+    data set. An example with neither image nor text is answered too, and flagged in `has_image` and `has_text`.
+
+    Args:
+        model: A trained classifier; it is put into eval mode and stays on its device.
+        processor: The processor that was saved with it.
+        dataset: Columns `image`, `text`, `id`, and `label` where there are labels.
+        batch_size: Examples a forward pass.
+        num_workers: Processes that decode and tokenize.
+        on_bad_image: As for `MultimodalCollator`.
+        show_progress: Whether to show a progress bar.
+
+    Returns:
+        Probabilities, or values for regression, with labels and presence.
+
+    Raises:
+        ValueError: If the data set has no rows.
+    """
+    if len(dataset) == 0:
+        raise ValueError("there are no rows to predict.")
+    model.eval()
+    problem_type = model.config.problem_type
+    texts = dataset["text"] if processor.tokenizer is not None else [""] * len(dataset)
+    order = np.argsort([-len(text or "") for text in texts], kind="stable")
+    loader = DataLoader(
+        dataset.select_columns([name for name in ("image", "text", "id") if name in dataset.column_names]),
+        batch_size=batch_size,
+        sampler=order.tolist(),
+        collate_fn=MultimodalCollator(processor, on_bad_image=on_bad_image),
+        num_workers=num_workers,
+    )
+    logits, masks = [], []
+    for batch in tqdm(loader, desc="Predicting", disable=not show_progress):
+        masks.append(batch["modality_mask"])
+        logits.append(model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).logits.float().cpu())
+    back = np.argsort(order)
+    present = torch.cat(masks).numpy()[back]
+    return Predictions.from_outputs(
+        problem_type,
+        list(dataset["id"]),
+        outputs_from_logits(problem_type, torch.cat(logits).numpy()[back]),
+        class_names_of(model.config),
+        labels=list(dataset["label"]) if "label" in dataset.column_names else None,
+        has_image=present[:, 0],
+        has_text=present[:, 1],
+    )
+
+
+def one_example(image: str | Path | None, text: str | None) -> Dataset:
+    """A data set of one row, for `predict_dataset`.
+
+    Args:
+        image: Path of the picture, or None.
+        text: The text, or None.
+
+    Returns:
+        One row with `image`, `text` and `id`.
+
+    Raises:
+        ValueError: If there is neither.
+    """
+    if image is None and not (text and text.strip()):
+        raise ValueError("an example needs an image, a text, or both.")
+    row = {"image": [None if image is None else {"bytes": None, "path": str(image)}], "text": [text], "id": ["0"]}
+    return Dataset.from_dict(
+        row, features=Features({"image": Image(decode=False), "text": Value("string"), "id": Value("string")})
+    )

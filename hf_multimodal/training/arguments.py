@@ -1,0 +1,188 @@
+"""Command-line arguments of a training run."""
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from hf_multimodal.data.arguments import SourceArguments
+from hf_multimodal.data.checks import MODALITIES
+from hf_multimodal.data.choices import check_choice
+from hf_multimodal.data.loading import LoadedData
+from hf_multimodal.inference.command_line import CommandLine
+from hf_multimodal.models.configuration_vision_text import TEXT_POOLINGS
+from hf_multimodal.models.fusion import FUSIONS
+from hf_multimodal.training.freezing import parse_layers
+
+CLASS_WEIGHTS = ("none", "balanced")
+
+# Where these differ from transformers' own: a run that measures itself each epoch, keeps the best and can be resumed.
+TRAINING_DEFAULTS: dict[str, Any] = {
+    "output_dir": "runs/fusion",
+    "learning_rate": None,  # filled in by `ModelArguments.learning_rates`
+    "per_device_train_batch_size": 32,
+    "per_device_eval_batch_size": 64,
+    "warmup_steps": 0.1,
+    "weight_decay": 0.01,
+    "max_grad_norm": 1.0,
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "logging_strategy": "epoch",
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "nll",
+    "save_total_limit": 1,
+    "restore_callback_states_from_checkpoint": True,
+    "report_to": "none",
+    "logging_nan_inf_filter": False,
+    "remove_unused_columns": False,
+    "label_names": ["labels"],
+    "train_sampling_strategy": "group_by_length",
+    "dataloader_num_workers": min(4, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),
+    "dataloader_persistent_workers": True,
+    "use_cpu": not torch.accelerator.is_available(),
+}
+NOT_REPEATED = ("resume_from_checkpoint", "dry_run")
+LOWER_IS_BETTER = ("loss", "nll", "brier", "ece", "mse", "mae")
+
+
+@dataclass
+class ModelArguments:
+    """Which model is built, and how its parts learn."""
+
+    vision_model: str | None = field(
+        default=None, metadata={"help": "Hub name or folder of the vision model. Not needed with --from_scratch."}
+    )
+    text_model: str | None = field(
+        default=None, metadata={"help": "Hub name or folder of the text model. Not needed with --from_scratch."}
+    )
+    from_scratch: bool = field(
+        default=False,
+        metadata={"help": "Random weights and a WordPiece tokenizer trained on the texts; small models unless named."},
+    )
+    modality: str = field(
+        default="both", metadata={"help": f"One of {', '.join(MODALITIES)}: a single one builds and runs only that."}
+    )
+    fusion: str = field(default="concat", metadata={"help": f"One of {', '.join(FUSIONS)}."})
+    word_vectors: str | None = field(
+        default=None,
+        metadata={"help": "File of word2vec, GloVe or fastText vectors to start the embeddings from (from_scratch)."},
+    )
+    hidden_size: int = field(default=256, metadata={"help": "Width of the space that both are projected into."})
+    dropout: float = field(default=0.1, metadata={"help": "Dropout inside the fusion."})
+    text_pooling: str = field(default="auto", metadata={"help": f"One of {', '.join(TEXT_POOLINGS)}."})
+    freeze_vision_layers: str = field(
+        default="0", metadata={"help": "Freeze the first N layers and the embeddings of the vision model, or 'all'."}
+    )
+    freeze_text_layers: str = field(default="0", metadata={"help": "The same for the text model."})
+    lora_rank: int = field(
+        default=0, metadata={"help": "Train LoRA matrices of this rank instead of the pretrained weights; 0: no LoRA."}
+    )
+    head_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rate of projections, fusion, classifier and LoRA; --learning_rate is for the pretrained "
+            "parts. Defaults: 1e-3 and 2e-5; with --from_scratch 1e-3 for all."
+        },
+    )
+    label_smoothing: float = field(default=0.0, metadata={"help": "Share of each target spread over all classes."})
+    class_weights: str = field(default="none", metadata={"help": "'balanced' weighs classes by inverse frequency."})
+    oversample: bool = field(default=False, metadata={"help": "Repeat rare classes until all are equally frequent."})
+    early_stopping_patience: int = field(
+        default=5, metadata={"help": "Stop after so many evaluations without a better validation NLL; 0: never."}
+    )
+
+    def __post_init__(self) -> None:
+        check_choice("modality", self.modality, MODALITIES)
+        check_choice("fusion", self.fusion, FUSIONS)
+        check_choice("text_pooling", self.text_pooling, TEXT_POOLINGS)
+        check_choice("class_weights", self.class_weights, CLASS_WEIGHTS)
+        for side, modality in (("vision", "image"), ("text", "text")):
+            name, freeze = f"{side}_model", f"freeze_{side}_layers"
+            used = self.modality in ("both", modality)
+            if parse_layers(getattr(self, freeze), freeze) and not used:
+                raise ValueError(f"{freeze} {getattr(self, freeze)!r} has no use with modality {self.modality!r}.")
+            if used and not self.from_scratch and getattr(self, name) is None:
+                raise ValueError(f"{name} is needed for modality {self.modality!r} unless from_scratch is set.")
+            if not used and getattr(self, name) is not None:
+                raise ValueError(f"{name} {getattr(self, name)!r} has no use with modality {self.modality!r}.")
+        if self.word_vectors is not None and not (self.from_scratch and self.modality != "image"):
+            raise ValueError("word_vectors needs from_scratch and a text model.")
+        if self.lora_rank < 0:
+            raise ValueError(f"lora_rank must be 0 or more, got {self.lora_rank}.")
+        if self.lora_rank and self.from_scratch:
+            raise ValueError("lora_rank needs pretrained weights, so it cannot go with from_scratch.")
+
+    def learning_rates(self, learning_rate: float | None) -> tuple[float, float]:
+        """Fill in what the user left open.
+
+        Args:
+            learning_rate: Value of `--learning_rate`, None where not given.
+
+        Returns:
+            Learning rates of the pretrained parts and of the head.
+
+        Example:
+
+        >>> ModelArguments(from_scratch=True).learning_rates(None)
+        (0.001, 0.001)
+        >>> ModelArguments(vision_model="v", text_model="t").learning_rates(5e-5)
+        (5e-05, 0.001)
+        """
+        body = (1e-3 if self.from_scratch else 2e-5) if learning_rate is None else learning_rate
+        head = self.head_learning_rate
+        if head is None:
+            head = body if self.from_scratch else 1e-3
+        return body, head
+
+
+@dataclass
+class DataArguments(SourceArguments):
+    """Where the examples come from, and how a training run uses them."""
+
+    max_length: int | None = field(default=None, metadata={"help": "Longest text in tokens. Default: the model's."})
+    augment: bool = field(default=False, metadata={"help": "Random crop, flip and light colour on training pictures."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first N training examples."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Use only the first N validation examples."})
+    dry_run: bool = field(default=False, metadata={"help": "Report on data and model, run one step, write nothing."})
+
+    def load(self, **options: Any) -> LoadedData:
+        """Load the data; of a controlled task no more rows than are wanted."""
+        sizes = {"train_size": self.max_train_samples, "validation_size": self.max_eval_samples}
+        return super().load(**{name: size for name, size in sizes.items() if size is not None}, **options)
+
+
+def parse_training_arguments(
+    argv: list[str] | None, description: str | None = None
+) -> tuple[ModelArguments, DataArguments, TrainingArguments, dict[str, Any]]:
+    """Read the arguments of a training run and check what can be known before data are loaded.
+
+    Args:
+        argv: The flags; None means those of the process.
+        description: Docstring of the script.
+
+    Returns:
+        The three dataclasses, with both learning rates filled in, and the arguments that repeat the run.
+
+    Raises:
+        ValueError: On an unknown flag, key or choice, arguments that contradict each other, or
+            `label_smoothing_factor`.
+    """
+    line = CommandLine((ModelArguments, DataArguments, TrainingArguments), argv, description, TRAINING_DEFAULTS)
+    model_args, data_args, training_args = line.parse()
+    if training_args.label_smoothing_factor:
+        raise ValueError(
+            "label_smoothing_factor takes the labels away from the model, so that its own loss never sees them: "
+            "use --label_smoothing."
+        )
+    if data_args.data is None:
+        raise ValueError("data is needed: a table, a folder, a Hub data set, or controlled:<task>.")
+    training_args.learning_rate, model_args.head_learning_rate = model_args.learning_rates(training_args.learning_rate)
+    metric = training_args.metric_for_best_model
+    if metric is not None and metric.removeprefix("eval_") in LOWER_IS_BETTER:
+        training_args.greater_is_better = False
+    if training_args.dataloader_num_workers == 0:
+        training_args.dataloader_persistent_workers = False
+    given = {name: value for name, value in line.given().items() if name not in NOT_REPEATED}
+    return model_args, data_args, training_args, given

@@ -1,0 +1,139 @@
+"""From arguments to a model and its processor."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from torch import nn
+from transformers import PreTrainedModel, set_seed
+from transformers.utils import logging
+
+from hf_multimodal.data.loading import LoadedData
+from hf_multimodal.models import FusionConfig, FusionForImageTextClassification, MultimodalProcessor
+from hf_multimodal.training.arguments import DataArguments, ModelArguments
+from hf_multimodal.training.freezing import freeze_layers
+from hf_multimodal.training.from_scratch import text_part, vision_part
+from hf_multimodal.training.lora import add_lora
+from hf_multimodal.training.word_vectors import initialise_embeddings
+
+logger = logging.get_logger(__name__)
+
+
+def balanced_class_weights(labels: Sequence[Any], problem_type: str, num_labels: int) -> list[float]:
+    """Weights that make rare classes count as much as frequent ones.
+
+    Args:
+        labels: The training labels: class numbers, or multi-hot rows for multi-label.
+        problem_type: As in the model's configuration.
+        num_labels: Number of classes.
+
+    Returns:
+        For one label an example: n / (classes x count), which averages to 1 over the examples. For multi-label: what
+        the positives of a label weigh, negatives / positives.
+
+    Raises:
+        ValueError: For regression, or if a class has no example.
+
+    Example:
+
+    >>> balanced_class_weights([0, 0, 0, 1], "single_label_classification", 2)
+    [0.6666666666666666, 2.0]
+    """
+    if problem_type == "regression":
+        raise ValueError("class_weights 'balanced' needs classes, but problem_type is 'regression'.")
+    if problem_type == "multi_label_classification":
+        counts = np.asarray(labels).sum(axis=0)
+    else:
+        counts = np.bincount(labels, minlength=num_labels)
+    if not counts.all():
+        raise ValueError(
+            f"class_weights 'balanced' needs an example of each class; none has number {counts.argmin()}."
+        )
+    if problem_type == "multi_label_classification":
+        return ((len(labels) - counts) / counts).tolist()
+    return (len(labels) / (num_labels * counts)).tolist()
+
+
+def build_model_and_processor(
+    args: ModelArguments, texts: Iterable[str | None], max_length: int | None, **config_kwargs: Any
+) -> tuple[FusionForImageTextClassification, MultimodalProcessor]:
+    """Build what a training run starts from.
+
+    Args:
+        args: The choices.
+        texts: The training texts, for a tokenizer from scratch.
+        max_length: Longest text in tokens; None means what the text model reads.
+        config_kwargs: Further fields of the configuration (`id2label`, `problem_type`, `class_weights`, ...).
+
+    Returns:
+        The model, frozen where asked, and its processor; both with one side only for a single modality.
+
+    Raises:
+        ValueError: If more layers are to be frozen than there are, or `max_length` is more than the model reads.
+    """
+    fields = {
+        "hidden_size": args.hidden_size,
+        "dropout": args.dropout,
+        "text_pooling": args.text_pooling,
+        "fusion": args.fusion,
+        "label_smoothing": args.label_smoothing,
+        **config_kwargs,
+    }
+    sees_images, sees_texts = args.modality != "text", args.modality != "image"
+    if args.from_scratch:
+        vision_config, image_processor = vision_part(args.vision_model) if sees_images else (None, None)
+        vectors = args.word_vectors
+        text_config, tokenizer = text_part(args.text_model, texts, vectors) if sees_texts else (None, None)
+        processor = MultimodalProcessor(image_processor, tokenizer)
+        config = FusionConfig(vision_config=vision_config, text_config=text_config, **fields)
+        model = FusionForImageTextClassification(config)
+        if vectors is not None:
+            share = initialise_embeddings(model.text_model, tokenizer, vectors)
+            logger.info("%.1f %% of the tokens start from the vectors of %s.", 100 * share, vectors)
+    else:
+        processor = MultimodalProcessor.from_vision_text_pretrained(args.vision_model, args.text_model)
+        model = FusionForImageTextClassification.from_vision_text_pretrained(
+            args.vision_model, args.text_model, **fields
+        )
+    if max_length is not None and processor.tokenizer is not None:
+        if max_length > processor.tokenizer.model_max_length:
+            longest = processor.tokenizer.model_max_length
+            raise ValueError(f"max_length must be at most {longest}, which the text model reads, got {max_length}.")
+        processor.tokenizer.model_max_length = max_length
+    for side, layers in (("vision", args.freeze_vision_layers), ("text", args.freeze_text_layers)):
+        if layers != "0":
+            freeze_layers(model, side, layers)
+    return model, processor
+
+
+def build_for_data(
+    model_args: ModelArguments, data_args: DataArguments, data: LoadedData, seed: int
+) -> tuple[PreTrainedModel, MultimodalProcessor]:
+    """Build model and processor for the classes and texts of a data set.
+
+    Args:
+        model_args: Choices of the model.
+        data_args: Its `max_length`.
+        data: The data.
+        seed: Of the random weights.
+
+    Returns:
+        The model, a peft model where LoRA is asked for, and the processor.
+    """
+    set_seed(seed)
+    train = data.splits["train"]
+    fields: dict[str, Any] = {"problem_type": data.problem_type}
+    fields |= {"id2label": data.id2label} if data.id2label else {"num_labels": 1}
+    if model_args.class_weights == "balanced":
+        labels = train["label"][:]
+        fields["class_weights"] = balanced_class_weights(labels, data.problem_type, len(data.id2label))
+    model, processor = build_model_and_processor(model_args, train["text"], data_args.max_length, **fields)
+    return (add_lora(model, model_args.lora_rank) if model_args.lora_rank else model), processor
+
+
+def parameter_counts(model: nn.Module) -> dict[str, int]:
+    """Numbers of all and of trainable parameters."""
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "trainable_parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+    }

@@ -1,0 +1,72 @@
+"""Choosing the checkpoint from which to resume: whole ones only."""
+
+import json
+import logging
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+logger = logging.getLogger(__name__)
+
+STATE_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
+
+
+def find_fault(checkpoint: Path) -> str | None:
+    """Say what a checkpoint folder lacks for a resume that continues the same loss curve.
+
+    `Trainer` itself resumes silently without optimizer, scheduler or generator state.
+
+    Args:
+        checkpoint: A folder written by `Trainer`.
+
+    Returns:
+        A sentence, or None if nothing is wrong.
+    """
+    for name in STATE_FILES:
+        if not (checkpoint / name).is_file() or not (checkpoint / name).stat().st_size:
+            return f"{name} is missing or empty"
+    if not list(checkpoint.glob("rng_state*.pth")):
+        return "rng_state.pth is missing"
+    weights = [*checkpoint.glob("model*.safetensors"), *checkpoint.glob("adapter_model.safetensors")]
+    if not weights:
+        return "model.safetensors is missing"
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        for file in weights:
+            with safe_open(file, framework="pt"):  # reads the header and compares the file's size with it
+                pass
+    except (ValueError, SafetensorError) as error:
+        return f"damaged: {error}"
+    return None
+
+
+def find_checkpoint(resume_from: str | None, output_dir: str) -> str | None:
+    """Turn the value of `--resume_from_checkpoint` into the folder to resume from.
+
+    Args:
+        resume_from: None, a folder, or `"true"` for the last whole checkpoint in `output_dir`.
+        output_dir: Folder of the run.
+
+    Returns:
+        The checkpoint, or None if nothing is to be resumed.
+
+    Raises:
+        FileNotFoundError: If the folder named is not there, or `"true"` finds no whole checkpoint.
+        ValueError: If the folder named is not a whole checkpoint.
+    """
+    if resume_from is None or str(resume_from).lower() == "false":
+        return None
+    if str(resume_from).lower() != "true":
+        if not Path(resume_from).is_dir():
+            raise FileNotFoundError(f"resume_from_checkpoint: there is no folder {resume_from!r}.")
+        fault = find_fault(Path(resume_from))
+        if fault:
+            raise ValueError(f"resume_from_checkpoint: {resume_from!r} cannot be resumed, {fault}.")
+        return resume_from
+    steps = {int(path.name.split("-")[1]): path for path in Path(output_dir).glob("checkpoint-*") if path.is_dir()}
+    for _, path in sorted(steps.items(), reverse=True):
+        fault = find_fault(path)
+        if fault is None:
+            return str(path)
+        logger.warning("Checkpoint %s is passed over, %s.", path, fault)
+    raise FileNotFoundError(f"resume_from_checkpoint: no whole checkpoint in {output_dir!r}.")

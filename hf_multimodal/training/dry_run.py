@@ -1,0 +1,99 @@
+"""What a training run would do, without doing it."""
+
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from hf_multimodal.data.checks import BadSample
+from hf_multimodal.data.collator import MultimodalCollator
+from hf_multimodal.data.counts import count_rows
+from hf_multimodal.data.loading import LoadedData
+from hf_multimodal.evaluation.report import markdown_table
+from hf_multimodal.training.arguments import DataArguments, ModelArguments
+from hf_multimodal.training.building import build_for_data, parameter_counts
+from hf_multimodal.training.optimization import parameter_groups
+from hf_multimodal.training.preparing import token_lengths
+
+
+def dry_run(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: TrainingArguments,
+    data: LoadedData,
+    bad_samples: list[BadSample],
+) -> dict[str, Any]:
+    """Print counts of data and parameters, and run one training step. Nothing is written.
+
+    Args:
+        model_args: Choices of the model.
+        data_args: Choices of the data.
+        training_args: Batch size, weight decay and device.
+        data: Checked splits.
+        bad_samples: What the checks let pass.
+
+    Returns:
+        The report: `splits` (rows by class and by presence), `source` (kind, encodings), `bad_samples`,
+        `tokens_cut` by split, `max_length`, `parameters`, `trainable_parameters`, `loss` of the step.
+    """
+    model, processor = build_for_data(model_args, data_args, data, training_args.seed)
+    report: dict[str, Any] = {
+        "source": data.report,
+        "problem_type": data.problem_type,
+        "splits": count_rows(data.splits, data.id2label),
+        "bad_samples": [str(sample) for sample in bad_samples],
+    }
+    if processor.tokenizer is not None:
+        longest = processor.tokenizer.model_max_length
+        report["max_length"] = longest
+        report["tokens_cut"] = {
+            name: int((token_lengths(rows, processor.tokenizer) - longest).clip(min=0).sum())
+            for name, rows in data.splits.items()
+        }
+    report |= parameter_counts(model)
+    report["loss"] = _one_step(model, processor, data, model_args, training_args)
+    if training_args.process_index == 0:
+        _print(report, data_args.on_bad_sample)
+    return report
+
+
+def _one_step(
+    model: torch.nn.Module,
+    processor: Any,
+    data: LoadedData,
+    model_args: ModelArguments,
+    training_args: TrainingArguments,
+) -> float:
+    rows = data.splits["train"]
+    size = min(training_args.per_device_train_batch_size, len(rows))
+    batch = MultimodalCollator(processor)([rows[index] for index in range(size)])
+    assert model_args.head_learning_rate is not None
+    groups = parameter_groups(
+        model,
+        learning_rate=training_args.learning_rate,
+        head_learning_rate=model_args.head_learning_rate,
+        weight_decay=training_args.weight_decay,
+    )
+    model.to(training_args.device).train()
+    loss = model(**{name: tensor.to(training_args.device) for name, tensor in batch.items()}).loss
+    loss.backward()
+    torch.optim.AdamW(groups).step()
+    return loss.item()
+
+
+def _print(report: dict[str, Any], on_bad_sample: str) -> None:
+    print(f"source: {report['source']}\nproblem type: {report['problem_type']}\n")
+    rows = [
+        [name, counts["rows"], *counts["classes"].values(), *counts["presence"].values()]
+        for name, counts in report["splits"].items()
+    ]
+    first = report["splits"]["train"]
+    print(markdown_table(rows, ["split", "rows", *first["classes"], *(f"with {key}" for key in first["presence"])]))
+    bad = report["bad_samples"]
+    print(f"\nbad samples: {len(bad)}" + (f"; on_bad_sample={on_bad_sample!r}" if bad else ""))
+    for sample in bad[:20]:
+        print(f"  {sample}")
+    if "tokens_cut" in report:
+        print(f"tokens cut at {report['max_length']}: {report['tokens_cut']}")
+    print(f"parameters: {report['parameters']:,}, of which trainable: {report['trainable_parameters']:,}")
+    print(f"loss of one step: {report['loss']:.4f}")

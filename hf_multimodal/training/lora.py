@@ -1,0 +1,57 @@
+"""LoRA through peft: small matrices on the pretrained models, everything else trained in full."""
+
+from typing import Any
+
+from torch import nn
+
+
+def add_lora(model: nn.Module, rank: int) -> Any:
+    """Put LoRA matrices on the attention of the pretrained models; what is not pretrained is trained in full.
+
+    Only layers that are not frozen get matrices. A model without attention (a convolutional one) gets them on all
+    its linear and convolutional layers.
+
+    Args:
+        model: A model with `vision_model` and `text_model`.
+        rank: Rank of the matrices.
+
+    Returns:
+        A peft model; its `merge_and_unload()` gives an ordinary model back.
+
+    Raises:
+        ImportError: Without peft.
+        ValueError: If all pretrained layers are frozen.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ImportError("lora_rank needs peft: pip install 'hf_multimodal[lora]'.") from error
+
+    targets: list[str] = []
+    for part in ("vision_model", "text_model"):
+        if getattr(model, part) is not None:
+            targets += [f"{part}.{name}" for name in _lora_targets(getattr(model, part))]
+    if not targets:
+        raise ValueError("lora_rank has no use where every pretrained layer is frozen.")
+    new_parts = [
+        name
+        for name, child in model.named_children()
+        if name not in ("vision_model", "text_model") and any(True for _ in child.parameters())
+    ]
+    return get_peft_model(
+        model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, modules_to_save=new_parts)
+    )
+
+
+def _lora_targets(model: nn.Module) -> list[str]:
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if type(module).__name__ in ("Linear", "Conv1D", "Conv2d") and module.weight.requires_grad
+    }
+    attention = [
+        name
+        for name, module in layers.items()
+        if ("attention" in name or "attn" in name) and type(module).__name__ != "Conv2d"
+    ]
+    return attention or list(layers)

@@ -1,0 +1,88 @@
+"""From arguments to checked splits, before any model is built."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+
+from hf_multimodal.data.checks import BadSample, check_splits
+from hf_multimodal.data.loading import LoadedData
+from hf_multimodal.data.splits import complete_splits
+from hf_multimodal.training.arguments import DataArguments
+
+
+def prepare_training_data(args: DataArguments, modality: str) -> tuple[LoadedData, list[BadSample]]:
+    """Load, split and check the data of a training run.
+
+    Args:
+        args: The arguments.
+        modality: `both`, `image` or `text`; files of a modality that is not read are not opened.
+
+    Returns:
+        Data with the splits `train`, `validation` and `test`, and all bad samples that the policy let pass.
+
+    Raises:
+        ValueError: If there is nothing to train on, or a bad sample that the policy does not allow.
+    """
+    data = args.load()
+    if "train" not in data.splits:
+        raise ValueError(f"{args.data} has no training rows, only {sorted(map(str, data.splits))}.")
+    splits = complete_splits(data.splits, **args.split_options)
+    limits = {
+        "train": args.max_train_samples,
+        "validation": args.max_eval_samples,
+        "test": args.max_predict_samples,
+    }
+    used = {name: first_rows(splits[name], limit) for name, limit in limits.items()}
+    # A dry run reports bad samples instead of stopping at them.
+    policy = "drop" if args.dry_run and args.on_bad_sample == "error" else args.on_bad_sample
+    checked, bad_samples = check_splits(replace(data, splits=DatasetDict(used)), policy=policy, modality=modality)
+    for name, rows in checked.splits.items():
+        if len(rows) == 0:
+            raise ValueError(f"{args.data}: no usable row is left in the split {str(name)!r}.")
+    return checked, bad_samples
+
+
+def first_rows(dataset: Dataset, limit: int | None) -> Dataset:
+    """The first `limit` rows, or all of them where there are fewer or no limit is set."""
+    return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
+
+
+def token_lengths(dataset: Dataset, tokenizer: Any) -> np.ndarray:
+    """Lengths of all texts in tokens, before they are cut.
+
+    Args:
+        dataset: Rows with `text`; a missing one counts as empty.
+        tokenizer: The tokenizer.
+
+    Returns:
+        (rows,) integers.
+    """
+    texts = [text or "" for text in dataset["text"][:]]
+    if not texts:
+        return np.zeros(0, dtype=int)
+    encoded = tokenizer(texts, truncation=False, padding=False, return_attention_mask=False, verbose=False)
+    return np.array([len(tokens) for tokens in encoded["input_ids"]])
+
+
+def add_lengths(splits: DatasetDict, tokenizer: Any) -> DatasetDict:
+    """Add the column `length` that groups texts of like length into batches.
+
+    Args:
+        splits: Rows with `text`.
+        tokenizer: The tokenizer; None, where no text is read, adds nothing.
+
+    Returns:
+        The splits, their `length` cut at what the model reads.
+    """
+    if tokenizer is None:
+        return splits
+    return DatasetDict(
+        {
+            name: rows.add_column(
+                "length", token_lengths(rows, tokenizer).clip(max=tokenizer.model_max_length).tolist()
+            )
+            for name, rows in splits.items()
+        }
+    )

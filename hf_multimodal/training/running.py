@@ -1,0 +1,152 @@
+"""One training run from its arguments to the folder that it leaves."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArguments
+
+from hf_multimodal.data.augmentation import ImageAugmentation
+from hf_multimodal.data.checks import BadSample, write_bad_samples
+from hf_multimodal.data.collator import MultimodalCollator
+from hf_multimodal.data.loading import LoadedData
+from hf_multimodal.evaluation.metrics import compute_metrics_for
+from hf_multimodal.evaluation.report import write_run
+from hf_multimodal.inference.predicting import predict_dataset
+from hf_multimodal.models import MultimodalProcessor
+from hf_multimodal.training.arguments import DataArguments, ModelArguments, parse_training_arguments
+from hf_multimodal.training.building import build_for_data, parameter_counts
+from hf_multimodal.training.checkpoints import find_checkpoint
+from hf_multimodal.training.dry_run import dry_run
+from hf_multimodal.training.preparing import add_lengths, prepare_training_data
+from hf_multimodal.training.trainer import MultimodalTrainer
+
+
+def train(argv: list[str] | None = None, description: str | None = None) -> dict[str, Any]:
+    """Do what `scripts/train_fusion.py` does.
+
+    Args:
+        argv: Its flags; None means those of the process.
+        description: Docstring of the script, shown by `--help`.
+
+    Returns:
+        What `metrics.json` holds, or the report of a dry run; an empty dict on all ranks but the first.
+    """
+    model_args, data_args, training_args, given = parse_training_arguments(argv, description)
+    data, bad_samples = prepare_training_data(data_args, model_args.modality)
+    if data_args.dry_run:
+        return dry_run(model_args, data_args, training_args, data, bad_samples)
+    return run_training(model_args, data_args, training_args, data, bad_samples, given)
+
+
+def build_trainer(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: TrainingArguments,
+    data: LoadedData,
+    model: PreTrainedModel,
+    processor: MultimodalProcessor,
+) -> MultimodalTrainer:
+    """Build the trainer of a run.
+
+    Args:
+        model_args: Learning rate of the head, oversampling, early stopping.
+        data_args: Augmentation.
+        training_args: As transformers has them.
+        data: Its splits `train` and `validation` are used.
+        model: From `build_for_data`.
+        processor: From `build_for_data`.
+
+    Returns:
+        The trainer, ready for `train()`.
+
+    Raises:
+        ValueError: If `oversample` is asked for where an example has no single class.
+    """
+    if model_args.oversample and data.problem_type != "single_label_classification":
+        raise ValueError(f"oversample needs one class an example, but problem_type is {data.problem_type!r}.")
+    if data.problem_type == "regression" and training_args.metric_for_best_model == "nll":
+        training_args.metric_for_best_model = "mse"
+    callbacks = []
+    if model_args.early_stopping_patience and training_args.load_best_model_at_end:
+        callbacks.append(EarlyStoppingCallback(model_args.early_stopping_patience))
+    splits = add_lengths(data.splits, processor.tokenizer)
+    augment = ImageAugmentation(training_args.seed) if data_args.augment else None
+    assert model_args.head_learning_rate is not None
+    return MultimodalTrainer(
+        model=model,
+        args=training_args,
+        data_collator=MultimodalCollator(processor, augment=augment),
+        eval_collator=MultimodalCollator(processor),
+        train_dataset=splits["train"],
+        eval_dataset=splits["validation"],
+        compute_metrics=compute_metrics_for(data.problem_type, list(data.id2label.values())),
+        processing_class=processor,
+        callbacks=callbacks,
+        head_learning_rate=model_args.head_learning_rate,
+        oversample=model_args.oversample,
+    )
+
+
+def run_training(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: TrainingArguments,
+    data: LoadedData,
+    bad_samples: list[BadSample],
+    given: dict[str, Any],
+) -> dict[str, Any]:
+    """Train, choose the best checkpoint, evaluate it on validation and test, and write the run's folder.
+
+    Args:
+        model_args: Choices of the model.
+        data_args: Choices of the data.
+        training_args: As transformers has them.
+        data: Checked splits.
+        bad_samples: What the checks let pass.
+        given: The arguments that differ from their defaults; `run.yaml` repeats the run with `--config`.
+
+    Returns:
+        What `metrics.json` holds; an empty dict on all ranks but the first.
+    """
+    checkpoint = find_checkpoint(training_args.resume_from_checkpoint, str(training_args.output_dir))
+    model, processor = build_for_data(model_args, data_args, data, training_args.seed)
+    trainer = build_trainer(model_args, data_args, training_args, data, model, processor)
+    output = trainer.train(resume_from_checkpoint=checkpoint)
+    if not trainer.is_world_process_zero():
+        return {}
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    counts = parameter_counts(model)
+    if model_args.lora_rank:
+        model = model.merge_and_unload()
+    folder = Path(str(training_args.output_dir))
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    write_bad_samples(folder / "bad_samples.csv", bad_samples)
+    (folder / "run.yaml").write_text(yaml.safe_dump(given, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    predictions = {
+        split: predict_dataset(
+            model,
+            processor,
+            data.splits[split],
+            batch_size=training_args.per_device_eval_batch_size,
+            num_workers=training_args.dataloader_num_workers,
+            show_progress=not training_args.disable_tqdm,
+        )
+        for split in ("test", "validation")
+    }
+    run = {
+        "modality": model_args.modality,
+        "fusion": model_args.fusion,
+        "seed": training_args.seed,
+        "world_size": training_args.world_size,
+        "steps": output.global_step,
+        "best_step": trainer.state.best_global_step,
+        "epochs": trainer.state.epoch,
+        "train_seconds": round(output.metrics["train_runtime"], 2),
+        "train_rows": len(data.splits["train"]),
+        "bad_samples": len(bad_samples),
+        **counts,
+    }
+    return write_run(folder, predictions, log_history=trainer.state.log_history, extra={"run": run})

@@ -1,0 +1,102 @@
+"""What `transformers.Trainer` lacks for two pretrained models and a head, and no more."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader, Sampler
+from transformers import Trainer
+
+from hf_multimodal.training.optimization import parameter_groups
+from hf_multimodal.training.sampling import EpochCallback, EpochSampler
+
+
+class MultimodalTrainer(Trainer):
+    """A `Trainer` with two learning rates, stateless sampling, and errors where checkpoints do not fit.
+
+    - `args.learning_rate` is for the pretrained parts, `head_learning_rate` for the rest.
+    - The order of the examples and the augmentation are functions of (seed, epoch, example), so a resumed run sees
+      what the whole run would have seen.
+    - Augmentation is for training only: evaluation uses `eval_collator`.
+    - A checkpoint with missing or unexpected weights is an error, where `Trainer` warns and goes on.
+
+    Args:
+        head_learning_rate: For all parameters outside the vision and the text model.
+        eval_collator: Collator for evaluation; None means `data_collator`.
+        data_collator: A `MultimodalCollator`; its `epoch` is kept up to date.
+        oversample: Repeat the examples of rare classes until every class is as frequent as the most frequent one.
+        *args, **kwargs: As for `Trainer`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        head_learning_rate: float,
+        eval_collator: Callable | None = None,
+        oversample: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.head_learning_rate = head_learning_rate
+        self.eval_collator = self.data_collator if eval_collator is None else eval_collator
+        self.oversample = oversample
+        self.epoch = self.data_collator.epoch
+        self.add_callback(EpochCallback(self.epoch))
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """Make the optimizer that `args.optim` names, over our parameter groups."""
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            optimizer, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
+            kwargs["params"] = parameter_groups(
+                model,
+                learning_rate=self.args.learning_rate,
+                head_learning_rate=self.head_learning_rate,
+                weight_decay=self.args.weight_decay,
+            )
+            self.optimizer_cls_and_kwargs = (optimizer, kwargs)
+        return super().create_optimizer(model)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        if self.args.train_sampling_strategy not in ("random", "group_by_length"):
+            return super()._get_train_sampler(train_dataset)
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return EpochSampler(
+            len(dataset),
+            seed,
+            self.epoch,
+            labels=list(dataset["label"]) if self.oversample else None,
+            lengths=self._lengths(dataset),
+            group_size=self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
+        )
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | list[int] | None:
+        lengths = self._lengths(eval_dataset)
+        if lengths is None:
+            return super()._get_eval_sampler(eval_dataset)
+        return np.argsort(lengths, kind="stable").tolist()  # metrics do not depend on the order
+
+    def _lengths(self, dataset: Dataset) -> list[int] | None:
+        name = self.args.length_column_name
+        grouped = self.args.train_sampling_strategy == "group_by_length" and name in dataset.column_names
+        return list(dataset[name]) if grouped else None
+
+    def _get_dataloader(self, dataset: Dataset, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
+        collator = self.data_collator
+        if not is_training:
+            self.data_collator = self.eval_collator
+        try:
+            return super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
+        finally:
+            self.data_collator = collator
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        if load_result.missing_keys or load_result.unexpected_keys:
+            raise RuntimeError(
+                f"the checkpoint does not fit the model: missing {load_result.missing_keys[:5]}, "
+                f"unexpected {load_result.unexpected_keys[:5]} "
+                f"({len(load_result.missing_keys)} and {len(load_result.unexpected_keys)} in all)."
+            )

@@ -1,0 +1,28 @@
+"""python scripts/evaluate.py --model runs/unique --data controlled:unique
+
+Evaluate a trained model on labelled data. `--against other/predictions.csv` adds the 95 % interval of the difference
+to another run on the same rows; `--output_dir` writes metrics, predictions and plots.
+"""
+
+from typing import Any
+
+from hf_multimodal.data.arguments import SourceArguments
+from hf_multimodal.inference.command_line import CommandLine
+from hf_multimodal.inference.evaluating import EvaluationArguments, evaluate
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Run the script.
+
+    Args:
+        argv: Flags; None means those of the process.
+
+    Returns:
+        The metrics, and the difference to the other run.
+    """
+    args, source = CommandLine((EvaluationArguments, SourceArguments), argv, __doc__).parse()
+    return evaluate(args, source)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""The collator: what a batch holds, what it refuses, and that its epoch reaches the workers."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from transformers import ViTImageProcessor
+
+from hf_multimodal import MultimodalCollator, MultimodalProcessor
+from hf_multimodal.data.images import BadImageError
+from hf_multimodal.training.from_scratch import train_tokenizer
+
+TOKENIZER = train_tokenizer(["a red square", "one two three four five six seven"])
+IMAGES = ViTImageProcessor(size={"height": 8, "width": 8}, image_mean=[0.0] * 3, image_std=[1.0] * 3)
+
+
+@pytest.fixture
+def processor() -> MultimodalProcessor:
+    return MultimodalProcessor(IMAGES, TOKENIZER)
+
+
+def png(value: int = 255) -> dict[str, Any]:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (value,) * 3).save(buffer, format="PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    return {"image": png(), "text": "a red square", "label": 1, "id": "x", "index": 0, **changes}
+
+
+def test_a_batch_of_all_kinds_of_pictures(processor: MultimodalProcessor, tmp_path: Any) -> None:
+    Image.new("RGB", (8, 8), (51,) * 3).save(tmp_path / "p.png")
+    images = [png(), {"bytes": None, "path": str(tmp_path / "p.png")}, Image.new("RGB", (8, 8), (102,) * 3), None]
+    batch = MultimodalCollator(processor)([row(image=image) for image in images])
+    assert batch["pixel_values"].shape == (4, 3, 8, 8)
+    assert batch["pixel_values"].amax(dim=(1, 2, 3)).tolist() == pytest.approx([1.0, 0.2, 0.4, 0.0])
+    assert batch["modality_mask"].tolist() == [[1, 1], [1, 1], [1, 1], [0, 1]]
+
+
+def test_texts_are_padded_to_the_longest_of_the_batch(processor: MultimodalProcessor) -> None:
+    collator = MultimodalCollator(processor)
+    short, long = row(), row(text="one two three four five six seven")
+    assert collator([short, short])["input_ids"].shape == (2, 5)
+    batch = collator([short, long, row(text=None)])
+    assert batch["input_ids"].shape == (3, 9)
+    assert batch["attention_mask"].sum(dim=1).tolist() == [5, 9, 0]
+    assert batch["modality_mask"][:, 1].tolist() == [1, 1, 0]
+    assert MultimodalCollator(processor, max_length=6)([short, long])["input_ids"].shape == (2, 6)
+
+
+def test_all_texts_go_through_the_tokenizer_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    tokenizer = train_tokenizer(["a red square"])
+    original = type(tokenizer).__call__
+
+    def count(self: Any, text: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(text)
+        return original(self, text, *args, **kwargs)
+
+    monkeypatch.setattr(type(tokenizer), "__call__", count)
+    MultimodalCollator(MultimodalProcessor(None, tokenizer))([row(), row(text="red")])
+    assert calls == [["a red square", "red"]]
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([2, 0], torch.tensor([2, 0])),
+        ([[1.0, 0.0], [0.0, 1.0]], torch.tensor([[1.0, 0.0], [0.0, 1.0]])),
+        ([0.25, 3.0], torch.tensor([0.25, 3.0])),
+    ],
+)
+def test_labels_keep_their_kind(processor: MultimodalProcessor, labels: list, expected: torch.Tensor) -> None:
+    found = MultimodalCollator(processor)([row(label=label) for label in labels])["labels"]
+    assert torch.equal(found, expected) and found.dtype == expected.dtype
+
+
+def test_unlabelled_rows_give_no_labels(processor: MultimodalProcessor) -> None:
+    assert "labels" not in MultimodalCollator(processor)([row(label=None), row(label=None)])
+    with pytest.raises(ValueError, match=r"1 of 2 rows have no label in column 'label': \['b'\]"):
+        MultimodalCollator(processor)([row(), row(label=None, id="b")])
+
+
+def test_a_text_model_opens_no_picture() -> None:
+    collator = MultimodalCollator(MultimodalProcessor(None, TOKENIZER))
+    batch = collator([row(image={"bytes": b"no picture", "path": None})])
+    assert "pixel_values" not in batch
+    batch = MultimodalCollator(MultimodalProcessor(IMAGES, None))([row(text=3.5)])
+    assert "input_ids" not in batch
+
+
+def test_a_bad_picture_is_named(processor: MultimodalProcessor) -> None:
+    bad = row(image={"bytes": None, "path": "gone.png"}, id="7")
+    with pytest.raises(BadImageError, match=r"image 'gone.png \(row 7, column image\)' is missing: there is no such"):
+        MultimodalCollator(processor)([bad])
+    with pytest.warns(UserWarning, match=r"gone.png \(row 7, column image\)' is missing: it is treated as missing"):
+        batch = MultimodalCollator(processor, on_bad_image="missing")([bad, row()])
+    assert batch["modality_mask"].tolist() == [[0, 1], [1, 1]]
+
+
+def test_typos_are_errors(processor: MultimodalProcessor) -> None:
+    with pytest.raises(ValueError, match=r"on_bad_image must be one of \['error', 'missing'\], got 'mising'"):
+        MultimodalCollator(processor, on_bad_image="mising")
+    with pytest.raises(ValueError, match=r"got 'txt'. Did you mean 'text'\?"):
+        MultimodalCollator(processor, text_column="txt")([row()])
+
+
+def test_augmentation_is_told_epoch_and_index(processor: MultimodalProcessor) -> None:
+    seen = []
+
+    def augment(image: Image.Image, epoch: int, index: int) -> Image.Image:
+        seen.append((epoch, index))
+        return image
+
+    collator = MultimodalCollator(processor, augment=augment)
+    collator.epoch.fill_(3)
+    collator([row(index=11), row(image=None, index=12), row(index=13)])
+    assert seen == [(3, 11), (3, 13)]
+
+
+def paint_epoch(image: Image.Image, epoch: int, index: int) -> Image.Image:
+    return Image.new("RGB", (8, 8), (51 * epoch,) * 3)
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_the_epoch_reaches_workers_that_live_on(processor: MultimodalProcessor, context: str) -> None:
+    collator = MultimodalCollator(processor, augment=paint_epoch)
+    loader = DataLoader(
+        [row(index=index) for index in range(4)],  # type: ignore[arg-type]
+        batch_size=1,
+        num_workers=2 if context == "fork" else 1,
+        persistent_workers=True,
+        collate_fn=collator,
+        multiprocessing_context=context,
+    )
+    for epoch in range(3):
+        collator.epoch.fill_(epoch)
+        pixels = np.concatenate([batch["pixel_values"].numpy() for batch in loader])
+        assert np.unique(pixels.round(3)).tolist() == pytest.approx([0.2 * epoch])
