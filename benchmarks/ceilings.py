@@ -6,22 +6,19 @@ scratch. The table goes into the README.
 
 from math import sqrt
 
-from series import README, run_series
+from series import README, controlled_job, run_series
 
 from hf_multimodal.data.controlled import CONTROLLED_TASKS, ceiling
 from hf_multimodal.evaluation.report import markdown_table, update_region
 
-TEST_SIZE = 8000
-
 
 def main() -> None:
     """Train, compare, write."""
-    flags = ["--from_scratch", "--max_train_samples", "16000", "--max_predict_samples", str(TEST_SIZE)]
-    rows = run_series("runs/ceilings", {task: ["--data", f"controlled:{task}", *flags] for task in CONTROLLED_TASKS})
+    rows = run_series("runs/controlled", {f"{task}-concat": controlled_job(task) for task in CONTROLLED_TASKS})
     table = []
-    for task, row in rows.items():
+    for task, row in zip(CONTROLLED_TASKS, rows.values(), strict=True):
         bound, test = ceiling(task, "both"), row["metrics"]["test"]
-        error = sqrt(bound.accuracy * (1 - bound.accuracy) / TEST_SIZE)
+        error = sqrt(bound.accuracy * (1 - bound.accuracy) / test["count"])
         table.append(
             [
                 f"`{task}`",

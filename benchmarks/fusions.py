@@ -3,7 +3,7 @@
 The eight fusions on three controlled tasks, each with default settings. The table goes into the README.
 """
 
-from series import README, run_series
+from series import README, controlled_job, run_series
 
 from hf_multimodal.data.controlled import ceiling
 from hf_multimodal.evaluation.report import markdown_table, update_region
@@ -14,20 +14,18 @@ TASKS = ("redundant", "synergy", "mixed")
 
 def main() -> None:
     """Train, compare, write."""
-    jobs = {
-        f"{fusion}-{task}": ["--data", f"controlled:{task}", "--from_scratch", "--fusion", fusion]
-        for fusion in FUSIONS
-        for task in TASKS
-    }
-    rows = run_series("runs/fusions", jobs)
+    jobs = {f"{task}-{fusion}": controlled_job(task, fusion) for fusion in FUSIONS for task in TASKS}
+    rows = run_series("runs/controlled", jobs)
 
     def accuracies(fusion: str) -> list[float]:
-        return [rows[f"{fusion}-{task}"]["metrics"]["test"]["accuracy"] for task in TASKS]
+        return [rows[f"{task}-{fusion}"]["metrics"]["test"]["accuracy"] for task in TASKS]
 
-    majority = [rows[f"concat-{task}"]["metrics"]["test"]["majority_accuracy"] for task in TASKS]
+    majority = [rows[f"{task}-concat"]["metrics"]["test"]["majority_accuracy"] for task in TASKS]
     table = [[f"`{fusion}`", *accuracies(fusion)] for fusion in FUSIONS]
     table.append(["ceiling, both", *(ceiling(task, "both").accuracy for task in TASKS)])
-    table.append(["ceiling, better single", *(max(ceiling(task, m).accuracy for m in ("image", "text")) for task in TASKS)])
+    table.append(
+        ["ceiling, better single", *(max(ceiling(task, m).accuracy for m in ("image", "text")) for task in TASKS)]
+    )
     table.append(["majority class", *majority])
     text = markdown_table(table, ["fusion", *(f"`{task}`" for task in TASKS)])
     update_region(README, "fusions", text)

@@ -11,6 +11,11 @@ from hf_multimodal.training.running import train
 README = Path(__file__).parents[1] / "README.md"
 
 
+def controlled_job(task: str, fusion: str = "concat") -> list[str]:
+    """Flags of a run on a controlled task: 16,000 training examples, 8,000 fresh test draws, default settings."""
+    return ["--data", f"controlled:{task}", "--from_scratch", "--fusion", fusion]
+
+
 def run_series(folder: str, jobs: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
     """Train every job that has no row yet.
 
@@ -39,5 +44,8 @@ def run_series(folder: str, jobs: dict[str, list[str]]) -> dict[str, dict[str, A
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(rows[name]) + "\n")
         test = {key: value for key, value in metrics["test"].items() if isinstance(value, float)}
-        print(f"[{number}/{len(jobs)}] {name} {seconds}s " + " ".join(f"{k}={v:.4f}" for k, v in test.items()), flush=True)
+        print(
+            f"[{number}/{len(jobs)}] {name} {seconds}s " + " ".join(f"{k}={v:.4f}" for k, v in test.items()),
+            flush=True,
+        )
     return {name: rows[name] for name in jobs}

@@ -17,8 +17,8 @@ class MultimodalCollator:
     """Decode, augment, tokenize and pad a list of rows; the same object serves `Trainer` and a plain `DataLoader`.
 
     Pictures are decoded here, so in the workers, and all texts of the batch go through the tokenizer in one call,
-    padded to the longest of them. A side for which the processor has no part is neither read nor decoded, so a
-    text-only run never opens a picture.
+    padded to the longest of them (the processor's `padding`). A side for which the processor has no part is neither
+    read nor decoded, so a text-only run never opens a picture.
 
     Args:
         processor: A `MultimodalProcessor`, or anything called alike that has `image_processor` and `tokenizer`.
@@ -80,7 +80,7 @@ class MultimodalCollator:
             inputs["images"] = [self._picture(row) for row in rows]
         if self.processor.tokenizer is not None:
             inputs["text"] = [_value(row, self.text_column) for row in rows]
-            inputs |= {"padding": "longest", "truncation": True, "max_length": self.max_length}
+            inputs |= {} if self.max_length is None else {"max_length": self.max_length}
         batch = dict(self.processor(**inputs, return_tensors="pt"))
         labels = self._labels(rows)
         if labels is not None:

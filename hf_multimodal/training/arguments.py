@@ -44,6 +44,10 @@ TRAINING_DEFAULTS: dict[str, Any] = {
     "use_cpu": not torch.accelerator.is_available(),
 }
 NOT_REPEATED = ("resume_from_checkpoint", "dry_run")
+# Small random models see small pictures, and learn in larger batches for longer.
+FROM_SCRATCH_DEFAULTS: dict[str, Any] = {"per_device_train_batch_size": 64, "num_train_epochs": 4}
+# With no validation rows left, nothing is chosen: the last step is the result.
+FINAL_FIT_DEFAULTS: dict[str, Any] = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
 LOWER_IS_BETTER = ("loss", "nll", "brier", "ece", "mse", "mae")
 
 
@@ -145,6 +149,10 @@ class DataArguments(SourceArguments):
     augment: bool = field(default=False, metadata={"help": "Random crop, flip and light colour on training pictures."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first N training examples."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Use only the first N validation examples."})
+    fit_on_validation: bool = field(
+        default=False,
+        metadata={"help": "Final fit, all choices made: train on the validation rows too, keep the last step."},
+    )
     dry_run: bool = field(default=False, metadata={"help": "Report on data and model, run one step, write nothing."})
 
     def load(self, **options: Any) -> LoadedData:
@@ -169,7 +177,12 @@ def parse_training_arguments(
         ValueError: On an unknown flag, key or choice, arguments that contradict each other, or
             `label_smoothing_factor`.
     """
-    line = CommandLine((ModelArguments, DataArguments, TrainingArguments), argv, description, TRAINING_DEFAULTS)
+    types, defaults = (ModelArguments, DataArguments, TrainingArguments), TRAINING_DEFAULTS
+    line = CommandLine(types, argv, description, defaults)
+    given = line.given()
+    for name, changed in (("from_scratch", FROM_SCRATCH_DEFAULTS), ("fit_on_validation", FINAL_FIT_DEFAULTS)):
+        defaults = {**defaults, **changed} if given.get(name) else defaults
+    line = CommandLine(types, argv, description, defaults)
     model_args, data_args, training_args = line.parse()
     if training_args.label_smoothing_factor:
         raise ValueError(
@@ -178,6 +191,8 @@ def parse_training_arguments(
         )
     if data_args.data is None:
         raise ValueError("data is needed: a table, a folder, a Hub data set, or controlled:<task>.")
+    if data_args.fit_on_validation and (training_args.eval_strategy != "no" or training_args.load_best_model_at_end):
+        raise ValueError("fit_on_validation leaves no rows to evaluate on: eval_strategy must be 'no'.")
     training_args.learning_rate, model_args.head_learning_rate = model_args.learning_rates(training_args.learning_rate)
     metric = training_args.metric_for_best_model
     if metric is not None and metric.removeprefix("eval_") in LOWER_IS_BETTER:

@@ -12,7 +12,7 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
     Blocks are found by module and not by attribute path, which differs between model types and versions: the
     outermost modules that stand in a `ModuleList` or `Sequential` and are more than a torch layer; of these the most
     frequent type. That gives the layers of a transformer, the stages of ConvNeXt or Swin, the residual blocks of a
-    ResNet.
+    ResNet. A model of bare torch layers in a row (VGG) gives these layers.
 
     Args:
         model: A vision or text model.
@@ -38,6 +38,10 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
                 walk(child)
 
     walk(model)
+    if not found:
+        rows = [list(module) for module in model.modules() if type(module) is nn.Sequential]
+        longest = max(rows, key=len, default=[])
+        return [layer for layer in longest if any(True for _ in layer.parameters())]
     types = [type(block) for block in found]
     return [block for block in found if type(block) is max(types, key=types.count)]
 
@@ -62,21 +66,21 @@ def freeze_layers(model: nn.Module, which: str, layers: int | str) -> int:
     inner = getattr(model, f"{which}_model", None)
     if inner is None:
         raise ValueError(f"cannot freeze {which} layers: the model has no {which}_model.")
-    layers = parse_layers(layers, f"freeze_{which}_layers")
-    if layers == 0:
+    wanted = parse_layers(layers, f"freeze_{which}_layers")
+    if wanted == 0:
         return 0
     parameters = dict(inner.named_parameters())
-    if layers == "all":
+    if wanted == "all":
         frozen = set(parameters)
     else:
         blocks = find_blocks(inner)
-        if layers > len(blocks):
+        if wanted > len(blocks):
             raise ValueError(
                 f"freeze_{which}_layers must be at most {len(blocks)}, the number of layers of "
-                f"{type(inner).__name__}, or 'all', got {layers}."
+                f"{type(inner).__name__}, or 'all', got {wanted}."
             )
         # Modules are registered in the order in which they run: all up to the last parameter of the last frozen block.
-        last = list(blocks[layers - 1].parameters())[-1]
+        last = list(blocks[wanted - 1].parameters())[-1]
         names = list(parameters)
         end = next(position for position, parameter in enumerate(parameters.values()) if parameter is last)
         frozen = set(names[: end + 1])

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from hf_multimodal.data.checks import BadSample, check_splits
 from hf_multimodal.data.loading import LoadedData
@@ -20,7 +20,8 @@ def prepare_training_data(args: DataArguments, modality: str) -> tuple[LoadedDat
         modality: `both`, `image` or `text`; files of a modality that is not read are not opened.
 
     Returns:
-        Data with the splits `train`, `validation` and `test`, and all bad samples that the policy let pass.
+        Data with the splits `train`, `validation` (unless the final fit trains on it) and `test`, and all bad samples
+        that the policy let pass.
 
     Raises:
         ValueError: If there is nothing to train on, or a bad sample that the policy does not allow.
@@ -41,6 +42,10 @@ def prepare_training_data(args: DataArguments, modality: str) -> tuple[LoadedDat
     for name, rows in checked.splits.items():
         if len(rows) == 0:
             raise ValueError(f"{args.data}: no usable row is left in the split {str(name)!r}.")
+    if args.fit_on_validation:
+        splits = dict(checked.splits)
+        splits["train"] = concatenate_datasets([splits["train"], splits.pop("validation")])
+        checked = replace(checked, splits=DatasetDict(splits))
     return checked, bad_samples
 
 

@@ -79,9 +79,8 @@ def build_trainer(
         data_collator=MultimodalCollator(processor, augment=augment),
         eval_collator=MultimodalCollator(processor),
         train_dataset=splits["train"],
-        eval_dataset=splits["validation"],
+        eval_dataset=splits.get("validation"),
         compute_metrics=compute_metrics_for(data.problem_type, list(data.id2label.values())),
-        processing_class=processor,
         callbacks=callbacks,
         head_learning_rate=model_args.head_learning_rate,
         oversample=model_args.oversample,
@@ -116,7 +115,7 @@ def run_training(
     if not trainer.is_world_process_zero():
         return {}
 
-    model = trainer.accelerator.unwrap_model(trainer.model)
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # predict in full precision
     counts = parameter_counts(model)
     if model_args.lora_rank:
         model = model.merge_and_unload()
@@ -135,6 +134,7 @@ def run_training(
             show_progress=not training_args.disable_tqdm,
         )
         for split in ("test", "validation")
+        if split in data.splits
     }
     run = {
         "modality": model_args.modality,

@@ -25,10 +25,12 @@ class MultimodalTrainer(Trainer):
     Args:
         head_learning_rate: For all parameters outside the vision and the text model.
         eval_collator: Collator for evaluation; None means `data_collator`.
-        data_collator: A `MultimodalCollator`; its `epoch` is kept up to date.
+        data_collator: A `MultimodalCollator`; its `epoch` is kept up to date, its processor saved in checkpoints.
         oversample: Repeat the examples of rare classes until every class is as frequent as the most frequent one.
         *args, **kwargs: As for `Trainer`.
     """
+
+    data_collator: Any
 
     def __init__(
         self,
@@ -73,10 +75,8 @@ class MultimodalTrainer(Trainer):
             group_size=self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
         )
 
-    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | list[int] | None:
-        lengths = self._lengths(eval_dataset)
-        if lengths is None:
-            return super()._get_eval_sampler(eval_dataset)
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> list[int]:
+        lengths = self._lengths(eval_dataset) or [0] * len(eval_dataset)
         return np.argsort(lengths, kind="stable").tolist()  # metrics do not depend on the order
 
     def _lengths(self, dataset: Dataset) -> list[int] | None:
@@ -92,6 +92,12 @@ class MultimodalTrainer(Trainer):
             return super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
         finally:
             self.data_collator = collator
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            # Not as `processing_class`: `Trainer` looks for the tokenizer of one, which an image model's has not.
+            self.data_collator.processor.save_pretrained(output_dir or self.args.output_dir)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         if load_result.missing_keys or load_result.unexpected_keys:
