@@ -1,6 +1,7 @@
 """The fused classifier over every vision and text model type, and its invariances."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -289,3 +290,9 @@ def test_pretrained_weights_enter_through_the_classmethod(tmp_path, batch):
         assert torch.equal(tensor, source.text_model.state_dict()[name])
     assert model.config.vision_config is model.vision_model.config
     assert model(**batch).logits.shape == (4, 4)
+
+
+def test_a_model_can_be_pickled(batch):
+    model = make_model().eval()
+    copied = pickle.loads(pickle.dumps(model))
+    assert torch.equal(copied(**batch).logits, model(**batch).logits)

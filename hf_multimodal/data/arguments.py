@@ -1,9 +1,10 @@
 """Command-line arguments that say where examples come from; every script has them."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from hf_multimodal.data.checks import POLICIES
+from hf_multimodal.data.checks import POLICIES, BadSample, BadSamplesError, check_splits, write_bad_samples
 from hf_multimodal.data.choices import check_choice
 from hf_multimodal.data.labels import PROBLEM_TYPES
 from hf_multimodal.data.loading import LoadedData, load_data
@@ -74,6 +75,32 @@ class SourceArguments:
             config_name=self.data_config,
             **{"problem_type": self.problem_type, **options},
         )
+
+    def check(
+        self, data: LoadedData, modality: str, folder: Path | None, *, prediction: bool = False
+    ) -> tuple[LoadedData, list[BadSample]]:
+        """Check all rows under the policy `on_bad_sample`.
+
+        Args:
+            data: As loaded and split.
+            modality: `both`, `image` or `text`; files of a modality that is not read are not opened.
+            folder: Where `bad_samples.csv` lists all bad samples if the policy refuses some; None lists none.
+            prediction: Check for prediction, which needs no label.
+
+        Returns:
+            The checked data, and the bad samples that the policy let pass.
+
+        Raises:
+            BadSamplesError: If the policy refuses some; the message names the first of them.
+        """
+        try:
+            return check_splits(data, policy=self.on_bad_sample, modality=modality, prediction=prediction)
+        except BadSamplesError as error:
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                write_bad_samples(folder / "bad_samples.csv", error.samples)
+                error.add_note(f"All are listed in {folder / 'bad_samples.csv'}.")
+            raise
 
     @property
     def split_options(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from datasets import DatasetDict
 
 from hf_multimodal.data.arguments import SourceArguments
-from hf_multimodal.data.checks import check_splits, write_bad_samples
+from hf_multimodal.data.checks import write_bad_samples
 from hf_multimodal.data.images import open_image
 from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.evaluation.plots import plot_prediction
@@ -101,12 +101,9 @@ def answer_data(args: PredictionArguments, source: SourceArguments) -> dict[str,
     """
     model, processor = load_model(args.model)
     data = source.load(label_names=class_names_of(model.config) or None, problem_type=model.config.problem_type)
-    chosen, bad_samples = check_splits(
-        rows_to_predict(data, source.max_predict_samples),
-        policy=source.on_bad_sample,
-        modality=modality_of(model.config),
-        prediction=True,
-    )
+    rows = rows_to_predict(data, source.max_predict_samples)
+    output = Path(args.output)
+    chosen, bad_samples = source.check(rows, modality_of(model.config), output.parent, prediction=True)
     predictions = predict_dataset(
         model,
         processor,
@@ -115,7 +112,6 @@ def answer_data(args: PredictionArguments, source: SourceArguments) -> dict[str,
         num_workers=args.num_workers,
         show_progress=True,
     )
-    output = Path(args.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_predictions(output, predictions)
     write_bad_samples(output.parent / "bad_samples.csv", bad_samples)

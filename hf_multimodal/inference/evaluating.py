@@ -7,7 +7,7 @@ from typing import Any
 from datasets import DatasetDict
 
 from hf_multimodal.data.arguments import SourceArguments
-from hf_multimodal.data.checks import BadSample, check_splits, write_bad_samples
+from hf_multimodal.data.checks import BadSample, write_bad_samples
 from hf_multimodal.data.choices import check_choice
 from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.data.splits import complete_splits
@@ -92,7 +92,8 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
     names = class_names_of(model.config)
     data = source.load(label_names=names or None, problem_type=model.config.problem_type)
     chosen = choose_rows(data, args.split, source)
-    chosen, bad_samples = check_splits(chosen, policy=source.on_bad_sample, modality=modality_of(model.config))
+    folder = None if args.output_dir is None else Path(args.output_dir)
+    chosen, bad_samples = source.check(chosen, modality_of(model.config), folder)
     predictions = predict_dataset(
         model,
         processor,
@@ -103,9 +104,9 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
     )
     result: dict[str, Any] = {"test": predictions.metrics()}
     extra = compare(predictions, args.against) if args.against is not None else {}
-    if args.output_dir is not None:
-        result = write_run(args.output_dir, {"test": predictions}, extra=extra)
-        write_bad_samples(Path(args.output_dir) / "bad_samples.csv", bad_samples)
+    if folder is not None:
+        result = write_run(folder, {"test": predictions}, extra=extra)
+        write_bad_samples(folder / "bad_samples.csv", bad_samples)
     print_metrics(result["test"], extra.get("difference", {}), bad_samples)
     return result | extra
 

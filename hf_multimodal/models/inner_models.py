@@ -146,24 +146,36 @@ class ImagePooling:
         return tokens.mean(dim=1), tokens
 
 
-def masked_mean(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean of (batch, length, width) over the tokens that (batch, length) marks; zeros where it marks none."""
+def class_token(output: Any, mask: torch.Tensor) -> torch.Tensor:
+    """(batch, width), the first token."""
+    return output.last_hidden_state[:, 0]
+
+
+def masked_mean(output: Any, mask: torch.Tensor) -> torch.Tensor:
+    """(batch, width), the mean over the tokens that the mask (batch, length) marks; zeros where it marks none."""
+    tokens = output.last_hidden_state
     weights = mask[..., None].to(tokens.dtype)
     return (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
-def last_real_token(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The last token that the mask marks, whichever side the padding is on."""
+def last_real_token(output: Any, mask: torch.Tensor) -> torch.Tensor:
+    """(batch, width), the last token that the mask marks, whichever side the padding is on."""
+    tokens = output.last_hidden_state
     positions = torch.arange(tokens.shape[1], device=tokens.device)
     last = (mask * positions).argmax(dim=1)
     return tokens[torch.arange(len(tokens), device=tokens.device), last]
 
 
+def own_pooler(output: Any, mask: torch.Tensor) -> torch.Tensor:
+    """(batch, width), what the model itself pools."""
+    return output.pooler_output
+
+
 TEXT_POOLERS: dict[str, Callable[[Any, torch.Tensor], torch.Tensor]] = {
-    "cls": lambda output, mask: output.last_hidden_state[:, 0],
-    "mean": lambda output, mask: masked_mean(output.last_hidden_state, mask),
-    "last": lambda output, mask: last_real_token(output.last_hidden_state, mask),
-    "pooler": lambda output, mask: output.pooler_output,
+    "cls": class_token,
+    "mean": masked_mean,
+    "last": last_real_token,
+    "pooler": own_pooler,
 }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -63,10 +64,26 @@ def find_checkpoint(resume_from: str | None, output_dir: str) -> str | None:
         if fault:
             raise ValueError(f"resume_from_checkpoint: {resume_from!r} cannot be resumed, {fault}.")
         return resume_from
-    steps = {int(path.name.split("-")[1]): path for path in Path(output_dir).glob("checkpoint-*") if path.is_dir()}
+    steps = {int(path.name.removeprefix("checkpoint-")): path for path in _checkpoints(output_dir)}
     for _, path in sorted(steps.items(), reverse=True):
         fault = find_fault(path)
         if fault is None:
             return str(path)
         logger.warning("Checkpoint %s is passed over, %s.", path, fault)
     raise FileNotFoundError(f"resume_from_checkpoint: no whole checkpoint in {output_dir!r}.")
+
+
+def remove_checkpoints(output_dir: str) -> None:
+    """Remove the checkpoints of an earlier run, with a warning: a later resume must not mistake them for this run's.
+
+    Args:
+        output_dir: Folder of the run that begins.
+    """
+    for path in _checkpoints(output_dir):
+        logger.warning("Checkpoint %s of an earlier run is removed, since this one does not resume it.", path)
+        shutil.rmtree(path)
+
+
+def _checkpoints(output_dir: str) -> list[Path]:
+    paths = Path(output_dir).glob("checkpoint-*")
+    return [path for path in paths if path.is_dir() and path.name.removeprefix("checkpoint-").isdecimal()]

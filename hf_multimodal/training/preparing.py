@@ -1,23 +1,27 @@
 """From arguments to checked splits, before any model is built."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
-from hf_multimodal.data.checks import BadSample, check_splits
+from hf_multimodal.data.checks import BadSample
 from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.data.splits import complete_splits
 from hf_multimodal.training.arguments import DataArguments
 
 
-def prepare_training_data(args: DataArguments, modality: str) -> tuple[LoadedData, list[BadSample]]:
+def prepare_training_data(
+    args: DataArguments, modality: str, folder: Path | None = None
+) -> tuple[LoadedData, list[BadSample]]:
     """Load, split and check the data of a training run.
 
     Args:
         args: The arguments.
         modality: `both`, `image` or `text`; files of a modality that is not read are not opened.
+        folder: Where bad samples are listed if the policy refuses some.
 
     Returns:
         Data with the splits `train`, `validation` (unless the final fit trains on it) and `test`, and all bad samples
@@ -36,9 +40,11 @@ def prepare_training_data(args: DataArguments, modality: str) -> tuple[LoadedDat
         "test": args.max_predict_samples,
     }
     used = {name: first_rows(splits[name], limit) for name, limit in limits.items()}
-    # A dry run reports bad samples instead of stopping at them.
-    policy = "drop" if args.dry_run and args.on_bad_sample == "error" else args.on_bad_sample
-    checked, bad_samples = check_splits(replace(data, splits=DatasetDict(used)), policy=policy, modality=modality)
+    if args.dry_run and args.on_bad_sample == "error":  # a dry run reports bad samples instead of stopping at them
+        args = replace(args, on_bad_sample="drop")
+    checked, bad_samples = args.check(
+        replace(data, splits=DatasetDict(used)), modality, None if args.dry_run else folder
+    )
     for name, rows in checked.splits.items():
         if len(rows) == 0:
             raise ValueError(f"{args.data}: no usable row is left in the split {str(name)!r}.")

@@ -16,7 +16,7 @@ from hf_multimodal.inference.predicting import predict_dataset
 from hf_multimodal.models import MultimodalProcessor
 from hf_multimodal.training.arguments import DataArguments, ModelArguments, parse_training_arguments
 from hf_multimodal.training.building import build_for_data, parameter_counts
-from hf_multimodal.training.checkpoints import find_checkpoint
+from hf_multimodal.training.checkpoints import find_checkpoint, remove_checkpoints
 from hf_multimodal.training.dry_run import dry_run
 from hf_multimodal.training.preparing import add_lengths, prepare_training_data
 from hf_multimodal.training.trainer import MultimodalTrainer
@@ -33,7 +33,8 @@ def train(argv: list[str] | None = None, description: str | None = None) -> dict
         What `metrics.json` holds, or the report of a dry run; an empty dict on all ranks but the first.
     """
     model_args, data_args, training_args, given = parse_training_arguments(argv, description)
-    data, bad_samples = prepare_training_data(data_args, model_args.modality)
+    folder = Path(str(training_args.output_dir)) if training_args.process_index == 0 else None
+    data, bad_samples = prepare_training_data(data_args, model_args.modality, folder)
     if data_args.dry_run:
         return dry_run(model_args, data_args, training_args, data, bad_samples)
     return run_training(model_args, data_args, training_args, data, bad_samples, given)
@@ -109,6 +110,8 @@ def run_training(
         What `metrics.json` holds; an empty dict on all ranks but the first.
     """
     checkpoint = find_checkpoint(training_args.resume_from_checkpoint, str(training_args.output_dir))
+    if checkpoint is None and training_args.process_index == 0:
+        remove_checkpoints(str(training_args.output_dir))
     model, processor = build_for_data(model_args, data_args, data, training_args.seed)
     trainer = build_trainer(model_args, data_args, training_args, data, model, processor)
     output = trainer.train(resume_from_checkpoint=checkpoint)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import Trainer
 
 from hf_multimodal.training.optimization import parameter_groups
@@ -78,6 +78,10 @@ class MultimodalTrainer(Trainer):
     def _get_eval_sampler(self, eval_dataset: Dataset) -> list[int]:
         lengths = self._lengths(eval_dataset) or [0] * len(eval_dataset)
         return np.argsort(lengths, kind="stable").tolist()  # metrics do not depend on the order
+
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
+        """Batches in the order of the data set, so that the answers of `predict` are."""
+        return self._get_dataloader(test_dataset, "test", self.args.eval_batch_size, SequentialSampler)
 
     def _lengths(self, dataset: Dataset) -> list[int] | None:
         name = self.args.length_column_name

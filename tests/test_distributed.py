@@ -1,0 +1,58 @@
+"""Two ranks on CPU give what one process with a doubled batch gives, and every worker sees the epoch."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import transformers as hf
+from conftest import PATCHES, TEXT
+
+from hf_multimodal.training.running import train
+
+TOLERANCE = 1e-4  # of metrics and probabilities: sums are rounded in another order
+
+
+def test_two_ranks_equal_one_with_a_doubled_batch(tmp_path: Path) -> None:
+    hf.ViTConfig(**PATCHES, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).save_pretrained(tmp_path / "v")
+    plain = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+    hf.ViTImageProcessor(size={"height": 32, "width": 32}, **plain).save_pretrained(tmp_path / "v")
+    hf.BertConfig(**TEXT, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).save_pretrained(tmp_path / "t")
+    flags = ["--data", "controlled:unique", "--from_scratch", "--use_cpu", "--disable_tqdm", "true", "--dropout", "0"]
+    flags += ["--vision_model", str(tmp_path / "v"), "--text_model", str(tmp_path / "t"), "--augment"]
+    flags += ["--max_train_samples", "96", "--max_eval_samples", "33", "--max_predict_samples", "40"]
+    flags += ["--num_train_epochs", "3", "--hidden_size", "16", "--dataloader_num_workers", "1"]
+    flags += ["--load_best_model_at_end", "false", "--save_strategy", "no"]  # the last step's weights are compared
+
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    program = [str(Path(__file__).with_name("two_ranks.py")), str(tmp_path), *flags]
+    result = subprocess.run(
+        [*command, *program, "--per_device_train_batch_size", "8"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    two = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert two["run"]["world_size"] == 2
+
+    one = train([*flags, "--output_dir", str(tmp_path / "one"), "--per_device_train_batch_size", "16"])
+    assert one["run"]["world_size"] == 1
+    assert two["run"]["steps"] == one["run"]["steps"] == 18
+    for split in ("validation", "test"):
+        assert two[split]["count"] == one[split]["count"]
+        for name in ("accuracy", "nll", "brier"):
+            assert two[split][name] == pytest.approx(one[split][name], abs=TOLERANCE), (split, name)
+
+    looks = [json.loads((tmp_path / "look" / f"rank_{rank}.json").read_text()) for rank in range(2)]
+    assert [look["world_size"] for look in looks] == [2, 2]
+    orders = []
+    for epoch in range(3):
+        first, second = (look["seen"][epoch] for look in looks)
+        assert {colour[0] for colour in first + second} == {epoch}
+        assert sorted(colour[1] for colour in first + second) == list(range(24))
+        orders.append([colour[1] for colour in first])
+    assert orders[0] != orders[1] != orders[2]
