@@ -1,8 +1,8 @@
 """HF_MULTIMODAL_DATA=/path/to/data python benchmarks/ecnu.py [--split plain|grouped] [--seeds 5]
 
-4,000 labelled tweets, three sentiments: image alone, text alone and both, over several seeds. The test set is the plain
-split's 800 rows, or a fifth of the rows grouped by duplicate. Every choice, the number of epochs among them, was made
-on 400 of the other 3,200; the runs here are the final fits on all 3,200. The table goes into the README.
+4,000 labelled tweets, three sentiments: image alone, text alone and both, over several seeds. The test set is the
+plain split's 800 rows, or a fifth of the rows grouped by duplicate. Every choice, the number of epochs among them, was
+made on 400 of the other 3,200; the runs here are the final fits on all 3,200. The table goes into the README.
 """
 
 import argparse

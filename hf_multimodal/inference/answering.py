@@ -1,7 +1,5 @@
 """Predictions for a table, a lab folder or one example, as `scripts/predict.py` gives them."""
 
-import csv
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from datasets import DatasetDict
 from hf_multimodal.data.arguments import SourceArguments
 from hf_multimodal.data.checks import write_bad_samples
 from hf_multimodal.data.images import open_image
+from hf_multimodal.data.lab import write_lab_predictions
 from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.evaluation.plots import plot_prediction
 from hf_multimodal.evaluation.predictions import Predictions, write_predictions
@@ -115,9 +114,10 @@ def answer_data(args: PredictionArguments, source: SourceArguments) -> dict[str,
     output.parent.mkdir(parents=True, exist_ok=True)
     write_predictions(output, predictions)
     write_bad_samples(output.parent / "bad_samples.csv", bad_samples)
-    if args.lab_output is not None:
-        write_lab(args.lab_output, predictions)
     tags = [tag_of(predictions, row) for row in range(len(predictions.ids))]
+    if args.lab_output is not None:
+        tags_of_rows = ["|".join(tag) if isinstance(tag, list) else str(tag) for tag in tags]
+        write_lab_predictions(args.lab_output, predictions.ids, tags_of_rows)
     result: dict[str, Any] = {
         "rows": len(tags),
         "bad_samples": len(bad_samples),
@@ -153,18 +153,3 @@ def tag_of(predictions: Predictions, row: int) -> Any:
     if predictions.problem_type == "multi_label_classification":
         return [name for name, holds in zip(predictions.class_names, answer, strict=True) if holds]
     return predictions.class_names[int(answer)]
-
-
-def write_lab(path: str | Path, predictions: Predictions) -> None:
-    """Write the lab's answer file.
-
-    Args:
-        path: The file.
-        predictions: In the order of the lab's list.
-    """
-    lines: list[Sequence[Any]] = [("guid", "tag")]
-    for row, guid in enumerate(predictions.ids):
-        tag = tag_of(predictions, row)
-        lines.append((guid, "|".join(tag) if isinstance(tag, list) else tag))
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(lines)
