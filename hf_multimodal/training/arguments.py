@@ -44,8 +44,8 @@ TRAINING_DEFAULTS: dict[str, Any] = {
     "use_cpu": not torch.accelerator.is_available(),
 }
 NOT_REPEATED = ("resume_from_checkpoint", "dry_run")
-# Small random models see small pictures, and learn in larger batches for longer.
-FROM_SCRATCH_DEFAULTS: dict[str, Any] = {"per_device_train_batch_size": 64, "num_train_epochs": 4}
+# Small random models: larger batches, more epochs, and a common space no wider than they are.
+FROM_SCRATCH_DEFAULTS: dict[str, Any] = {"per_device_train_batch_size": 64, "num_train_epochs": 4, "hidden_size": 64}
 # With no validation rows left, nothing is chosen: the last step is the result.
 FINAL_FIT_DEFAULTS: dict[str, Any] = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
 LOWER_IS_BETTER = ("loss", "nll", "brier", "ece", "mse", "mae")

@@ -76,7 +76,6 @@ def small_vision_config() -> PreTrainedConfig:
         depths=[1, 1],
         layer_type="basic",
         hidden_act="relu",
-        downsample_in_first_stage=True,
     )
 
 
