@@ -15,10 +15,10 @@ demo: .venv/installed  ## train image, text and both on generated data, compare 
 	$(BIN)/python scripts/demo.py
 
 test: .venv/installed  ## the test suite, in parallel
-	$(BIN)/python -m pytest -q -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 test-slow: .venv/installed  ## the tests that take minutes each
-	$(BIN)/python -m pytest -q -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow
 
 style: .venv/installed  ## format and mend
 	$(BIN)/ruff format .
