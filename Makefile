@@ -37,6 +37,7 @@ fusions: .venv/installed  ## the eight fusions on three controlled tasks, into t
 
 ecnu: .venv/installed  ## the tweets of HF_MULTIMODAL_DATA: image, text and both, five seeds, into the README
 	$(BIN)/python benchmarks/ecnu.py
+	$(BIN)/python benchmarks/ecnu.py --split grouped
 
 bench: .venv/installed  ## the training recipe against the naive one, side by side
 	$(BIN)/python benchmarks/bench_train.py

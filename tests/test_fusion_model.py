@@ -7,9 +7,9 @@ import pytest
 import torch
 from conftest import TEXT_CONFIGS, VISION_CONFIGS, make_batch
 from torch import nn
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
-from hf_multimodal import FusionConfig, FusionForImageTextClassification
+from hf_multimodal import FusionConfig, FusionForImageTextClassification, TorchvisionConfig
 from hf_multimodal.models.fusion import FUSIONS
 
 PAIRS = [(vision, "bert") for vision in VISION_CONFIGS] + [("vit", text) for text in TEXT_CONFIGS]
@@ -209,6 +209,41 @@ def test_a_new_head(tmp_path, batch):
     model = FusionForImageTextClassification.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
     assert model(**batch).logits.shape == (4, 5)
     assert model.config.label2id == {f"LABEL_{i}": i for i in range(5)}
+
+
+def test_a_new_head_after_class_weights(tmp_path, batch):
+    make_model(num_labels=3, class_weights=[1.0, 2.0, 3.0]).save_pretrained(tmp_path)
+    model = FusionForImageTextClassification.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
+    assert model.config.class_weights is None and model(**batch).logits.shape == (4, 5)
+    assert FusionForImageTextClassification.from_pretrained(tmp_path).config.class_weights == [1.0, 2.0, 3.0]
+
+
+def test_checkpoints_in_half_precision_become_one_model(tmp_path, batch):
+    source = make_model("vit", "qwen2")
+    source.vision_model.save_pretrained(tmp_path / "vision")
+    source.text_model.to(torch.bfloat16).save_pretrained(tmp_path / "text")
+    names = str(tmp_path / "vision"), str(tmp_path / "text")
+    for dtype in (None, torch.bfloat16):
+        kwargs = {} if dtype is None else {"dtype": dtype}
+        model = FusionForImageTextClassification.from_vision_text_pretrained(*names, num_labels=2, **kwargs)
+        assert {p.dtype for p in model.parameters()} == {dtype or torch.float32}
+        assert model(**batch).logits.dtype == (dtype or torch.float32)
+    config = FusionConfig(text_config=AutoConfig.from_pretrained(names[1]), num_labels=2)
+    assert {p.dtype for p in FusionForImageTextClassification(config).parameters()} == {torch.float32}
+
+
+def test_a_pooler_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match=r"needs a text model that has one; 'distilbert' does not: choose one of"):
+        make_model(text="distilbert", text_pooling="pooler")
+
+
+@pytest.mark.parametrize("architecture", ["vit_b_32", "swin_t"])
+def test_torchvision_models_of_a_fixed_picture_size(architecture, batch):
+    with torch.device("meta"):
+        config = FusionConfig(
+            vision_config=TorchvisionConfig(architecture=architecture), text_config=TEXT_CONFIGS["bert"]()
+        )
+        assert FusionForImageTextClassification(config).visual_projection[0].weight.shape == (768,)
 
 
 def test_one_missing_argument_warns_once(batch, caplog):

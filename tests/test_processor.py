@@ -1,15 +1,17 @@
 """The processor: every form of picture, every pattern of presence, save and load."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
-from conftest import VISION_CONFIGS
+from conftest import TEXT_CONFIGS, VISION_CONFIGS
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoProcessor, PreTrainedTokenizerFast, ViTImageProcessor
 
 from hf_multimodal import MultimodalProcessor
-from hf_multimodal.models.processing_multimodal import to_rgb
+from hf_multimodal.models.processing_multimodal import padding_of, to_rgb
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "dog", "cat"]
 
@@ -148,8 +150,6 @@ def test_saves_and_loads(parts, tmp_path):
     processor.save_pretrained(tmp_path)
     inputs = {"images": [picture(), None]} if parts != "text" else {}
     inputs |= {"text": ["a dog", None]} if parts != "image" else {}
-    from conftest import TEXT_CONFIGS
-
     from hf_multimodal import FusionConfig
 
     FusionConfig(
@@ -161,3 +161,33 @@ def test_saves_and_loads(parts, tmp_path):
         expected, actual = processor(**inputs, return_tensors="pt"), loaded(**inputs, return_tensors="pt")
         assert expected.keys() == actual.keys()
         assert all(torch.equal(expected[key], actual[key]) for key in expected)
+
+
+def test_a_timm_checkpoint_gets_a_processor_that_loads(tmp_path):
+    source, folder = tmp_path / "timm", tmp_path / "processor"
+    source.mkdir()
+    preparation = {"input_size": [3, 32, 32], "interpolation": "bicubic", "crop_pct": 0.8}
+    preparation |= {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}
+    described = {"architecture": "resnet10t", "num_classes": 10, "pretrained_cfg": preparation}  # as timm's repositories have it
+    (source / "config.json").write_text(json.dumps(described))
+    processor = MultimodalProcessor.from_vision_text_pretrained(str(source))
+    processor.save_pretrained(folder)
+    loaded = MultimodalProcessor.from_pretrained(folder)
+    expected = processor(images=[picture()], return_tensors="pt")["pixel_values"]
+    assert expected.shape == (1, 3, 32, 32)
+    assert expected[0, 0, 0, 0].item() == pytest.approx((200 / 255 - 0.5) / 0.2, abs=1e-5)
+    assert torch.equal(loaded(images=[picture()], return_tensors="pt")["pixel_values"], expected)
+
+
+def test_torchvision_names_get_imagenets_preparation():
+    processor = MultimodalProcessor.from_vision_text_pretrained("torchvision:resnet18")
+    pixels = processor(images=[Image.new("RGB", (300, 200), "white")], return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 3, 224, 224)
+    torch.testing.assert_close(
+        pixels[0, :, 0, 0], (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    )
+
+
+def test_siglip_texts_are_padded_to_a_fixed_length():
+    assert padding_of(TEXT_CONFIGS["siglip_text_model"]()) == "max_length"
+    assert padding_of(TEXT_CONFIGS["bert"]()) is True and padding_of(None) is True

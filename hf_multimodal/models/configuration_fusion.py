@@ -40,6 +40,9 @@ class FusionConfig(VisionTextConfig):
     class_weights: list[float] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        asked = kwargs.get("num_labels")
+        if asked is not None and self.id2label is not None and asked != len(self.id2label):
+            self.class_weights = None  # a new head was asked for: the weights were those of the old classes
         super().__post_init__(**kwargs)
         if self.fusion not in FUSIONS:
             raise ValueError(f"fusion must be one of {list(FUSIONS)}, got {self.fusion!r}.")

@@ -81,8 +81,8 @@ class GatedFusion(Fusion):
 
     >>> from hf_multimodal import FusionConfig
     >>> fusion = GatedFusion(FusionConfig(hidden_size=8))
-    >>> embeds = torch.randn(1, 2, 8) * torch.tensor([[[1.0], [0.0]]])
-    >>> torch.equal(fusion(Features(embeds, modality_mask=torch.tensor([[1, 0]]))), embeds[:, 0])
+    >>> features = Features(embeds=torch.randn(1, 2, 8), modality_mask=torch.tensor([[1, 0]]))
+    >>> torch.equal(fusion(features), features.embeds[:, 0])
     True
     """
 

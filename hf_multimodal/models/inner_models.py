@@ -30,6 +30,7 @@ MODEL_CLASSES: dict[str, type[PreTrainedModel]] = {
     "siglip_text_model": SiglipTextModel,
     "t5": T5EncoderModel,
 }
+TORCHVISION_PREFIX = "torchvision:"
 OWN_TEXT_POOLING = ("clip_text_model", "siglip_text_model", "recurrent_text")
 
 
@@ -46,7 +47,7 @@ def model_class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
     return MODEL_MAPPING[type(config)]
 
 
-def pooler_arguments(model_class: type[PreTrainedModel], config: PreTrainedConfig, pooler: bool) -> dict[str, bool]:
+def pooler_arguments(model_class: type[PreTrainedModel], config: PreTrainedConfig, pooler: bool) -> dict[str, Any]:
     """Leave out the dense tanh pooler where nobody reads it: an unused parameter trips DDP.
 
     Poolers of another kind (Swin's mean, BEiT's) are part of the pretrained features and stay.
@@ -69,27 +70,27 @@ def build_model(config: PreTrainedConfig, pooler: bool = False) -> PreTrainedMod
     if not model_class._supports_sdpa and config._attn_implementation not in (None, "eager"):
         config._attn_implementation = "eager"  # asked for the whole model; a convolutional one has no attention
     arguments = pooler_arguments(model_class, config, pooler)
+    arguments["dtype"] = torch.get_default_dtype()  # that of the whole model, not that of the inner one's checkpoint
     if config.model_type in MODEL_CLASSES:
         return model_class._from_config(config, **arguments)
     return without_unused_parameters(AutoModel.from_config(config, **arguments))
 
 
-def load_model(name_or_path: str, side: str, pooler: bool = False, **kwargs: Any) -> PreTrainedModel:
-    """Load pretrained weights; of a two-sided checkpoint (CLIP, SigLIP), the named side.
+def load_model(name_or_path: str, side: str, pooler: bool = False) -> PreTrainedModel:
+    """Load pretrained weights in float32; of a two-sided checkpoint (CLIP, SigLIP), the named side.
 
     Args:
         name_or_path: Hub name or folder, or `torchvision:resnet50` for one of torchvision's own.
         side: `"vision_config"` or `"text_config"`.
         pooler: Whether the model's own dense pooler is wanted.
-        kwargs: For `from_pretrained` (`revision`, `token`, `dtype` ...).
     """
-    if name_or_path.startswith("torchvision:"):
-        return TorchvisionModel.from_torchvision(name_or_path.removeprefix("torchvision:"))
-    config = AutoConfig.from_pretrained(name_or_path, **kwargs)
+    if name_or_path.startswith(TORCHVISION_PREFIX):
+        return TorchvisionModel.from_torchvision(name_or_path.removeprefix(TORCHVISION_PREFIX))
+    config = AutoConfig.from_pretrained(name_or_path)
     config = getattr(config, side, None) or config
     model_class = model_class_of(config)
     arguments = pooler_arguments(model_class, config, pooler)
-    model = model_class.from_pretrained(name_or_path, config=config, **arguments, **kwargs)
+    model = model_class.from_pretrained(name_or_path, config=config, dtype=torch.float32, **arguments)
     return without_unused_parameters(model)
 
 
@@ -192,6 +193,12 @@ def text_pooling_of(config: PreTrainedConfig, choice: str) -> str:
     return "last" if is_decoder else "mean"
 
 
+def has_pooler(model: PreTrainedModel, strategy: str) -> bool:
+    """Whether the model can do what the pooling strategy asks of it."""
+    own = model.config.model_type in OWN_TEXT_POOLING or getattr(model, "pooler", None) is not None
+    return strategy != "pooler" or own
+
+
 def image_widths(model: PreTrainedModel, pooling: ImagePooling) -> tuple[int, int]:
     """Widths of the pooled feature and of the tokens: from the configuration, or else seen by trying.
 
@@ -199,11 +206,13 @@ def image_widths(model: PreTrainedModel, pooling: ImagePooling) -> tuple[int, in
     picture (on the meta device during `from_pretrained`, hence free).
     """
     config = model.config
+    if config.model_type == "torchvision_backbone":
+        return config.hidden_size, config.feature_channels
     hidden_size = getattr(config, "hidden_size", None)
-    if isinstance(hidden_size, int) and config.model_type not in ("torchvision_backbone", "timm_wrapper"):
+    if isinstance(hidden_size, int) and config.model_type != "timm_wrapper":
         return hidden_size, hidden_size
-    sized = hasattr(config, "image_size") and getattr(config, "model_type", "") != "torchvision_backbone"
-    height, width = image_size_of(config) if sized or config.model_type == "timm_wrapper" else (64, 64)
+    sized = hasattr(config, "image_size") or config.model_type == "timm_wrapper"
+    height, width = image_size_of(config) if sized else (64, 64)
     weight = next(model.parameters())
     training = model.training
     model.eval()

@@ -17,6 +17,7 @@ from .inner_models import (
     ImagePooling,
     accepted,
     build_model,
+    has_pooler,
     image_size_of,
     image_widths,
     load_model,
@@ -66,7 +67,7 @@ class VisionTextPreTrainedModel(PreTrainedModel):
         token_features: Whether `encode` also returns projected tokens.
 
     Raises:
-        ValueError: If both configurations are None.
+        ValueError: If both configurations are None, or `text_pooling` asks for a pooler that the model lacks.
     """
 
     config_class = VisionTextConfig
@@ -97,6 +98,11 @@ class VisionTextPreTrainedModel(PreTrainedModel):
         if config.text_config is not None:
             strategy = text_pooling_of(config.text_config, config.text_pooling)
             self.text_model = build_model(config.text_config, pooler=strategy == "pooler")
+            if not has_pooler(self.text_model, strategy):
+                raise ValueError(
+                    f"text_pooling 'pooler' needs a text model that has one; {self.text_model.config.model_type!r} "
+                    "does not: choose one of ['auto', 'cls', 'mean', 'last']."
+                )
             self._text_pooler = TEXT_POOLERS[strategy]
             self._text_inputs = accepted(self.text_model, ("token_type_ids", "use_cache"))
             width = self.text_model.config.hidden_size
@@ -138,11 +144,13 @@ class VisionTextPreTrainedModel(PreTrainedModel):
             vision_model_name_or_path: Hub name or folder, or None for a text model. Of a CLIP-like checkpoint the
                 vision side is taken. `torchvision:resnet50` and the like are torchvision's own weights.
             text_model_name_or_path: Likewise for text.
-            kwargs: Fields of the configuration (`num_labels`, `fusion`, ...).
+            kwargs: Fields of the configuration (`num_labels`, `fusion`, ...), and `dtype` for the whole model;
+                without it everything is float32, whatever the checkpoints are.
 
         Raises:
             ValueError: If both names are None.
         """
+        dtype = kwargs.pop("dtype", torch.float32)
         pooler = kwargs.get("text_pooling") == "pooler"
         vision = text = None
         if vision_model_name_or_path is not None:
@@ -157,7 +165,7 @@ class VisionTextPreTrainedModel(PreTrainedModel):
         model = cls(config)
         model.vision_model, model.text_model = vision, text
         model._share_configs()
-        return model
+        return model.to(dtype)
 
     def get_input_embeddings(self) -> nn.Module:
         return (self.vision_model if self.text_model is None else self.text_model).get_input_embeddings()

@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, CLIPImageProcessor
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
 PARTS = ("image_processor", "tokenizer")
+TORCHVISION_PREFIX = "torchvision:"
+IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 
 
 class MultimodalProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
@@ -65,6 +67,34 @@ def to_rgb(image: Any) -> Any:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
+
+
+def image_processor_of(name_or_path: str) -> Any:
+    """The image processor of a checkpoint, in a form that saves and loads.
+
+    Args:
+        name_or_path: Hub name or folder; `torchvision:resnet50` and its like get ImageNet's usual preparation.
+    """
+    if name_or_path.startswith(TORCHVISION_PREFIX):
+        return CLIPImageProcessor(size={"shortest_edge": 256}, crop_size=224, **IMAGENET)
+    processor = AutoImageProcessor.from_pretrained(name_or_path)
+    timm_config = getattr(processor, "data_config", None)
+    if timm_config is None:
+        return processor
+    # transformers' wrapper of timm saves a form that it cannot load; this does the same to a picture.
+    height = timm_config["input_size"][1]
+    return CLIPImageProcessor(
+        size={"shortest_edge": round(height / timm_config["crop_pct"])},
+        crop_size={"height": height, "width": timm_config["input_size"][2]},
+        resample=Image.Resampling[timm_config["interpolation"].upper()],
+        image_mean=list(timm_config["mean"]),
+        image_std=list(timm_config["std"]),
+    )
+
+
+def padding_of(text_config: Any) -> bool | str:
+    """How texts are padded for a text model: SigLIP's reads the last position of a fixed length."""
+    return "max_length" if getattr(text_config, "model_type", None) == "siglip_text_model" else True
 
 
 class MultimodalProcessor(ProcessorMixin):
@@ -129,7 +159,7 @@ class MultimodalProcessor(ProcessorMixin):
         image_processor = tokenizer = None
         padding: bool | str = True
         if vision_model_name_or_path is not None:
-            image_processor = AutoImageProcessor.from_pretrained(vision_model_name_or_path)
+            image_processor = image_processor_of(vision_model_name_or_path)
         if text_model_name_or_path is not None:
             tokenizer = AutoTokenizer.from_pretrained(text_model_name_or_path)
             config = AutoConfig.from_pretrained(text_model_name_or_path)
@@ -139,7 +169,7 @@ class MultimodalProcessor(ProcessorMixin):
                 if "roberta" in config.model_type or config.model_type == "mpnet":
                     positions -= config.pad_token_id + 1  # these begin to count behind the padding's place
                 tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
-            padding = "max_length" if config.model_type == "siglip_text_model" else True
+            padding = padding_of(config)
         return cls(image_processor, tokenizer, padding)
 
     def to_dict(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from transformers.utils import logging
 
 from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.models import FusionConfig, FusionForImageTextClassification, MultimodalProcessor
+from hf_multimodal.models.processing_multimodal import padding_of
 from hf_multimodal.training.arguments import DataArguments, ModelArguments
 from hf_multimodal.training.freezing import freeze_layers
 from hf_multimodal.training.from_scratch import text_part, vision_part
@@ -84,7 +85,7 @@ def build_model_and_processor(
         vision_config, image_processor = vision_part(args.vision_model) if sees_images else (None, None)
         vectors = args.word_vectors
         text_config, tokenizer = text_part(args.text_model, texts, vectors) if sees_texts else (None, None)
-        processor = MultimodalProcessor(image_processor, tokenizer)
+        processor = MultimodalProcessor(image_processor, tokenizer, padding_of(text_config))
         config = FusionConfig(vision_config=vision_config, text_config=text_config, **fields)
         model = FusionForImageTextClassification(config)
         if vectors is not None:

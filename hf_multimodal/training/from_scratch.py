@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     BertConfig,
     BertTokenizer,
     PreTrainedConfig,
@@ -16,6 +15,7 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 
 from hf_multimodal.models import RecurrentTextConfig, TorchvisionConfig
+from hf_multimodal.models.processing_multimodal import TORCHVISION_PREFIX, image_processor_of
 from hf_multimodal.training.word_vectors import load_word_vectors
 
 IMAGE_SIZE = 64
@@ -102,10 +102,10 @@ def vision_part(name: str | None) -> tuple[PreTrainedConfig, BaseImageProcessor]
     if name is None:
         plain = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
         return small_vision_config(), ViTImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, **plain)
-    if name.startswith("torchvision:"):
-        return TorchvisionConfig(architecture=name.removeprefix("torchvision:")), ViTImageProcessor()
+    if name.startswith(TORCHVISION_PREFIX):
+        return TorchvisionConfig(architecture=name.removeprefix(TORCHVISION_PREFIX)), image_processor_of(name)
     config = AutoConfig.from_pretrained(name)
-    return getattr(config, "vision_config", config), AutoImageProcessor.from_pretrained(name)
+    return getattr(config, "vision_config", config), image_processor_of(name)
 
 
 def text_part(
