@@ -7,7 +7,7 @@ to another run on the same rows; `--output_dir` writes metrics, predictions and 
 from typing import Any
 
 from hf_multimodal.data.arguments import SourceArguments
-from hf_multimodal.inference.command_line import CommandLine
+from hf_multimodal.inference.choosing import parse_arguments
 from hf_multimodal.inference.evaluating import EvaluationArguments, evaluate
 
 
@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     Returns:
         The metrics, and the difference to the other run.
     """
-    args, source = CommandLine((EvaluationArguments, SourceArguments), argv, __doc__).parse()
+    args, source = parse_arguments((EvaluationArguments, SourceArguments), argv, __doc__)
     return evaluate(args, source)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_multimodal.data.arguments import SourceArguments
 from hf_multimodal.inference.answering import PredictionArguments, answer_data, answer_example
-from hf_multimodal.inference.command_line import CommandLine
+from hf_multimodal.inference.choosing import parse_arguments
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         The answer for one example, or counts of rows, bad samples and classes.
     """
     types = (PredictionArguments, SourceArguments)
-    args, source = CommandLine(types, argv, __doc__, {"on_bad_sample": "missing"}).parse()
+    args, source = parse_arguments(types, argv, __doc__, {"on_bad_sample": "missing"})
     if args.is_one_example:
         if source.data is not None:
             raise ValueError("give --data, or one example by --image and --text, not both.")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from transformers import TrainingArguments
 
 from hf_multimodal.training.arguments import parse_training_arguments
 
@@ -50,6 +51,10 @@ def test_flags_override_the_yaml_file(tmp_path: Path) -> None:
         (["--lora_rank", "4"], "lora_rank needs pretrained weights"),
         (["--modality", "image", "--text_model", "t"], "text_model 't' has no use with modality 'image'"),
         (["--modality", "text", "--freeze_vision_layers", "2"], "freeze_vision_layers '2' has no use with modality"),
+        (["--modality", "text", "--fusion", "gated"], "fusion 'gated' has no use with modality 'text'"),
+        (["--modality", "text", "--augment"], "augment has no use with modality 'text'"),
+        (["--modality", "image", "--text_pooling", "cls"], "text_pooling 'cls' has no use with modality 'image'"),
+        (["--modality", "image", "--max_length", "9"], "max_length 9 has no use with modality 'image'"),
     ],
 )
 def test_a_wrong_choice_is_known_before_data_are_loaded(flags: list[str], message: str) -> None:
@@ -64,3 +69,17 @@ def test_what_is_needed_is_asked_for() -> None:
         parse_training_arguments(["--from_scratch"])
     _, _, training, _ = parse_training_arguments([*SCRATCH, "--resume_from_checkpoint"])
     assert training.resume_from_checkpoint == "true"
+
+
+def test_the_batch_size_is_for_all_processes_together(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(TrainingArguments, "world_size", property(lambda self: 3))
+    flags = [*SCRATCH, "--use_cpu", "--per_device_train_batch_size"]
+    _, _, training, given = parse_training_arguments([*flags, "12"])
+    assert (training.per_device_train_batch_size, given["per_device_train_batch_size"]) == (4, 12)
+    with pytest.raises(ValueError, match="must be a multiple of their number, 3, got 32"):
+        parse_training_arguments([*flags, "32"])
+    with pytest.raises(SystemExit):
+        parse_training_arguments(["--help"])
+    assert "Examples a step on all processes together" in " ".join(capsys.readouterr().out.split())

@@ -86,6 +86,19 @@ def test_unlabelled_rows_give_no_labels(processor: MultimodalProcessor) -> None:
         MultimodalCollator(processor)([row(), row(label=None, id="b")])
 
 
+def test_an_empty_example_is_kept_out_of_training(processor: MultimodalProcessor) -> None:
+    rows = [row(), row(image=None, text=" ", id="b")]
+    with pytest.raises(ValueError, match=r"1 of 2 labelled examples have neither image nor text, such as \['b'\]"):
+        MultimodalCollator(processor)(rows)
+    assert MultimodalCollator(processor, on_empty="keep")(rows)["modality_mask"].tolist() == [[1, 1], [0, 0]]
+    unlabelled = [{**one, "label": None} for one in rows]
+    assert MultimodalCollator(processor)(unlabelled)["modality_mask"].tolist() == [[1, 1], [0, 0]]
+    with pytest.raises(ValueError, match=r"1 of 2 labelled examples have no text, such as \['b'\]"):
+        MultimodalCollator(MultimodalProcessor(None, TOKENIZER))([row(), row(text=None, id="b")])
+    with pytest.raises(ValueError, match=r"on_empty must be one of \['error', 'keep'\], got 'kep'"):
+        MultimodalCollator(processor, on_empty="kep")
+
+
 def test_a_text_model_opens_no_picture() -> None:
     collator = MultimodalCollator(MultimodalProcessor(None, TOKENIZER))
     batch = collator([row(image={"bytes": b"no picture", "path": None})])

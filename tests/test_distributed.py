@@ -1,4 +1,4 @@
-"""Two ranks on CPU give what one process with a doubled batch gives, and every worker sees the epoch."""
+"""The same YAML on two ranks gives what it gives on one, and every worker sees the epoch."""
 
 import json
 import os
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import transformers as hf
+import yaml
 from conftest import PATCHES, TEXT
 
 from hf_multimodal.training.running import train
@@ -15,21 +16,30 @@ from hf_multimodal.training.running import train
 TOLERANCE = 1e-4  # of metrics and probabilities: sums are rounded in another order
 
 
-def test_two_ranks_equal_one_with_a_doubled_batch(tmp_path: Path) -> None:
+def test_two_ranks_equal_one_by_the_same_yaml(tmp_path: Path) -> None:
     hf.ViTConfig(**PATCHES, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).save_pretrained(tmp_path / "v")
     plain = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
     hf.ViTImageProcessor(size={"height": 32, "width": 32}, **plain).save_pretrained(tmp_path / "v")
     hf.BertConfig(**TEXT, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).save_pretrained(tmp_path / "t")
-    flags = ["--data", "controlled:unique", "--from_scratch", "--use_cpu", "--disable_tqdm", "true", "--dropout", "0"]
-    flags += ["--vision_model", str(tmp_path / "v"), "--text_model", str(tmp_path / "t"), "--augment"]
-    flags += ["--max_train_samples", "96", "--max_eval_samples", "33", "--max_predict_samples", "40"]
-    flags += ["--num_train_epochs", "3", "--hidden_size", "16", "--dataloader_num_workers", "1"]
-    flags += ["--load_best_model_at_end", "false", "--save_strategy", "no"]  # the last step's weights are compared
+    arguments = {
+        "data": "controlled:unique",
+        "from_scratch": True,
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "dropout": 0,
+    }
+    arguments |= {"vision_model": str(tmp_path / "v"), "text_model": str(tmp_path / "t"), "augment": True}
+    arguments |= {"max_train_samples": 96, "max_eval_samples": 33, "max_predict_samples": 40, "disable_tqdm": True}
+    arguments |= {"num_train_epochs": 3, "hidden_size": 16, "dataloader_num_workers": 1}
+    arguments |= {"load_best_model_at_end": False, "save_strategy": "no"}  # the last step's weights are compared
+    arguments |= {"per_device_train_batch_size": 16}
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(arguments))
 
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    program = [str(Path(__file__).with_name("two_ranks.py")), str(tmp_path), *flags]
+    program = [str(Path(__file__).with_name("two_ranks.py")), str(tmp_path), "--config", str(config)]
     result = subprocess.run(
-        [*command, *program, "--per_device_train_batch_size", "8"],
+        [*command, *program],
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
@@ -39,7 +49,8 @@ def test_two_ranks_equal_one_with_a_doubled_batch(tmp_path: Path) -> None:
     two = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert two["run"]["world_size"] == 2
 
-    one = train([*flags, "--output_dir", str(tmp_path / "one"), "--per_device_train_batch_size", "16"])
+    one = train(["--config", str(config), "--output_dir", str(tmp_path / "one")])
+    assert two["run"]["examples_per_step"] == one["run"]["examples_per_step"] == 16
     assert one["run"]["world_size"] == 1
     assert two["run"]["steps"] == one["run"]["steps"] == 18
     for split in ("validation", "test"):

@@ -25,6 +25,46 @@ def test_controlled_task():
         load_data("controled:unique")
 
 
+def test_only_the_wanted_controlled_splits_are_made():
+    assert list(load_data("controlled:unique", test_size=3, splits=["test"]).splits) == ["test"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("image_column", "photo"),
+        ("label_column", "kind"),
+        ("image_root", "x"),
+        ("encoding", "gb18030"),
+        ("problem_type", "regression"),
+        ("label_names", ["a", "b"]),
+    ],
+)
+def test_an_option_that_controlled_data_do_not_use_is_an_error(option, value):
+    with pytest.raises(ValueError, match=f"{option} .* has no use with controlled data such as 'controlled:unique'"):
+        load_data("controlled:unique", **{option: value})
+
+
+def test_an_option_that_other_data_do_not_use_is_an_error(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "train.txt").write_text("guid,tag\n1,a\n")
+    for option in ("text_column", "image_root"):
+        with pytest.raises(ValueError, match=f"{option} 'x' has no use with lab data"):
+            load_data(tmp_path, **{option: "x"})
+    with pytest.raises(ValueError, match="data_config 'x' has no use with local data"):
+        load_data(tmp_path, config_name="x")
+
+
+def test_columns_that_were_usual_before_are_looked_for_first(tmp_path):
+    (tmp_path / "table.csv").write_text("text,caption,label\nx,y,a\n")
+    usual = {"text": "caption", "label": "kind"}
+    data = load_data(tmp_path / "table.csv", usual_columns=usual)
+    assert data.columns == {"text": "caption", "label": "label"}
+    assert data.splits["train"]["text"][:] == ["y"]
+    asked = load_data(tmp_path / "table.csv", usual_columns=usual, text_column="text")
+    assert asked.splits["train"]["text"][:] == ["x"]
+
+
 def test_image_folder_with_and_without_splits(tmp_path):
     for split in ("train", "test"):
         (tmp_path / split).mkdir()

@@ -168,7 +168,7 @@ def test_a_timm_checkpoint_gets_a_processor_that_loads(tmp_path):
     source.mkdir()
     preparation = {"input_size": [3, 32, 32], "interpolation": "bicubic", "crop_pct": 0.8}
     preparation |= {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}
-    described = {"architecture": "resnet10t", "num_classes": 10, "pretrained_cfg": preparation}  # as timm's repositories have it
+    described = {"architecture": "resnet10t", "num_classes": 10, "pretrained_cfg": preparation}  # as timm has it
     (source / "config.json").write_text(json.dumps(described))
     processor = MultimodalProcessor.from_vision_text_pretrained(str(source))
     processor.save_pretrained(folder)

@@ -26,7 +26,11 @@ def test_training_and_predicting_as_the_readme_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (40, 30)).save("dog.jpg")
     images = [Image.new("RGB", (10, 6), (20 * i, 10, 10)) for i in range(6)] + [None, None]
-    rows = {"image": images, "text": ["a dog", "a cat", None, "red"] * 2, "label": [0, 1, 2, 3] * 2}
+    rows = {
+        "image": images,
+        "text": ["a dog", "a cat", None, "red", "a dog", "a cat", "blue", "red"],
+        "label": [0, 1, 2, 3] * 2,
+    }
     names: dict = {"train_dataset": Dataset.from_dict(rows)}
     exec(training, names)
     assert names["trainer"].state.epoch == 3

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from conftest import PATCHES
 from PIL import Image
-from transformers import AutoModel
+from transformers import AutoModel, ViTConfig, ViTImageProcessor
 
 from hf_multimodal.data.checks import BadSamplesError
 from hf_multimodal.evaluation.predictions import read_predictions
@@ -64,6 +65,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str,
     return folder / "run", table, metrics
 
 
+@pytest.mark.parametrize("main", [train, evaluate, predict], ids=["train", "evaluate", "predict"])
+def test_help_is_printed(main: Callable[[list[str]], Any], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "--text_column" in capsys.readouterr().out
+
+
 def test_a_run_leaves_all_its_files(run: tuple[Path, Path, dict[str, Any]]) -> None:
     folder, _, metrics = run
     files = {path.name for path in folder.iterdir()}
@@ -103,7 +111,9 @@ def test_evaluate_finds_the_metrics_of_the_run(
     assert json.loads((tmp_path / "eval" / "metrics.json").read_text()) == found
     printed = capsys.readouterr().out
     assert f"| accuracy | {metrics['test']['accuracy']:.4f} |" in printed and "| cold |" in printed
-    assert evaluate(["--model", str(folder), "--data", str(table)])["test"]["count"] == 40
+    assert f"{table}: the split 'test', made as in training, 8 rows" in printed
+    assert evaluate(["--model", str(folder), "--data", str(table)])["test"] == metrics["test"]
+    assert evaluate(["--model", str(folder), "--data", str(table), "--split", "all"])["test"]["count"] == 40
 
 
 def test_evaluate_names_an_unknown_label(run: tuple[Path, Path, dict[str, Any]], tmp_path: Path) -> None:
@@ -139,7 +149,7 @@ def test_predict_a_table_in_its_order(run: tuple[Path, Path, dict[str, Any]], tm
         row = answers.ids.index(name)
         if row not in (7, 9):
             assert answers.probabilities[row] == pytest.approx(tested.probabilities[place], abs=1e-6)
-    bad = list(csv.DictReader((tmp_path / "bad_samples.csv").open()))
+    bad = list(csv.DictReader((tmp_path / "answers.bad_samples.csv").open()))
     assert [(entry["row"], entry["action"]) for entry in bad] == [("7", "kept"), ("9", "missing")]
 
 
@@ -161,6 +171,8 @@ def test_predict_one_example(
         predict(["--model", str(folder), "--text", "x", "--data", str(table)])
     with pytest.raises(ValueError, match="show draws one example"):
         predict(["--model", str(folder), "--data", str(table), "--show", str(show)])
+    with pytest.raises(ValueError, match="output is for --data, not for one example"):
+        predict(["--model", str(folder), "--text", "x", "--output", str(tmp_path / "p.csv")])
     with pytest.raises(ValueError, match="an example needs an image, a text, or both"):
         predict(["--model", str(folder), "--text", " "])
 
@@ -224,7 +236,8 @@ def test_a_text_run_opens_no_picture(tmp_path: Path) -> None:
     metrics = train(["--data", str(table), "--output_dir", str(tmp_path / "run"), *FAST, *flags])
     model, processor = load_model(tmp_path / "run")
     assert model.vision_model is None and processor.image_processor is None
-    assert metrics["run"]["modality"] == "text" and len(model.config.class_weights) == 2
+    assert metrics["run"]["modality"] == "text" and metrics["run"]["fusion"] is None
+    assert len(model.config.class_weights) == 2
     with pytest.raises(ValueError, match="image is given, but the model reads text only"):
         predict(["--model", str(tmp_path / "run"), "--image", "x.png"])
 
@@ -247,7 +260,10 @@ def test_other_problem_types(tmp_path: Path, kind: str) -> None:
         row["label"] = ["sea|sky", "sun", "sea"][number % 3] if kind.startswith("multi") else str(number / 7)
     table = write_table(tmp_path / "table.csv", rows)
     flags = ["--problem_type", kind, "--early_stopping_patience", "1", "--augment"]
-    metrics = train(["--data", str(table), "--output_dir", str(tmp_path / "run"), *FAST, *flags])
+    flags += ["--data", str(table), "--output_dir", str(tmp_path / "run"), *FAST]
+    with pytest.raises(ValueError, match=f"label_smoothing needs one class an example, but problem_type is '{kind}'"):
+        train([*flags, "--label_smoothing", "0.1"])
+    metrics = train(flags)
     result = predict(["--model", str(tmp_path / "run"), "--data", str(table), "--output", str(tmp_path / "p.csv")])
     answers = read_predictions(tmp_path / "p.csv", kind)
     assert result["rows"] == 30 and answers.metrics()["count"] == 30
@@ -255,6 +271,59 @@ def test_other_problem_types(tmp_path: Path, kind: str) -> None:
         assert metrics["test"]["mse"] > 0 and answers.class_names == []
     else:
         assert 0 <= metrics["test"]["mAP"] <= 1 and answers.class_names == ["sea", "sky", "sun"]
+
+
+def test_a_column_that_is_not_there_is_no_empty_column(run: tuple[Path, Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, table, _ = run
+    renamed = [
+        {"id": row["id"], "photo": row["image"], "text": row["text"], "label": row["label"]}
+        for row in csv.DictReader(table.open())
+    ]
+    data = write_table(table.parent / "photo.csv", renamed)
+    flags = ["--data", str(data), "--output_dir", str(tmp_path / "run"), *FAST]
+    message = (
+        r"no column 'image' or 'image_path' or 'file_name', their columns are \['id', 'photo', 'text', 'label'\]: "
+    )
+    with pytest.raises(ValueError, match=f"{message}.* --image_column. --modality text trains on that alone"):
+        train(flags)
+    with pytest.warns(UserWarning, match=f"{message}name the one that is meant with --image_column"):
+        predict(["--model", str(folder), "--data", str(data), "--output", str(tmp_path / "answers.csv")])
+    unlabelled = [{"image": row["image"], "text": row["text"], "lable": row["label"]} for row in make_rows(tmp_path)]
+    data = write_table(tmp_path / "unlabelled.csv", unlabelled)
+    with pytest.raises(ValueError, match=r"no column 'label', .* with --label_column. Did you mean 'lable'\?"):
+        train(["--data", str(data), "--output_dir", str(tmp_path / "run"), *FAST])
+    with pytest.raises(ValueError, match=r"no column 'label', .* with --label_column. Did you mean 'lable'\?"):
+        evaluate(["--model", str(folder), "--data", str(data)])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_start_that_fails_leaves_the_checkpoints(run: tuple[Path, Path, dict[str, Any]], tmp_path: Path) -> None:
+    _, table, _ = run
+    (tmp_path / "run" / "checkpoint-7").mkdir(parents=True)
+    flags = ["--data", str(table), "--output_dir", str(tmp_path / "run"), *FAST]
+    with pytest.raises(ValueError, match="max_length must be at most 128"):
+        train([*flags, "--max_length", "999"])
+    assert (tmp_path / "run" / "checkpoint-7").is_dir()
+    train(flags)
+    assert not (tmp_path / "run" / "checkpoint-7").exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--bf16"], ["--gradient_accumulation_steps", "2"], ["--gradient_checkpointing", "--vision_model", "vit"]],
+    ids=lambda flags: flags[0],
+)
+def test_options_of_transformers(run: tuple[Path, Path, dict[str, Any]], tmp_path: Path, flags: list[str]) -> None:
+    _, table, _ = run
+    ViTConfig(**PATCHES).save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
+    flags = [str(tmp_path / flag) if flag == "vit" else flag for flag in flags]
+    metrics = train(["--data", str(table), "--output_dir", str(tmp_path / "run"), *FAST, *flags])
+    accumulates = "--gradient_accumulation_steps" in flags
+    assert metrics["run"]["steps"] == (2 if accumulates else 4)
+    assert metrics["run"]["examples_per_step"] == (16 if accumulates else 8)
+    assert 0 < metrics["test"]["nll"] < 3
+    assert {tensor.dtype for tensor in load_model(tmp_path / "run")[0].parameters()} == {torch.float32}
 
 
 def test_training_is_resumed_from_the_last_checkpoint(run: tuple[Path, Path, dict[str, Any]], tmp_path: Path) -> None:

@@ -131,6 +131,18 @@ def test_every_trainable_parameter_is_in_its_group() -> None:
         assert group["weight_decay"] == (0.0 if is_fixed else 0.01), name
 
 
+@pytest.mark.parametrize("vision", ["resnet", "swin", "convnext", "torchvision:resnet18"])
+def test_norms_of_any_kind_do_not_decay(vision: str) -> None:
+    model = tiny_model(vision=vision)
+    groups = parameter_groups(model, learning_rate=2e-5, head_learning_rate=1e-3, weight_decay=0.01)
+    decays = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    norms = [module for module in model.modules() if "Norm" in type(module).__name__]
+    weights = [parameter for norm in norms for parameter in norm.parameters()]
+    assert len(weights) > 8 and {decays[id(parameter)] for parameter in weights} == {0.0}
+    kernels = [module.weight for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    assert kernels and {decays[id(parameter)] for parameter in kernels} == {0.01}
+
+
 # Sampling
 
 
@@ -246,6 +258,19 @@ def test_metrics_do_not_depend_on_length_grouping(tmp_path: Path) -> None:
     assert answers == pytest.approx(plain.trainer.predict(plain.data).predictions, abs=1e-5)
 
 
+def test_a_compiled_run_sees_no_mask_where_everything_is_present(tmp_path: Path) -> None:
+    reader = Reader(tmp_path)
+    whole = reader.trainer.data_collator([reader.data[index] for index in range(4)])
+    partial = {**whole, "modality_mask": torch.tensor([[1, 1], [1, 0], [1, 1], [0, 1]])}
+    texts = {name: value for name, value in whole.items() if name != "pixel_values"}
+    texts["modality_mask"] = torch.tensor([[0, 1]] * 4)
+    assert "modality_mask" in reader.trainer._prepare_inputs(whole)
+    reader.trainer.args.torch_compile = True
+    assert set(whole) - set(reader.trainer._prepare_inputs(whole)) == {"modality_mask"}
+    assert "modality_mask" in reader.trainer._prepare_inputs(partial)
+    assert "modality_mask" not in reader.trainer._prepare_inputs(texts)
+
+
 # Checkpoints
 
 
@@ -353,3 +378,27 @@ def test_lora_on_a_convolutional_model_and_on_a_frozen_one() -> None:
     freeze_layers(model, "text", "all")
     with pytest.raises(ValueError, match="lora_rank has no use where every pretrained layer is frozen"):
         add_lora(model, 2)
+
+
+@pytest.mark.parametrize("vision", ["mobilenet_v2", "torchvision:mobilenet_v3_small"])
+def test_lora_leaves_grouped_convolutions_and_an_inner_classifier_alone(tmp_path: Path, vision: str) -> None:
+    model = tiny_model(vision=vision, problem_type=KIND)
+    assert any(getattr(module, "groups", 1) > 1 for module in model.modules())
+    wrapped = add_lora(model, 2)
+    saved = {name for name, module in wrapped.named_modules() if type(module).__name__ == "ModulesToSaveWrapper"}
+    parts = ("visual_projection", "text_projection", "fusion", "classifier")
+    assert saved == {f"base_model.model.{part}" for part in parts}
+    optimizer = torch.optim.AdamW([p for p in wrapped.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(2):
+        wrapped(**make_batch(), labels=torch.tensor([0, 1, 2, 3])).loss.backward()
+        optimizer.step()
+    expected = wrapped.eval()(**make_batch()).logits
+    wrapped.save_pretrained(tmp_path)  # what a checkpoint holds, and what the best one is restored from
+    head = wrapped.get_submodule("base_model.model.classifier").modules_to_save["default"].weight
+    trained = head.detach().clone()
+    with torch.no_grad():
+        head.zero_()
+    wrapped.load_adapter(tmp_path, "default", is_trainable=True)
+    assert torch.equal(head, trained)
+    found = wrapped.merge_and_unload()(**make_batch()).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)

@@ -63,7 +63,8 @@ class SourceArguments:
         if self.data is None:
             raise ValueError("data is needed: a table, a folder, a Hub data set, or controlled:<task>.")
         if self.max_predict_samples is not None:
-            options["test_size"] = self.max_predict_samples  # of a controlled task; the others are cut later
+            wanted = options.get("splits") or ["test"]  # of a controlled task; the others are cut later
+            options |= {f"{split}_size": self.max_predict_samples for split in wanted}
         return load_data(
             self.data,
             image_column=self.image_column,
@@ -77,14 +78,14 @@ class SourceArguments:
         )
 
     def check(
-        self, data: LoadedData, modality: str, folder: Path | None, *, prediction: bool = False
+        self, data: LoadedData, modality: str, listing: Path | None, *, prediction: bool = False
     ) -> tuple[LoadedData, list[BadSample]]:
         """Check all rows under the policy `on_bad_sample`.
 
         Args:
             data: As loaded and split.
             modality: `both`, `image` or `text`; files of a modality that is not read are not opened.
-            folder: Where `bad_samples.csv` lists all bad samples if the policy refuses some; None lists none.
+            listing: File that lists all bad samples if the policy refuses some; None lists none.
             prediction: Check for prediction, which needs no label.
 
         Returns:
@@ -96,10 +97,10 @@ class SourceArguments:
         try:
             return check_splits(data, policy=self.on_bad_sample, modality=modality, prediction=prediction)
         except BadSamplesError as error:
-            if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
-                write_bad_samples(folder / "bad_samples.csv", error.samples)
-                error.add_note(f"All are listed in {folder / 'bad_samples.csv'}.")
+            if listing is not None:
+                listing.parent.mkdir(parents=True, exist_ok=True)
+                write_bad_samples(listing, error.samples)
+                error.add_note(f"All are listed in {listing}.")
             raise
 
     @property

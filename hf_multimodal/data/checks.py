@@ -11,9 +11,10 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, Image
 
-from .choices import check_choice
+from .choices import check_choice, did_you_mean
 from .images import MAX_PIXELS, BadImageError, verify_image
 from .loading import LoadedData
+from .tables import DEFAULT_COLUMNS
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,31 @@ class BadSamplesError(ValueError):
         count = f"{len(refused)} bad sample{'s' if len(refused) > 1 else ''}"
         advice = "'drop' leaves such rows out" + (", 'missing' empties bad cells" if policy == "error" else "")
         super().__init__("\n".join([f"{count} (on_bad_sample={policy!r}; {advice}):", *lines]))
+
+
+def missing_columns(data: LoadedData, modality: str, *, labels: bool = True) -> list[str]:
+    """Say which columns a model needs and the data do not have at all; one that is there may well be empty.
+
+    Args:
+        data: As loaded.
+        modality: `both`, `image` or `text`.
+        labels: Whether labels are needed.
+
+    Returns:
+        A sentence for each such column.
+    """
+    used = ("image", "text") if modality == "both" else (modality,)
+    available = data.report.get("columns", list(data.columns.values()))
+    sentences = []
+    for name in (*used, "label") if labels else used:
+        if name not in data.columns:
+            usual = DEFAULT_COLUMNS[name]
+            hint = next(filter(None, (did_you_mean(column, available) for column in usual)), "")
+            sentences.append(
+                f"the data have no column {' or '.join(map(repr, usual))}, their columns are {list(available)}: name "
+                f"the one that is meant with --{name}_column.{hint}"
+            )
+    return sentences
 
 
 def check_rows(

@@ -11,6 +11,7 @@ from hf_multimodal.data.choices import check_choice, did_you_mean
 from hf_multimodal.data.images import BadImageError, open_image
 
 ON_BAD_IMAGE = ("error", "missing")
+ON_EMPTY = ("error", "keep")
 
 
 class MultimodalCollator:
@@ -28,11 +29,13 @@ class MultimodalCollator:
         augment: Called with (picture, epoch, example index) on every picture; rows then need an `index` column.
             Leave it out for evaluation.
         on_bad_image: `"error"` raises on a picture that cannot be read; `"missing"` warns and treats it as missing.
+        on_empty: `"error"` raises on a labelled example with nothing that the model reads, which would teach it the
+            label of nothing; `"keep"` is for evaluation. Unlabelled examples are always kept.
         max_length: Longest text in tokens; None means what the tokenizer says.
 
     Raises:
-        ValueError: At construction, on an unknown `on_bad_image`; at a call, on a column that is not there or a
-            batch in which only some rows have a label.
+        ValueError: At construction, on an unknown `on_bad_image` or `on_empty`; at a call, on a column that is not
+            there, a batch in which only some rows have a label, or an empty example under `"error"`.
         BadImageError: On an unreadable picture under `"error"`; names the row.
 
     Example:
@@ -54,6 +57,7 @@ class MultimodalCollator:
         label_column: str = "label",
         augment: Callable[[Image.Image, int, int], Image.Image] | None = None,
         on_bad_image: str = "error",
+        on_empty: str = "error",
         max_length: int | None = None,
     ) -> None:
         self.processor = processor
@@ -62,6 +66,7 @@ class MultimodalCollator:
         self.label_column = label_column
         self.augment = augment
         self.on_bad_image = check_choice("on_bad_image", on_bad_image, ON_BAD_IMAGE)
+        self.on_empty = check_choice("on_empty", on_empty, ON_EMPTY)
         self.max_length = max_length
         # In shared memory, so that workers that live through the whole run see the epoch that the main process sets.
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -85,6 +90,8 @@ class MultimodalCollator:
         labels = self._labels(rows)
         if labels is not None:
             batch["labels"] = labels
+            if self.on_empty == "error" and "modality_mask" in batch:
+                self._refuse_empty(rows, batch["modality_mask"])
         return batch
 
     def _picture(self, row: dict[str, Any]) -> Image.Image | None:
@@ -100,6 +107,16 @@ class MultimodalCollator:
             warnings.warn(f"image {where!r} is {error.reason}: it is treated as missing.", stacklevel=2)
             return None
         return picture if self.augment is None else self.augment(picture, int(self.epoch), _value(row, "index"))
+
+    def _refuse_empty(self, rows: list[dict[str, Any]], modality_mask: torch.Tensor) -> None:
+        empty = [rows[i].get("id", rows[i].get("index", i)) for i in (~modality_mask.any(dim=1)).nonzero()]
+        if empty:
+            parts = (("image", self.processor.image_processor), ("text", self.processor.tokenizer))
+            wanted = " nor ".join(name for name, part in parts if part is not None)
+            raise ValueError(
+                f"{len(empty)} of {len(rows)} labelled examples have {'neither' if ' ' in wanted else 'no'} {wanted}, "
+                f"such as {empty[:5]}: leave them out of training; on_empty='keep' is for evaluation."
+            )
 
     def _labels(self, rows: list[dict[str, Any]]) -> torch.Tensor | None:
         labels = [row.get(self.label_column) for row in rows]

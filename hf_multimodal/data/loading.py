@@ -9,11 +9,11 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets, load_dataset, load_from_disk
 
 from .choices import did_you_mean
-from .controlled import CONTROLLED_TASKS, make_controlled
+from .controlled import CLASS_NAMES, CONTROLLED_TASKS, make_controlled
 from .lab import LAB_COLUMNS, is_lab_folder, read_lab
 from .labels import infer_scheme
 from .rows import SourceRows, read_rows
-from .tables import TABLE_SUFFIXES, ColumnNames, find_columns, read_table
+from .tables import TABLE_SUFFIXES, AskedColumns, ColumnNames, find_columns, read_table
 
 SPLIT_NAMES = {
     "train": "train",
@@ -59,7 +59,7 @@ class LoadedData:
         """
         sources = sorted(set(self.sources.values()))
         if len(sources) > 1:
-            raise ValueError(f"the data come from several sources, name one of them: {sources}.")
+            raise ValueError(f"the data come from several sources, name one of them: {sources}, or a split.")
         rows = concatenate_datasets(list(self.splits.values()))
         return rows if len(self.splits) == 1 else rows.select(np.argsort(rows["index"][:]))
 
@@ -76,6 +76,8 @@ def load_data(
     problem_type: str | None = None,
     label_names: Sequence[str] | None = None,
     config_name: str | None = None,
+    usual_columns: Mapping[str, str] | None = None,
+    splits: Sequence[str] | None = None,
     train_size: int = 16_000,
     validation_size: int = 2_000,
     test_size: int = 8_000,
@@ -99,6 +101,9 @@ def load_data(
         problem_type: As transformers names it; None reads it off the labels.
         label_names: The classes of a trained model, in order. By default they are read off the training labels.
         config_name: Configuration of a data set on the Hub.
+        usual_columns: Names to look for before the usual ones, by `image`, `text`, `label` and `id`; they need not be
+            there.
+        splits: The controlled splits that are wanted; None means all. Other data are always read whole.
         train_size: Rows of the controlled training split.
         validation_size: Rows of the controlled validation split.
         test_size: Rows of the controlled test split.
@@ -106,15 +111,26 @@ def load_data(
 
     Raises:
         FileNotFoundError: A path that does not exist.
-        ValueError: An unknown task, column, encoding or split name, or a folder of no known layout.
+        ValueError: An unknown task, column, encoding or split name, a folder of no known layout, or an option that
+            the kind of data does not use.
     """
     name = str(data)
+    named: dict[str, Any] = {"image_column": image_column, "text_column": text_column, "label_column": label_column}
+    named |= {"id_column": id_column, "image_root": image_root}
     if name.startswith(_CONTROLLED):
         sizes = {"train": train_size, "validation": validation_size, "test": test_size}
-        return _load_controlled(name, sizes, seed)
-    asked = {"image": image_column, "text": text_column, "label": label_column, "id": id_column}
+        foreign = label_names is not None and list(label_names) != CLASS_NAMES
+        options = {**named, "encoding": encoding, "data_config": config_name}
+        options["problem_type"] = None if problem_type == "single_label_classification" else problem_type
+        _refuse_unused(name, "controlled", {**options, "label_names": label_names if foreign else None})
+        return _load_controlled(name, {split: sizes[split] for split in splits or sizes}, seed)
+    asked: dict[str, str | tuple[str, ...] | None] = {ours: (usual,) for ours, usual in (usual_columns or {}).items()}
+    given = {"image": image_column, "text": text_column, "label": label_column, "id": id_column}
+    asked |= {ours: column for ours, column in given.items() if column is not None}
     root = None if image_root is None else Path(image_root)
     path = Path(name)
+    if path.exists():
+        _refuse_unused(name, "local", {"data_config": config_name})
     if path.is_file():
         parts, columns, report = _load_tables({"train": path}, asked, root, encoding)
     elif not path.is_dir():
@@ -123,10 +139,17 @@ def load_data(
         parts, columns, report = _load_datasets(load_from_disk(name), name, asked, root)
         report["kind"] = "saved by datasets"
     elif is_lab_folder(path):
+        _refuse_unused(name, "lab", named)
         parts, columns, report = _load_lab(path, encoding)
     else:
         parts, columns, report = _load_folder(path, asked, root, encoding)
     return _assemble(parts, columns, report, problem_type, label_names)
+
+
+def _refuse_unused(name: str, kind: str, options: Mapping[str, Any]) -> None:
+    for option, value in options.items():
+        if value is not None:
+            raise ValueError(f"{option} {str(value)!r} has no use with {kind} data such as {name!r}.")
 
 
 Parts = dict[str, tuple[SourceRows, Sequence[int] | None]]  # split: its source, and which rows of it (None: all)
@@ -170,7 +193,7 @@ def _load_controlled(name: str, sizes: Mapping[str, int], seed: int) -> LoadedDa
             f"{did_you_mean(task, CONTROLLED_TASKS)}"
         )
     splits = DatasetDict({split: make_controlled(task, size=n, seed=seed, split=split) for split, n in sizes.items()})
-    label = splits["train"].features["label"]
+    label = next(iter(splits.values())).features["label"]
     assert isinstance(label, ClassLabel)
     return LoadedData(
         splits,
@@ -183,23 +206,24 @@ def _load_controlled(name: str, sizes: Mapping[str, int], seed: int) -> LoadedDa
     )
 
 
-def _load_tables(
-    tables: Mapping[str, Path], asked: Mapping[str, str | None], root: Path | None, encoding: str | None
-) -> _Loaded:
+def _load_tables(tables: Mapping[str, Path], asked: AskedColumns, root: Path | None, encoding: str | None) -> _Loaded:
     parts: Parts = {}
     columns = ColumnNames()
+    available: list[str] = []
     encodings: dict[str, int] = {}
     for split, path in tables.items():
         raw, found = read_table(path, encoding)
-        columns = find_columns(raw.column_names, asked, str(path))
-        rows = read_rows(raw, columns, str(path), root or path.parent)
+        found_columns = find_columns(raw.column_names, asked, str(path))
+        if not parts:  # the training table, where there is one
+            columns, available = found_columns, raw.column_names
+        rows = read_rows(raw, found_columns, str(path), root or path.parent)
         if found is not None:
             encodings[found] = encodings.get(found, 0) + 1
-        if len(tables) == 1 and "split" in raw.column_names and "split" not in columns.as_dict().values():
+        if len(tables) == 1 and "split" in raw.column_names and "split" not in found_columns.as_dict().values():
             parts.update({name: (rows, chosen) for name, chosen in _by_split(raw["split"][:], path).items()})
         else:
             parts[split] = (rows, None)
-    return parts, columns.as_dict(), {"kind": "table", "encodings": encodings}
+    return parts, columns.as_dict(), {"kind": "table", "encodings": encodings, "columns": available}
 
 
 def _by_split(values: list[Any], path: Path) -> dict[str, list[int]]:
@@ -215,7 +239,7 @@ def _by_split(values: list[Any], path: Path) -> dict[str, list[int]]:
     return {split: chosen[split] for split in ("train", "validation", "test") if split in chosen}
 
 
-def _load_folder(folder: Path, asked: Mapping[str, str | None], root: Path | None, encoding: str | None) -> _Loaded:
+def _load_folder(folder: Path, asked: AskedColumns, root: Path | None, encoding: str | None) -> _Loaded:
     """Find metadata files (ImageFolder) or tables named by split."""
     metadata: dict[str, Path] = {}
     tables: dict[str, Path] = {}
@@ -230,7 +254,7 @@ def _load_folder(folder: Path, asked: Mapping[str, str | None], root: Path | Non
             if file.is_file():
                 _add(tables, split, file)
     if metadata:
-        asked = {**asked, "image": asked["image"] or "file_name"}
+        asked = {**asked, "image": asked.get("image") or "file_name"}
         parts, columns, report = _load_tables(metadata, asked, root, encoding)
         return parts, columns, {**report, "kind": "ImageFolder"}
     if tables:
@@ -258,18 +282,19 @@ def _load_lab(folder: Path, encoding: str | None) -> _Loaded:
     return parts, {"image": "guid", "text": "guid", "label": "tag", "id": "guid"}, report
 
 
-def _load_datasets(
-    loaded: Dataset | DatasetDict, source: str, asked: Mapping[str, str | None], root: Path | None
-) -> _Loaded:
+def _load_datasets(loaded: Dataset | DatasetDict, source: str, asked: AskedColumns, root: Path | None) -> _Loaded:
     given = loaded if isinstance(loaded, dict) else {"train": loaded}
     parts: Parts = {}
     columns = ColumnNames()
+    available: list[str] = []
     for name, raw in given.items():
         split = SPLIT_NAMES.get(str(name).lower())
         if split is None:
             continue
-        columns = find_columns(raw.column_names, asked, source)
-        parts[split] = (read_rows(raw, columns, f"{source} ({name})", root), None)
+        found = find_columns(raw.column_names, asked, source)
+        if split == "train" or not parts:
+            columns, available = found, raw.column_names
+        parts[split] = (read_rows(raw, found, f"{source} ({name})", root), None)
     if not parts:
         raise ValueError(f"{source} has none of the splits {list(SPLIT_NAMES)}, it has {list(given)}.")
     ignored = [str(name) for name in given if SPLIT_NAMES.get(str(name).lower()) is None]
@@ -277,10 +302,11 @@ def _load_datasets(
     labelled = {split: any(label is not None for label in rows.labels) for split, (rows, _) in parts.items()}
     if labelled.get("train") and not labelled.get("test", True):
         parts["predict"] = parts.pop("test")
-    return parts, columns.as_dict(), {"kind": "datasets", "encodings": {}, "ignored_splits": ignored}
+    report = {"kind": "datasets", "encodings": {}, "columns": available, "ignored_splits": ignored}
+    return parts, columns.as_dict(), report
 
 
-def _load_hub(name: str, config_name: str | None, asked: Mapping[str, str | None], root: Path | None) -> _Loaded:
+def _load_hub(name: str, config_name: str | None, asked: AskedColumns, root: Path | None) -> _Loaded:
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.lower().endswith(TABLE_SUFFIXES)
     if looks_local:
         folder = Path(name).parent

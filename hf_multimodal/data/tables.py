@@ -24,6 +24,9 @@ DEFAULT_COLUMNS = {
 }
 
 
+AskedColumns = Mapping[str, str | tuple[str, ...] | None]
+
+
 @dataclass(frozen=True)
 class ColumnNames:
     """The source's names of the columns that this package calls `image`, `text`, `label` and `id`; None if absent."""
@@ -38,12 +41,13 @@ class ColumnNames:
         return {ours: theirs for ours, theirs in asdict(self).items() if theirs is not None}
 
 
-def find_columns(available: Sequence[str], asked: Mapping[str, str | None], source: str) -> ColumnNames:
+def find_columns(available: Sequence[str], asked: AskedColumns, source: str) -> ColumnNames:
     """Match the columns that were asked for, or the usual names, against those that a source has.
 
     Args:
         available: The source's column names.
-        asked: For each of `image`, `text`, `label` and `id` the name the user gave, or None.
+        asked: For each of `image`, `text`, `label` and `id` the name the user gave, a tuple of names to look for
+            before the usual ones, or None.
         source: The source's name, for messages.
 
     Raises:
@@ -60,12 +64,13 @@ def find_columns(available: Sequence[str], asked: Mapping[str, str | None], sour
     found: dict[str, str | None] = {}
     for ours, usual in DEFAULT_COLUMNS.items():
         name = asked.get(ours)
-        if name is not None and name not in available:
+        if isinstance(name, str) and name not in available:
             raise ValueError(
                 f"{source} has no column {name!r} ({ours}_column), its columns are {list(available)}."
                 f"{did_you_mean(name, available)}"
             )
-        found[ours] = name if name is not None else next((n for n in usual if n in available), None)
+        looked_for = (name,) if isinstance(name, str) else (*(name or ()), *usual)
+        found[ours] = next((n for n in looked_for if n in available), None)
     if found["image"] is None and found["text"] is None:
         raise ValueError(
             f"{source} has neither an image nor a text column under the usual names, its columns are "

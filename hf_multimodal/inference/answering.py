@@ -1,18 +1,18 @@
 """Predictions for a table, a lab folder or one example, as `scripts/predict.py` gives them."""
 
-from dataclasses import dataclass, field, replace
+import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datasets import DatasetDict
-
 from hf_multimodal.data.arguments import SourceArguments
-from hf_multimodal.data.checks import write_bad_samples
+from hf_multimodal.data.checks import missing_columns, write_bad_samples
+from hf_multimodal.data.choices import check_choice
 from hf_multimodal.data.images import open_image
 from hf_multimodal.data.lab import write_lab_predictions
-from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.evaluation.plots import plot_prediction
 from hf_multimodal.evaluation.predictions import Predictions, write_predictions
+from hf_multimodal.inference.choosing import SPLITS, load_rows
 from hf_multimodal.inference.predicting import (
     class_names_of,
     load_model,
@@ -29,9 +29,20 @@ class PredictionArguments:
     model: str = field(metadata={"help": "Folder of the run, or name of the model on the Hub."})
     image: str | None = field(default=None, metadata={"help": "Path of one picture, in place of --data."})
     text: str | None = field(default=None, metadata={"help": "One text, in place of --data; with --image or alone."})
-    output: str = field(
-        default="predictions.csv",
-        metadata={"help": "Table of answers with one probability a class; bad_samples.csv is written beside it."},
+    split: str | None = field(
+        default=None,
+        metadata={
+            "help": f"One of predict, {', '.join(SPLITS)}: rows of --data. Default: those without labels (the lab's "
+            "list), else the test split that the data give, else all rows. Column names and split options are taken "
+            "from the run.yaml beside the model unless given."
+        },
+    )
+    output: str | None = field(
+        default=None,
+        metadata={
+            "help": "Table of answers with one probability a class (default: predictions.csv); bad samples are listed "
+            "beside it, in predictions.bad_samples.csv."
+        },
     )
     lab_output: str | None = field(
         default=None, metadata={"help": "File of `guid,tag` lines, in the order of the lab's list."}
@@ -45,8 +56,11 @@ class PredictionArguments:
     def __post_init__(self) -> None:
         if self.show is not None and not self.is_one_example:
             raise ValueError("show draws one example: give its --image, --text or both.")
-        if self.lab_output is not None and self.is_one_example:
-            raise ValueError("lab_output is for --data, not for one example.")
+        if self.split is not None:
+            check_choice("split", self.split, ("predict", *SPLITS))
+        for name in ("lab_output", "output", "split"):
+            if getattr(self, name) is not None and self.is_one_example:
+                raise ValueError(f"{name} is for --data, not for one example.")
 
     @property
     def is_one_example(self) -> bool:
@@ -99,10 +113,14 @@ def answer_data(args: PredictionArguments, source: SourceArguments) -> dict[str,
         class.
     """
     model, processor = load_model(args.model)
-    data = source.load(label_names=class_names_of(model.config) or None, problem_type=model.config.problem_type)
-    rows = rows_to_predict(data, source.max_predict_samples)
-    output = Path(args.output)
-    chosen, bad_samples = source.check(rows, modality_of(model.config), output.parent, prediction=True)
+    modality = modality_of(model.config)
+    options = {"label_names": class_names_of(model.config) or None, "problem_type": model.config.problem_type}
+    rows = load_rows(args.model, args.split, source, prediction=True, **options)
+    for sentence in missing_columns(rows, modality, labels=False):
+        warnings.warn(f"{source.data}: {sentence}", stacklevel=2)
+    output = Path(args.output or "predictions.csv")
+    listing = output.with_suffix(".bad_samples.csv")
+    chosen, bad_samples = source.check(rows, modality, listing, prediction=True)
     predictions = predict_dataset(
         model,
         processor,
@@ -113,7 +131,7 @@ def answer_data(args: PredictionArguments, source: SourceArguments) -> dict[str,
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     write_predictions(output, predictions)
-    write_bad_samples(output.parent / "bad_samples.csv", bad_samples)
+    write_bad_samples(listing, bad_samples)
     tags = [tag_of(predictions, row) for row in range(len(predictions.ids))]
     if args.lab_output is not None:
         tags_of_rows = ["|".join(tag) if isinstance(tag, list) else str(tag) for tag in tags]
@@ -127,22 +145,6 @@ def answer_data(args: PredictionArguments, source: SourceArguments) -> dict[str,
         result["predicted"] = {name: tags.count(name) for name in predictions.class_names}
     print(f"{result['rows']} rows, written to {output}; {result['bad_samples']} bad samples.")
     return result
-
-
-def rows_to_predict(data: LoadedData, limit: int | None) -> LoadedData:
-    """Keep the rows to predict, as the only split, named `predict`.
-
-    Args:
-        data: As loaded: its own split `predict` where it has one, else all rows in the order of the source.
-        limit: Largest number of rows.
-
-    Returns:
-        The data with one split.
-    """
-    rows = data.splits["predict"] if "predict" in data.splits else data.all_rows()
-    rows = rows if limit is None else rows.select(range(min(limit, len(rows))))
-    origin = data.sources.get("predict") or next(iter(data.sources.values()))
-    return replace(data, splits=DatasetDict(predict=rows), sources={"predict": origin})
 
 
 def tag_of(predictions: Predictions, row: int) -> Any:

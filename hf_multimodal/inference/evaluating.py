@@ -1,22 +1,18 @@
 """Evaluation of a trained model on labelled data, alone or against another run."""
 
-from dataclasses import dataclass, field, replace
+import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datasets import DatasetDict
-
 from hf_multimodal.data.arguments import SourceArguments
-from hf_multimodal.data.checks import BadSample, write_bad_samples
+from hf_multimodal.data.checks import BadSample, missing_columns, write_bad_samples
 from hf_multimodal.data.choices import check_choice
-from hf_multimodal.data.loading import LoadedData
-from hf_multimodal.data.splits import complete_splits
 from hf_multimodal.evaluation.bootstrap import paired_bootstrap
 from hf_multimodal.evaluation.predictions import Predictions, read_predictions
 from hf_multimodal.evaluation.report import markdown_table, write_run
+from hf_multimodal.inference.choosing import SPLITS, load_rows
 from hf_multimodal.inference.predicting import class_names_of, load_model, modality_of, predict_dataset
-
-SPLITS = ("all", "train", "validation", "test")
 
 
 @dataclass
@@ -28,11 +24,12 @@ class EvaluationArguments:
         default=None,
         metadata={
             "help": f"One of {', '.join(SPLITS)}; one that the data do not give is made as in training. Default: "
-            "the test split that the data give, else all rows."
+            "the test split that the data give, or that training made if the run.yaml beside the model names the same "
+            "data, else all rows. Column names and split options are taken from that run.yaml unless given."
         },
     )
     against: str | None = field(
-        default=None, metadata={"help": "predictions.csv of another run: adds the 95 % interval of the difference."}
+        default=None, metadata={"help": "predictions.csv of another run: adds the 95 %% interval of the difference."}
     )
     output_dir: str | None = field(default=None, metadata={"help": "Folder for metrics, predictions and plots."})
     batch_size: int = field(default=64, metadata={"help": "Examples a forward pass."})
@@ -41,37 +38,6 @@ class EvaluationArguments:
     def __post_init__(self) -> None:
         if self.split is not None:
             check_choice("split", self.split, SPLITS)
-
-
-def choose_rows(data: LoadedData, split: str | None, source: SourceArguments) -> LoadedData:
-    """Keep the rows that are evaluated, as the only split, named `test`.
-
-    Args:
-        data: As loaded.
-        split: As in `EvaluationArguments`.
-        source: How missing splits are made.
-
-    Returns:
-        The data with one split.
-
-    Raises:
-        ValueError: If there is no such split.
-    """
-    labelled = DatasetDict({name: rows for name, rows in data.splits.items() if name != "predict"})
-    sources = {name: path for name, path in data.sources.items() if name in labelled}
-    if split is None:
-        split = "test" if "test" in labelled else "all"
-    if split == "all":
-        rows = replace(data, splits=labelled, sources=sources).all_rows()
-    else:
-        splits = complete_splits(labelled, **source.split_options)
-        if split not in splits:
-            raise ValueError(f"split must be one of {sorted(map(str, splits))}, which the data have, got {split!r}.")
-        rows = splits[split]
-    if source.max_predict_samples is not None:
-        rows = rows.select(range(min(source.max_predict_samples, len(rows))))
-    origin = data.sources.get(split) or next(iter(sources.values()))
-    return replace(data, splits=DatasetDict(test=rows), sources={"test": origin})
 
 
 def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, Any]:
@@ -85,15 +51,21 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
         `test`: the metrics; with `against` also `difference`: for each metric ours, theirs, difference and interval.
 
     Raises:
-        ValueError: On an unknown label or another bad sample that the policy does not allow, or if the other
-            predictions are of other rows.
+        ValueError: On data without a label column, an unknown label or another bad sample that the policy does not
+            allow, or if the other predictions are of other rows.
     """
     model, processor = load_model(args.model)
     names = class_names_of(model.config)
-    data = source.load(label_names=names or None, problem_type=model.config.problem_type)
-    chosen = choose_rows(data, args.split, source)
+    options = {"label_names": names or None, "problem_type": model.config.problem_type}
+    chosen = load_rows(args.model, args.split, source, **options)
+    missing = missing_columns(chosen, modality_of(model.config))
+    if "label" not in chosen.columns:
+        raise ValueError(f"{source.data}: {' Also, '.join(missing)}")
+    for sentence in missing:
+        warnings.warn(f"{source.data}: {sentence}", stacklevel=2)
     folder = None if args.output_dir is None else Path(args.output_dir)
-    chosen, bad_samples = source.check(chosen, modality_of(model.config), folder)
+    listing = None if folder is None else folder / "bad_samples.csv"
+    chosen, bad_samples = source.check(chosen, modality_of(model.config), listing)
     predictions = predict_dataset(
         model,
         processor,

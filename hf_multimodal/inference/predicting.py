@@ -84,7 +84,7 @@ def predict_dataset(
         dataset.select_columns([name for name in ("image", "text", "id") if name in dataset.column_names]),
         batch_size=batch_size,
         sampler=order.tolist(),
-        collate_fn=MultimodalCollator(processor, on_bad_image=on_bad_image),
+        collate_fn=MultimodalCollator(processor, on_bad_image=on_bad_image, on_empty="keep"),
         num_workers=num_workers,
     )
     logits, masks = [], []

@@ -10,8 +10,8 @@ from transformers import TrainingArguments
 from hf_multimodal.data.arguments import SourceArguments
 from hf_multimodal.data.checks import MODALITIES
 from hf_multimodal.data.choices import check_choice
+from hf_multimodal.data.command_line import CommandLine
 from hf_multimodal.data.loading import LoadedData
-from hf_multimodal.inference.command_line import CommandLine
 from hf_multimodal.models.configuration_vision_text import TEXT_POOLINGS
 from hf_multimodal.models.fusion import FUSIONS
 from hf_multimodal.training.freezing import parse_layers
@@ -43,6 +43,11 @@ TRAINING_DEFAULTS: dict[str, Any] = {
     "dataloader_persistent_workers": True,
     "use_cpu": not torch.accelerator.is_available(),
 }
+# Where an argument means something else than in transformers.
+HELP = {
+    "per_device_train_batch_size": "Examples a step on all processes together (times gradient_accumulation_steps), so "
+    "that one YAML file means the same optimisation on any number of them."
+}
 NOT_REPEATED = ("resume_from_checkpoint", "dry_run")
 # Small random models: larger batches, more epochs, and a common space no wider than they are.
 FROM_SCRATCH_DEFAULTS: dict[str, Any] = {"per_device_train_batch_size": 64, "num_train_epochs": 4, "hidden_size": 64}
@@ -56,10 +61,18 @@ class ModelArguments:
     """Which model is built, and how its parts learn."""
 
     vision_model: str | None = field(
-        default=None, metadata={"help": "Hub name or folder of the vision model. Not needed with --from_scratch."}
+        default=None,
+        metadata={
+            "help": "Hub name or folder of the vision model, or torchvision:<name> (torchvision:resnet50). Not needed "
+            "with --from_scratch."
+        },
     )
     text_model: str | None = field(
-        default=None, metadata={"help": "Hub name or folder of the text model. Not needed with --from_scratch."}
+        default=None,
+        metadata={
+            "help": "Hub name or folder of the text model. Not needed with --from_scratch, which also knows lstm and "
+            "gru; --word_vectors starts their embeddings."
+        },
     )
     from_scratch: bool = field(
         default=False,
@@ -94,7 +107,7 @@ class ModelArguments:
     class_weights: str = field(default="none", metadata={"help": "'balanced' weighs classes by inverse frequency."})
     oversample: bool = field(default=False, metadata={"help": "Repeat rare classes until all are equally frequent."})
     early_stopping_patience: int = field(
-        default=5, metadata={"help": "Stop after so many evaluations without a better validation NLL; 0: never."}
+        default=3, metadata={"help": "Stop after so many evaluations without a better validation NLL; 0: never."}
     )
 
     def __post_init__(self) -> None:
@@ -111,6 +124,10 @@ class ModelArguments:
                 raise ValueError(f"{name} is needed for modality {self.modality!r} unless from_scratch is set.")
             if not used and getattr(self, name) is not None:
                 raise ValueError(f"{name} {getattr(self, name)!r} has no use with modality {self.modality!r}.")
+        if self.modality != "both" and self.fusion != "concat":
+            raise ValueError(f"fusion {self.fusion!r} has no use with modality {self.modality!r}.")
+        if self.modality == "image" and self.text_pooling != "auto":
+            raise ValueError(f"text_pooling {self.text_pooling!r} has no use with modality 'image'.")
         if self.word_vectors is not None and not (self.from_scratch and self.modality != "image"):
             raise ValueError("word_vectors needs from_scratch and a text model.")
         if self.lora_rank < 0:
@@ -171,18 +188,18 @@ def parse_training_arguments(
         description: Docstring of the script.
 
     Returns:
-        The three dataclasses, with both learning rates filled in, and the arguments that repeat the run.
+        The three dataclasses, with both learning rates filled in and the batch size divided by the number of
+        processes, and the arguments that repeat the run on any number of them.
 
     Raises:
         ValueError: On an unknown flag, key or choice, arguments that contradict each other, or
             `label_smoothing_factor`.
     """
     types, defaults = (ModelArguments, DataArguments, TrainingArguments), TRAINING_DEFAULTS
-    line = CommandLine(types, argv, description, defaults)
-    given = line.given()
+    given = CommandLine(types, argv, description, defaults, HELP).given()
     for name, changed in (("from_scratch", FROM_SCRATCH_DEFAULTS), ("fit_on_validation", FINAL_FIT_DEFAULTS)):
         defaults = {**defaults, **changed} if given.get(name) else defaults
-    line = CommandLine(types, argv, description, defaults)
+    line = CommandLine(types, argv, description, defaults, HELP)
     model_args, data_args, training_args = line.parse()
     if training_args.label_smoothing_factor:
         raise ValueError(
@@ -191,9 +208,20 @@ def parse_training_arguments(
         )
     if data_args.data is None:
         raise ValueError("data is needed: a table, a folder, a Hub data set, or controlled:<task>.")
+    if data_args.augment and model_args.modality == "text":
+        raise ValueError("augment has no use with modality 'text'.")
+    if data_args.max_length is not None and model_args.modality == "image":
+        raise ValueError(f"max_length {data_args.max_length} has no use with modality 'image'.")
     if data_args.fit_on_validation and (training_args.eval_strategy != "no" or training_args.load_best_model_at_end):
         raise ValueError("fit_on_validation leaves no rows to evaluate on: eval_strategy must be 'no'.")
     training_args.learning_rate, model_args.head_learning_rate = model_args.learning_rates(training_args.learning_rate)
+    share, rest = divmod(training_args.per_device_train_batch_size, training_args.world_size)
+    if rest:
+        raise ValueError(
+            f"per_device_train_batch_size is for all processes together and must be a multiple of their number, "
+            f"{training_args.world_size}, got {training_args.per_device_train_batch_size}."
+        )
+    training_args.per_device_train_batch_size = share
     metric = training_args.metric_for_best_model
     if metric is not None and metric.removeprefix("eval_") in LOWER_IS_BETTER:
         training_args.greater_is_better = False

@@ -120,7 +120,12 @@ def build_for_data(
 
     Returns:
         The model, a peft model where LoRA is asked for, and the processor.
+
+    Raises:
+        ValueError: If `label_smoothing` is asked for where an example has no single class.
     """
+    if model_args.label_smoothing and data.problem_type != "single_label_classification":
+        raise ValueError(f"label_smoothing needs one class an example, but problem_type is {data.problem_type!r}.")
     set_seed(seed)
     train = data.splits["train"]
     fields: dict[str, Any] = {"problem_type": data.problem_type}

@@ -9,7 +9,7 @@ def add_lora(model: nn.Module, rank: int) -> Any:
     """Put LoRA matrices on the attention of the pretrained models; what is not pretrained is trained in full.
 
     Only layers that are not frozen get matrices. A model without attention (a convolutional one) gets them on all
-    its linear and convolutional layers.
+    its linear and convolutional layers, but for grouped convolutions.
 
     Args:
         model: A model with `vision_model` and `text_model`.
@@ -24,6 +24,7 @@ def add_lora(model: nn.Module, rank: int) -> Any:
     """
     try:
         from peft import LoraConfig, get_peft_model
+        from peft.utils import ModulesToSaveWrapper
     except ImportError as error:
         raise ImportError("lora_rank needs peft: pip install 'hf_multimodal[lora]'.") from error
 
@@ -38,16 +39,29 @@ def add_lora(model: nn.Module, rank: int) -> Any:
         for name, child in model.named_children()
         if name not in ("vision_model", "text_model") and any(True for _ in child.parameters())
     ]
-    return get_peft_model(
-        model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, modules_to_save=new_parts)
-    )
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, modules_to_save=new_parts)
+    wrapped = get_peft_model(model, config)
+    for module in wrapped.modules():
+        base = getattr(module, "base_layer", None)
+        if isinstance(base, nn.Conv2d):  # MobileNet pads by what it reads off its convolutions
+            for name in ("stride", "kernel_size", "dilation"):
+                setattr(module, name, getattr(base, name))
+    # peft finds `modules_to_save` by the end of their names, and a vision model may hold a `network.classifier`.
+    for path, module in list(wrapped.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper) and path.split(".")[2] in ("vision_model", "text_model"):
+            wrapped.set_submodule(path, module.original_module)
+            for name, parameter in module.original_module.named_parameters():
+                parameter.requires_grad_("lora_" in name)
+    return wrapped
 
 
 def _lora_targets(model: nn.Module) -> list[str]:
     layers = {
         name: module
         for name, module in model.named_modules()
-        if type(module).__name__ in ("Linear", "Conv1D", "Conv2d") and module.weight.requires_grad
+        if type(module).__name__ in ("Linear", "Conv1D", "Conv2d")
+        and module.weight.requires_grad
+        and getattr(module, "groups", 1) == 1
     }
     attention = [
         name

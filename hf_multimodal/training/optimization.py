@@ -14,7 +14,8 @@ def parameter_groups(
     """Sort the trainable parameters into groups for an optimizer.
 
     Parameters of `vision_model` and `text_model` get `learning_rate`; all others, and LoRA's, which start from
-    nothing as well, get `head_learning_rate`. Which parameters decay is transformers' own rule.
+    nothing as well, get `head_learning_rate`. Decaying are those of transformers' own rule, which goes by names, less
+    all of normalisation layers of any kind and all vectors and scalars.
 
     Args:
         model: The model, or a peft model around it.
@@ -26,6 +27,12 @@ def parameter_groups(
         At most four groups, none of them empty: pretrained before new, decaying before not decaying.
     """
     decaying = set(Trainer.get_decay_parameter_names(None, model))  # type: ignore[arg-type]  # reads no self
+    decaying -= {
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim < 2 or "Norm" in type(module).__name__
+    }
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {
         (is_new, is_fixed): [] for is_new in (False, True) for is_fixed in (False, True)
     }

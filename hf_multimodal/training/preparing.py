@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
-from hf_multimodal.data.checks import BadSample
+from hf_multimodal.data.checks import BadSample, missing_columns
 from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.data.splits import complete_splits
 from hf_multimodal.training.arguments import DataArguments
@@ -28,11 +28,17 @@ def prepare_training_data(
         that the policy let pass.
 
     Raises:
-        ValueError: If there is nothing to train on, or a bad sample that the policy does not allow.
+        ValueError: If there is nothing to train on, the data lack a column that the modality needs, or there is a bad
+            sample that the policy does not allow.
     """
     data = args.load()
     if "train" not in data.splits:
         raise ValueError(f"{args.data} has no training rows, only {sorted(map(str, data.splits))}.")
+    missing = missing_columns(data, modality)
+    if missing:
+        left = [name for name in ("image", "text") if name in data.columns]
+        way_out = f" --modality {left[0]} trains on that alone." if modality == "both" and len(left) == 1 else ""
+        raise ValueError(f"{args.data}: {' Also, '.join(missing)}{way_out}")
     splits = complete_splits(data.splits, **args.split_options)
     limits = {
         "train": args.max_train_samples,
@@ -42,9 +48,8 @@ def prepare_training_data(
     used = {name: first_rows(splits[name], limit) for name, limit in limits.items()}
     if args.dry_run and args.on_bad_sample == "error":  # a dry run reports bad samples instead of stopping at them
         args = replace(args, on_bad_sample="drop")
-    checked, bad_samples = args.check(
-        replace(data, splits=DatasetDict(used)), modality, None if args.dry_run else folder
-    )
+    listing = None if args.dry_run or folder is None else folder / "bad_samples.csv"
+    checked, bad_samples = args.check(replace(data, splits=DatasetDict(used)), modality, listing)
     for name, rows in checked.splits.items():
         if len(rows) == 0:
             raise ValueError(f"{args.data}: no usable row is left in the split {str(name)!r}.")

@@ -78,7 +78,7 @@ def build_trainer(
         model=model,
         args=training_args,
         data_collator=MultimodalCollator(processor, augment=augment),
-        eval_collator=MultimodalCollator(processor),
+        eval_collator=MultimodalCollator(processor, on_empty="keep"),
         train_dataset=splits["train"],
         eval_dataset=splits.get("validation"),
         compute_metrics=compute_metrics_for(data.problem_type, list(data.id2label.values())),
@@ -110,10 +110,10 @@ def run_training(
         What `metrics.json` holds; an empty dict on all ranks but the first.
     """
     checkpoint = find_checkpoint(training_args.resume_from_checkpoint, str(training_args.output_dir))
-    if checkpoint is None and training_args.process_index == 0:
-        remove_checkpoints(str(training_args.output_dir))
     model, processor = build_for_data(model_args, data_args, data, training_args.seed)
     trainer = build_trainer(model_args, data_args, training_args, data, model, processor)
+    if checkpoint is None and training_args.process_index == 0:
+        remove_checkpoints(str(training_args.output_dir))  # only now: a start that fails leaves them
     output = trainer.train(resume_from_checkpoint=checkpoint)
     if not trainer.is_world_process_zero():
         return {}
@@ -141,9 +141,12 @@ def run_training(
     }
     run = {
         "modality": model_args.modality,
-        "fusion": model_args.fusion,
+        "fusion": model_args.fusion if model_args.modality == "both" else None,
         "seed": training_args.seed,
         "world_size": training_args.world_size,
+        "examples_per_step": training_args.train_batch_size
+        * training_args.world_size
+        * training_args.gradient_accumulation_steps,
         "steps": output.global_step,
         "best_step": trainer.state.best_global_step,
         "epochs": trainer.state.epoch,

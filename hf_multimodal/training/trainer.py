@@ -20,6 +20,7 @@ class MultimodalTrainer(Trainer):
     - The order of the examples and the augmentation are functions of (seed, epoch, example), so a resumed run sees
       what the whole run would have seen.
     - Augmentation is for training only: evaluation uses `eval_collator`.
+    - With `torch_compile`, a batch in which everything is present goes without `modality_mask`.
     - A checkpoint with missing or unexpected weights is an error, where `Trainer` warns and goes on.
 
     Args:
@@ -60,6 +61,14 @@ class MultimodalTrainer(Trainer):
             )
             self.optimizer_cls_and_kwargs = (optimizer, kwargs)
         return super().create_optimizer(model)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Compiled, a model with BatchNorm learns its statistics only from batches without a mask."""
+        if self.args.torch_compile and "modality_mask" in inputs:
+            read = [name in inputs for name in ("pixel_values", "input_ids")]
+            if inputs["modality_mask"][:, torch.tensor(read)].all():
+                inputs = {name: value for name, value in inputs.items() if name != "modality_mask"}
+        return super()._prepare_inputs(inputs)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         if self.args.train_sampling_strategy not in ("random", "group_by_length"):

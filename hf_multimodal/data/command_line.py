@@ -22,6 +22,7 @@ class CommandLine:
         argv: The flags; None means those of the process.
         description: Docstring of the script, shown by `--help`.
         defaults: Defaults that replace those of the dataclasses.
+        help_texts: Help texts, by argument, that replace those of the dataclasses.
 
     Raises:
         FileNotFoundError: If there is no such YAML file.
@@ -42,10 +43,13 @@ class CommandLine:
         argv: list[str] | None,
         description: str | None = None,
         defaults: Mapping[str, Any] | None = None,
+        help_texts: Mapping[str, str] | None = None,
     ) -> None:
         self.parser = HfArgumentParser(types, description=description, allow_abbrev=False)
         self.parser.add_argument("--config", help="YAML file of these arguments; flags override it.")
         self.parser.set_defaults(**(defaults or {}))
+        for name, text in (help_texts or {}).items():
+            self.parser._option_string_actions[f"--{name}"].help = text
         self.names = [entry.name for kind in types for entry in fields(kind) if entry.init]
         if "resume_from_checkpoint" in self.names:  # without a value: from the last checkpoint of the run
             action = self.parser._option_string_actions["--resume_from_checkpoint"]
