@@ -1,15 +1,16 @@
-"""The fusions: modules that turn the features of two modalities into one vector an example."""
+"""The fusions: modules that turn the features of two modalities into one vector an example.
 
-from typing import TYPE_CHECKING, ClassVar
+Each is built from a `FusionConfig`, which looks its choices up here and is therefore not imported.
+"""
+
+from typing import ClassVar
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 from .attention import FusionLayer
 from .features import Features
-
-if TYPE_CHECKING:
-    from .configuration_fusion import FusionConfig
 
 
 def present_softmax(scores: torch.Tensor, modality_mask: torch.Tensor) -> torch.Tensor:
@@ -38,7 +39,7 @@ class ConcatFusion(Fusion):
         config: Its `hidden_size` is the width of each modality embedding and of the output.
     """
 
-    def __init__(self, config: "FusionConfig") -> None:
+    def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
         self.output_size = config.hidden_size
         self.mlp = nn.Sequential(
@@ -57,7 +58,7 @@ class WeightedSumFusion(Fusion):
         config: Its `hidden_size` is the width of each modality embedding and of the output.
     """
 
-    def __init__(self, config: "FusionConfig") -> None:
+    def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
         self.output_size = config.hidden_size
         self.scores = nn.Embedding(1, 2)  # a module, since LoRA drops bare parameters
@@ -86,7 +87,7 @@ class GatedFusion(Fusion):
     True
     """
 
-    def __init__(self, config: "FusionConfig") -> None:
+    def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
         self.output_size = config.hidden_size
         self.gate = nn.Linear(2 * config.hidden_size, 2)
@@ -107,7 +108,7 @@ class AttentionFusion(Fusion):
         config: Its `hidden_size` is the width of each modality embedding and of the output.
     """
 
-    def __init__(self, config: "FusionConfig") -> None:
+    def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
         self.output_size = config.hidden_size
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
@@ -131,7 +132,7 @@ class BilinearFusion(Fusion):
         config: Its `hidden_size` is the width of each modality embedding, the rank, and the width of the output.
     """
 
-    def __init__(self, config: "FusionConfig") -> None:
+    def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
         self.output_size = config.hidden_size
         self.image_factor = nn.Linear(config.hidden_size, config.hidden_size)
@@ -154,7 +155,7 @@ class LateFusion(Fusion):
         config: Its `hidden_size` is the width of each modality embedding; `modalities` are those that get an MLP.
     """
 
-    def __init__(self, config: "FusionConfig") -> None:
+    def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
         self.columns = config.modalities
         self.output_size = len(self.columns) * config.hidden_size
@@ -197,7 +198,7 @@ class CrossAttentionFusion(Fusion):
 
     reads_tokens = True
 
-    def __init__(self, config: "FusionConfig") -> None:
+    def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
         self.output_size = 2 * config.hidden_size
         self.image_layers, self.text_layers = (
@@ -231,7 +232,7 @@ class EarlyFusion(Fusion):
 
     reads_tokens = True
 
-    def __init__(self, config: "FusionConfig") -> None:
+    def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
         self.output_size = 2 * config.hidden_size
         self.modality_type = nn.Embedding(2, config.hidden_size)
