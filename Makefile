@@ -40,6 +40,6 @@ ecnu: .venv/installed  ## the tweets of HF_MULTIMODAL_DATA: image, text and both
 	$(BIN)/python benchmarks/ecnu.py --split grouped
 
 bench: .venv/installed  ## the training recipe against the naive one, side by side
-	$(BIN)/python benchmarks/bench_train.py
+	$(BIN)/python benchmarks/bench_train.py --rows 256
 
 .PHONY: help demo test test-slow style check ceilings fusions ecnu bench
