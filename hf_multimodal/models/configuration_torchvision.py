@@ -25,6 +25,8 @@ FEATURE_LAYERS = (
     "encoder",
 )
 
+TORCHVISION_PREFIX = "torchvision:"  # before the name of an architecture, where a checkpoint is named otherwise
+
 
 def check_architecture(architecture: str) -> None:
     """Raise if no torchvision classifier is called so, or it has no linear layer to read the feature from.

@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_MAPPING,
 )
 
+from .configuration_torchvision import TORCHVISION_PREFIX
 from .modeling_recurrent_text import RecurrentTextModel
 from .modeling_torchvision import TorchvisionModel
 
@@ -30,7 +31,6 @@ MODEL_CLASSES: dict[str, type[PreTrainedModel]] = {
     "siglip_text_model": SiglipTextModel,
     "t5": T5EncoderModel,
 }
-TORCHVISION_PREFIX = "torchvision:"
 OWN_TEXT_POOLING = ("clip_text_model", "siglip_text_model", "recurrent_text")
 
 

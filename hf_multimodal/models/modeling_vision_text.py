@@ -212,7 +212,8 @@ class VisionTextPreTrainedModel(PreTrainedModel):
         texts = input_ids if self.text_model is not None else None
         given = images if images is not None else texts
         if given is None:
-            reads = [name for name, model in self._inner_models() if model is not None]
+            models = {"pixel_values": self.vision_model, "input_ids": self.text_model}
+            reads = [name for name, model in models.items() if model is not None]
             raise ValueError(f"forward needs one of the inputs that this model reads, {reads}; got none of them.")
         batch, device = given.shape[0], given.device
         mask = torch.ones(batch, 2, device=device, dtype=torch.long) if modality_mask is None else modality_mask
@@ -242,9 +243,6 @@ class VisionTextPreTrainedModel(PreTrainedModel):
             text_tokens=text_tokens,
             text_token_mask=text_token_mask,
         )
-
-    def _inner_models(self) -> tuple[tuple[str, Any], ...]:
-        return ("pixel_values", self.vision_model), ("input_ids", self.text_model)
 
     def _run_vision(self, pixel_values: torch.Tensor) -> Encoded:
         output = self.vision_model(pixel_values.to(self.vision_model.dtype))

@@ -10,8 +10,9 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, CLIPImag
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
+from .configuration_torchvision import TORCHVISION_PREFIX
+
 PARTS = ("image_processor", "tokenizer")
-TORCHVISION_PREFIX = "torchvision:"
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 
 
