@@ -7,6 +7,8 @@ from .models import (
     MultimodalProcessor,
     RecurrentTextConfig,
     RecurrentTextModel,
+    RobustFusionConfig,
+    RobustFusionForImageTextClassification,
     TorchvisionConfig,
     TorchvisionModel,
 )
@@ -18,6 +20,8 @@ __all__ = [
     "MultimodalProcessor",
     "RecurrentTextConfig",
     "RecurrentTextModel",
+    "RobustFusionConfig",
+    "RobustFusionForImageTextClassification",
     "TorchvisionConfig",
     "TorchvisionModel",
 ]

@@ -11,9 +11,16 @@ from conftest import TEXT_CONFIGS, VISION_CONFIGS, make_batch
 from torch import nn
 from transformers import AutoModel, TrainingArguments
 
-from hf_multimodal import FusionConfig, FusionForImageTextClassification, MultimodalCollator, MultimodalProcessor
+from hf_multimodal import (
+    FusionConfig,
+    FusionForImageTextClassification,
+    MultimodalCollator,
+    MultimodalProcessor,
+    RobustFusionForImageTextClassification,
+)
 from hf_multimodal.data.augmentation import ImageAugmentation
 from hf_multimodal.data.controlled import make_controlled
+from hf_multimodal.data.presence import PresenceRedraw
 from hf_multimodal.evaluation.metrics import compute_metrics_for
 from hf_multimodal.training.arguments import ModelArguments
 from hf_multimodal.training.building import balanced_class_weights, build_model_and_processor
@@ -182,7 +189,7 @@ def test_texts_of_like_length_share_a_group() -> None:
 class Reader:
     """Tiny data, a tiny model and a trainer over them."""
 
-    def __init__(self, folder: Path, **arguments: Any) -> None:
+    def __init__(self, folder: Path, robust: bool = False, weight_average: float = 0.0, **arguments: Any) -> None:
         self.data = make_controlled("unique", size=24)
         tokenizer = train_tokenizer(self.data["text"])
         _, image_processor = vision_part(None)
@@ -190,37 +197,82 @@ class Reader:
         self.processor = MultimodalProcessor(image_processor, tokenizer)
         text = hf.BertConfig(**{**TEXT_CONFIGS["bert"]().to_dict(), "vocab_size": len(tokenizer)})
         torch.manual_seed(0)
-        config = FusionConfig(
+        model_class = RobustFusionForImageTextClassification if robust else FusionForImageTextClassification
+        config = model_class.config_class(
             vision_config=VISION_CONFIGS["vit"](), text_config=text, hidden_size=16, num_labels=4, problem_type=KIND
         )
+        redraw = PresenceRedraw(0) if robust else None
         fixed = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "remove_unused_columns": False}
         defaults = {"per_device_train_batch_size": 4, "num_train_epochs": 2, "learning_rate": 1e-3, "save_steps": 4}
         names = [f"class_{index}" for index in range(4)]
         self.trainer = MultimodalTrainer(
-            model=FusionForImageTextClassification(config),
+            model=model_class(config),
             args=TrainingArguments(str(folder), **{**fixed, **defaults, **arguments}, label_names=["labels"]),
-            data_collator=MultimodalCollator(self.processor, augment=ImageAugmentation(0)),
+            data_collator=MultimodalCollator(self.processor, augment=ImageAugmentation(0), redraw=redraw),
             eval_collator=MultimodalCollator(self.processor),
             train_dataset=self.data,
             eval_dataset=self.data,
             compute_metrics=compute_metrics_for(KIND, names),
             head_learning_rate=1e-2,
+            weight_average=weight_average,
         )
 
     def weights(self) -> dict[str, torch.Tensor]:
         return {name: tensor.clone() for name, tensor in self.trainer.model.state_dict().items()}
 
 
-@pytest.mark.parametrize("step", [4, 6, 8])  # in an epoch, between two, in the second
-def test_a_resumed_run_is_bit_identical(tmp_path: Path, step: int) -> None:
-    whole = Reader(tmp_path / "whole", save_strategy="steps", save_steps=step)
+@pytest.mark.parametrize(
+    ("step", "family"),
+    [
+        (4, {}),  # in an epoch
+        (6, {}),  # between two
+        (8, {}),  # in the second
+        (8, {"weight_average": 0.9}),
+        (8, {"robust": True}),
+    ],
+)
+def test_a_resumed_run_is_bit_identical(tmp_path: Path, step: int, family: dict[str, Any]) -> None:
+    whole = Reader(tmp_path / "whole", save_strategy="steps", save_steps=step, **family)
     whole.trainer.train()
-    resumed = Reader(tmp_path / "resumed", dataloader_num_workers=1, dataloader_persistent_workers=True)
+    resumed = Reader(tmp_path / "resumed", dataloader_num_workers=1, dataloader_persistent_workers=True, **family)
     torch.manual_seed(1)
     resumed.trainer.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
     expected, found = whole.weights(), resumed.weights()
     assert resumed.trainer.state.global_step == 12
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_the_average_of_the_weights_is_kept(tmp_path: Path) -> None:
+    reader = Reader(tmp_path, weight_average=0.5)
+    steps: list[dict[str, torch.Tensor]] = []
+
+    class Recorder(hf.TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            steps.append(reader.weights())
+
+    reader.trainer.add_callback(Recorder())
+    expected = reader.weights()
+    reader.trainer.train()
+    for weights in steps:
+        expected = {name: torch.lerp(expected[name], value, 0.5) for name, value in weights.items()}
+    assert all(torch.allclose(value, expected[name], atol=1e-6) for name, value in reader.weights().items())
+    assert not torch.equal(reader.weights()["classifier.weight"], steps[-1]["classifier.weight"])
+
+
+def test_the_best_average_is_loaded(tmp_path: Path) -> None:
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "nll", "greater_is_better": False}
+    strategies = {"eval_strategy": "epoch", "save_strategy": "epoch", "num_train_epochs": 3}
+    reader = Reader(tmp_path, weight_average=0.9, **best, **strategies)
+    reader.trainer.train()
+    assert reader.trainer.evaluate()["eval_nll"] == pytest.approx(reader.trainer.state.best_metric, abs=1e-6)
+
+
+def test_a_checkpoint_without_an_average_is_refused(tmp_path: Path) -> None:
+    Reader(tmp_path, max_steps=4).trainer.train()
+    with pytest.raises(FileNotFoundError, match="saved without an average of the weights"):
+        Reader(tmp_path, max_steps=8, weight_average=0.9).trainer.train(
+            resume_from_checkpoint=str(tmp_path / "checkpoint-4")
+        )
 
 
 def test_evaluation_is_not_augmented_and_learning_rates_are_two(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ class MultimodalCollator:
         label_column: Column of labels: class number, multi-hot list of floats, or float. None where unlabelled.
         augment: Called with (picture, epoch, example index) on every picture; rows then need an `index` column.
             Leave it out for evaluation.
+        redraw: Called with (epoch, example indices, modality_mask) on every batch; what it returns is the batch's
+            `fusion_mask`. For training a robust classifier; rows then need an `index` column.
         on_bad_image: `"error"` raises on a picture that cannot be read; `"missing"` warns and treats it as missing.
         on_empty: `"error"` raises on a labelled example with nothing that the model reads, which would teach it the
             label of nothing; `"keep"` is for evaluation. Unlabelled examples are always kept.
@@ -56,6 +58,7 @@ class MultimodalCollator:
         text_column: str = "text",
         label_column: str = "label",
         augment: Callable[[Image.Image, int, int], Image.Image] | None = None,
+        redraw: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
         on_bad_image: str = "error",
         on_empty: str = "error",
         max_length: int | None = None,
@@ -65,6 +68,7 @@ class MultimodalCollator:
         self.text_column = text_column
         self.label_column = label_column
         self.augment = augment
+        self.redraw = redraw
         self.on_bad_image = check_choice("on_bad_image", on_bad_image, ON_BAD_IMAGE)
         self.on_empty = check_choice("on_empty", on_empty, ON_EMPTY)
         self.max_length = max_length
@@ -78,7 +82,7 @@ class MultimodalCollator:
             rows: Rows of a dataset, as dicts.
 
         Returns:
-            What the processor returns, and `labels` unless all rows are unlabelled.
+            What the processor returns, `labels` unless all rows are unlabelled, and `fusion_mask` with `redraw`.
         """
         inputs: dict[str, Any] = {}
         if self.processor.image_processor is not None:
@@ -87,6 +91,9 @@ class MultimodalCollator:
             inputs["text"] = [_value(row, self.text_column) for row in rows]
             inputs |= {} if self.max_length is None else {"max_length": self.max_length}
         batch = dict(self.processor(**inputs, return_tensors="pt"))
+        if self.redraw is not None:
+            index = torch.tensor([_value(row, "index") for row in rows])
+            batch["fusion_mask"] = self.redraw(int(self.epoch), index, batch["modality_mask"])
         labels = self._labels(rows)
         if labels is not None:
             batch["labels"] = labels

@@ -30,16 +30,21 @@ def count_rows(splits: DatasetDict | Mapping[str, Dataset], id2label: Mapping[in
     """
     counts: dict[str, dict[str, Any]] = {}
     for name, rows in splits.items():
-        has_image, has_text = _present(rows, "image"), _present(rows, "text")
+        has_image, has_text = presence(rows).T
         patterns = (has_image & has_text, has_image & ~has_text, ~has_image & has_text, ~has_image & ~has_text)
-        presence = {pattern: int(hit.sum()) for pattern, hit in zip(PRESENCE_PATTERNS, patterns, strict=True)}
-        counts[name] = {"rows": len(rows), "classes": _classes(rows["label"][:], id2label), "presence": presence}
+        counts[name] = {
+            "rows": len(rows),
+            "classes": _classes(rows["label"][:], id2label),
+            "presence": {pattern: int(hit.sum()) for pattern, hit in zip(PRESENCE_PATTERNS, patterns, strict=True)},
+        }
     return counts
 
 
-def _present(rows: Dataset, column: str) -> np.ndarray:
-    cells = rows.select_columns([column]).with_format("arrow")[:][column]
-    return cells.is_valid().to_numpy(zero_copy_only=False)
+def presence(rows: Dataset) -> np.ndarray:
+    """(rows, 2) bool, True = present, column 0 `image`, column 1 `text`; no picture is opened."""
+    cells = rows.select_columns(["image", "text"]).with_format("arrow")[:]
+    columns = [cells[column].is_valid().to_numpy(zero_copy_only=False) for column in ("image", "text")]
+    return np.stack(columns, axis=1)
 
 
 def _classes(labels: list[Any], id2label: Mapping[int, str]) -> dict[str, int]:

@@ -43,6 +43,33 @@ def class_names_of(config: Any) -> list[str]:
     return [config.id2label[index] for index in range(config.num_labels)]
 
 
+def batches(
+    processor: Any, dataset: Dataset, batch_size: int, num_workers: int = 0, on_bad_image: str = "error"
+) -> tuple[DataLoader, np.ndarray]:
+    """Unlabelled batches of texts of like length, so that little is spent on padding.
+
+    Args:
+        processor: The model's processor.
+        dataset: Columns `image` and `text`, those that the processor reads.
+        batch_size: Examples a batch.
+        num_workers: Processes that decode and tokenize.
+        on_bad_image: As for `MultimodalCollator`.
+
+    Returns:
+        The batches, and the indices that bring what is computed from them back into the order of the data set.
+    """
+    texts = dataset["text"] if processor.tokenizer is not None else [""] * len(dataset)
+    order = np.argsort([-len(text or "") for text in texts], kind="stable")
+    loader = DataLoader(
+        dataset.select_columns([name for name in ("image", "text", "id") if name in dataset.column_names]),
+        batch_size=batch_size,
+        sampler=order.tolist(),
+        collate_fn=MultimodalCollator(processor, on_bad_image=on_bad_image, on_empty="keep"),
+        num_workers=num_workers,
+    )
+    return loader, np.argsort(order)
+
+
 @torch.inference_mode()
 def predict_dataset(
     model: PreTrainedModel,
@@ -78,20 +105,11 @@ def predict_dataset(
         raise ValueError("there are no rows to predict.")
     model.eval()
     problem_type = model.config.problem_type
-    texts = dataset["text"] if processor.tokenizer is not None else [""] * len(dataset)
-    order = np.argsort([-len(text or "") for text in texts], kind="stable")
-    loader = DataLoader(
-        dataset.select_columns([name for name in ("image", "text", "id") if name in dataset.column_names]),
-        batch_size=batch_size,
-        sampler=order.tolist(),
-        collate_fn=MultimodalCollator(processor, on_bad_image=on_bad_image, on_empty="keep"),
-        num_workers=num_workers,
-    )
+    loader, back = batches(processor, dataset, batch_size, num_workers, on_bad_image)
     logits, masks = [], []
     for batch in tqdm(loader, desc="Predicting", disable=not show_progress):
         masks.append(batch["modality_mask"])
         logits.append(model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).logits.float().cpu())
-    back = np.argsort(order)
     present = torch.cat(masks).numpy()[back]
     return Predictions.from_outputs(
         problem_type,

@@ -4,18 +4,22 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from .configuration_fusion import FusionConfig
 from .configuration_recurrent_text import RecurrentTextConfig
+from .configuration_robust_fusion import RobustFusionConfig
 from .configuration_torchvision import TorchvisionConfig
 from .modeling_fusion import FusionForImageTextClassification
 from .modeling_recurrent_text import RecurrentTextModel
+from .modeling_robust_fusion import RobustFusionForImageTextClassification
 from .modeling_torchvision import TorchvisionModel
 from .processing_multimodal import MultimodalProcessor
 
-for config_class, model_class in (
+CLASSIFIERS = (
     (FusionConfig, FusionForImageTextClassification),
-    (TorchvisionConfig, TorchvisionModel),
-    (RecurrentTextConfig, RecurrentTextModel),
-):
+    (RobustFusionConfig, RobustFusionForImageTextClassification),
+)
+INNER_MODELS = ((TorchvisionConfig, TorchvisionModel), (RecurrentTextConfig, RecurrentTextModel))
+for config_class, model_class in (*CLASSIFIERS, *INNER_MODELS):
     AutoConfig.register(config_class.model_type, config_class)
     AutoModel.register(config_class, model_class)
-AutoModelForSequenceClassification.register(FusionConfig, FusionForImageTextClassification)
-AutoProcessor.register(FusionConfig, MultimodalProcessor)
+for config_class, model_class in CLASSIFIERS:
+    AutoModelForSequenceClassification.register(config_class, model_class)
+    AutoProcessor.register(config_class, MultimodalProcessor)

@@ -43,3 +43,22 @@ CLASSIFICATION_LOSSES = {
     "multi_label_classification": binary_cross_entropy,
     "regression": squared_error,
 }
+
+
+def classification_loss(logits: torch.Tensor, labels: torch.Tensor, config: FusionConfig) -> torch.Tensor:
+    """(batch,) losses in float32 by the config's `problem_type`, which the labels decide where it is not stated.
+
+    Args:
+        logits: (batch, num_labels).
+        labels: (batch,) class numbers; (batch, num_labels) of 0 and 1 for multi-label; (batch,) or (batch,
+            num_labels) numbers for regression.
+        config: Its `problem_type` is filled in if it is None, as transformers does.
+    """
+    if config.problem_type is None:
+        if config.num_labels == 1:
+            config.problem_type = "regression"
+        elif labels.is_floating_point():
+            config.problem_type = "multi_label_classification"
+        else:
+            config.problem_type = "single_label_classification"
+    return CLASSIFICATION_LOSSES[config.problem_type](logits.float(), labels, config)

@@ -9,7 +9,7 @@ from transformers.utils import ModelOutput, can_return_tuple, logging
 
 from .configuration_fusion import FusionConfig
 from .fusion import FUSIONS, LateFusion
-from .losses import CLASSIFICATION_LOSSES
+from .losses import classification_loss
 from .modeling_vision_text import VisionTextPreTrainedModel
 
 logger = logging.get_logger(__name__)
@@ -106,20 +106,10 @@ class FusionForImageTextClassification(VisionTextPreTrainedModel):
         fused = self.fusion(features)
         logits = self.classifier(fused)
         return ImageTextClassifierOutput(
-            loss=None if labels is None else self._loss(logits, labels),
+            loss=None if labels is None else classification_loss(logits, labels, self.config).mean(),
             logits=logits,
             fused_embeds=fused,
             image_embeds=features.embeds[:, 0],
             text_embeds=features.embeds[:, 1],
             modality_mask=features.modality_mask,
         )
-
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        if self.config.problem_type is None:
-            if self.config.num_labels == 1:
-                self.config.problem_type = "regression"
-            elif labels.is_floating_point():
-                self.config.problem_type = "multi_label_classification"
-            else:
-                self.config.problem_type = "single_label_classification"
-        return CLASSIFICATION_LOSSES[self.config.problem_type](logits.float(), labels, self.config).mean()

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import TrainingArguments
@@ -12,6 +12,8 @@ from hf_multimodal.data.checks import MODALITIES
 from hf_multimodal.data.choices import check_choice
 from hf_multimodal.data.command_line import CommandLine
 from hf_multimodal.data.loading import LoadedData
+from hf_multimodal.data.presence import MissingRate, PresenceRedraw
+from hf_multimodal.models import FusionForImageTextClassification
 from hf_multimodal.models.configuration_vision_text import TEXT_POOLINGS
 from hf_multimodal.models.fusion import FUSIONS
 from hf_multimodal.training.freezing import parse_layers
@@ -60,6 +62,10 @@ LOWER_IS_BETTER = ("loss", "nll", "brier", "ece", "mse", "mae")
 class ModelArguments:
     """Which model is built, and how its parts learn."""
 
+    model_class: ClassVar[Any] = FusionForImageTextClassification
+    fits_stack: ClassVar[bool] = False
+    from_fusion: ClassVar[str | None] = None
+
     vision_model: str | None = field(
         default=None,
         metadata={
@@ -106,6 +112,10 @@ class ModelArguments:
     label_smoothing: float = field(default=0.0, metadata={"help": "Share of each target spread over all classes."})
     class_weights: str = field(default="none", metadata={"help": "'balanced' weighs classes by inverse frequency."})
     oversample: bool = field(default=False, metadata={"help": "Repeat rare classes until all are equally frequent."})
+    weight_average: float = field(
+        default=0.0,
+        metadata={"help": "Evaluate and keep a running average of the weights with this decay a step (0.98); 0: none."},
+    )
     early_stopping_patience: int = field(
         default=3, metadata={"help": "Stop after so many evaluations without a better validation NLL; 0: never."}
     )
@@ -120,7 +130,7 @@ class ModelArguments:
             used = self.modality in ("both", modality)
             if parse_layers(getattr(self, freeze), freeze) and not used:
                 raise ValueError(f"{freeze} {getattr(self, freeze)!r} has no use with modality {self.modality!r}.")
-            if used and not self.from_scratch and getattr(self, name) is None:
+            if used and not (self.from_scratch or self.from_fusion) and getattr(self, name) is None:
                 raise ValueError(f"{name} is needed for modality {self.modality!r} unless from_scratch is set.")
             if not used and getattr(self, name) is not None:
                 raise ValueError(f"{name} {getattr(self, name)!r} has no use with modality {self.modality!r}.")
@@ -130,10 +140,26 @@ class ModelArguments:
             raise ValueError(f"text_pooling {self.text_pooling!r} has no use with modality 'image'.")
         if self.word_vectors is not None and not (self.from_scratch and self.modality != "image"):
             raise ValueError("word_vectors needs from_scratch and a text model.")
+        if not 0 <= self.weight_average < 1:
+            raise ValueError(f"weight_average must lie in [0, 1), got {self.weight_average}.")
         if self.lora_rank < 0:
             raise ValueError(f"lora_rank must be 0 or more, got {self.lora_rank}.")
         if self.lora_rank and self.from_scratch:
             raise ValueError("lora_rank needs pretrained weights, so it cannot go with from_scratch.")
+
+    def config_fields(self) -> dict[str, Any]:
+        """Fields of the model's configuration."""
+        return {
+            "hidden_size": self.hidden_size,
+            "dropout": self.dropout,
+            "text_pooling": self.text_pooling,
+            "fusion": self.fusion,
+            "label_smoothing": self.label_smoothing,
+        }
+
+    def presence_redraw(self, seed: int) -> PresenceRedraw | None:
+        """What hides modalities from the joint branch in training; a plain fused classifier has none."""
+        return None
 
     def learning_rates(self, learning_rate: float | None) -> tuple[float, float]:
         """Fill in what the user left open.
@@ -166,11 +192,29 @@ class DataArguments(SourceArguments):
     augment: bool = field(default=False, metadata={"help": "Random crop, flip and light colour on training pictures."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first N training examples."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Use only the first N validation examples."})
+    missing: str | None = field(
+        default=None,
+        metadata={
+            "help": "Take images or texts away from training and validation rows: image:0.5 from half of them, text:0.9, "
+            "or both:0.7, where half of these 70 %% lack the image and half the text."
+        },
+    )
+    eval_missing: str | None = field(default=None, metadata={"help": "The same for the test rows."})
+    missing_seed: int = field(default=0, metadata={"help": "Seed of who lacks what."})
+    complete_only: bool = field(
+        default=False, metadata={"help": "Train only on examples that have both an image and a text."}
+    )
     fit_on_validation: bool = field(
         default=False,
         metadata={"help": "Final fit, all choices made: train on the validation rows too, keep the last step."},
     )
     dry_run: bool = field(default=False, metadata={"help": "Report on data and model, run one step, write nothing."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for rate in (self.missing, self.eval_missing):
+            if rate is not None:
+                MissingRate.parse(rate)
 
     def load(self, **options: Any) -> LoadedData:
         """Load the data; of a controlled task no more rows than are wanted."""
@@ -179,13 +223,16 @@ class DataArguments(SourceArguments):
 
 
 def parse_training_arguments(
-    argv: list[str] | None, description: str | None = None
+    argv: list[str] | None,
+    description: str | None = None,
+    model_arguments: type[ModelArguments] = ModelArguments,
 ) -> tuple[ModelArguments, DataArguments, TrainingArguments, dict[str, Any]]:
     """Read the arguments of a training run and check what can be known before data are loaded.
 
     Args:
         argv: The flags; None means those of the process.
         description: Docstring of the script.
+        model_arguments: The dataclass of the family of models.
 
     Returns:
         The three dataclasses, with both learning rates filled in and the batch size divided by the number of
@@ -195,7 +242,7 @@ def parse_training_arguments(
         ValueError: On an unknown flag, key or choice, arguments that contradict each other, or
             `label_smoothing_factor`.
     """
-    types, defaults = (ModelArguments, DataArguments, TrainingArguments), TRAINING_DEFAULTS
+    types, defaults = (model_arguments, DataArguments, TrainingArguments), TRAINING_DEFAULTS
     given = CommandLine(types, argv, description, defaults, HELP).given()
     for name, changed in (("from_scratch", FROM_SCRATCH_DEFAULTS), ("fit_on_validation", FINAL_FIT_DEFAULTS)):
         defaults = {**defaults, **changed} if given.get(name) else defaults
@@ -214,6 +261,8 @@ def parse_training_arguments(
         raise ValueError(f"max_length {data_args.max_length} has no use with modality 'image'.")
     if data_args.fit_on_validation and (training_args.eval_strategy != "no" or training_args.load_best_model_at_end):
         raise ValueError("fit_on_validation leaves no rows to evaluate on: eval_strategy must be 'no'.")
+    if data_args.fit_on_validation and model_args.fits_stack:
+        raise ValueError("fit_on_validation leaves no rows to fit the stack on: add no_stack.")
     training_args.learning_rate, model_args.head_learning_rate = model_args.learning_rates(training_args.learning_rate)
     share, rest = divmod(training_args.per_device_train_batch_size, training_args.world_size)
     if rest:

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging
 
 from hf_multimodal.data.loading import LoadedData
-from hf_multimodal.models import FusionConfig, FusionForImageTextClassification, MultimodalProcessor
+from hf_multimodal.models import MultimodalProcessor
 from hf_multimodal.models.processing_multimodal import padding_of
 from hf_multimodal.training.arguments import DataArguments, ModelArguments
 from hf_multimodal.training.freezing import freeze_layers
@@ -18,6 +18,8 @@ from hf_multimodal.training.lora import add_lora
 from hf_multimodal.training.word_vectors import initialise_embeddings
 
 logger = logging.get_logger(__name__)
+
+SHAPED_BY_FUSION = ("hidden_size", "dropout", "text_pooling", "fusion", "id2label", "num_labels")  # of `from_fusion`
 
 
 def balanced_class_weights(labels: Sequence[Any], problem_type: str, num_labels: int) -> list[float]:
@@ -57,7 +59,7 @@ def balanced_class_weights(labels: Sequence[Any], problem_type: str, num_labels:
 
 def build_model_and_processor(
     args: ModelArguments, texts: Iterable[str | None], max_length: int | None, **config_kwargs: Any
-) -> tuple[FusionForImageTextClassification, MultimodalProcessor]:
+) -> tuple[PreTrainedModel, MultimodalProcessor]:
     """Build what a training run starts from.
 
     Args:
@@ -72,30 +74,31 @@ def build_model_and_processor(
     Raises:
         ValueError: If more layers are to be frozen than there are, or `max_length` is more than the model reads.
     """
-    fields = {
-        "hidden_size": args.hidden_size,
-        "dropout": args.dropout,
-        "text_pooling": args.text_pooling,
-        "fusion": args.fusion,
-        "label_smoothing": args.label_smoothing,
-        **config_kwargs,
-    }
+    fields = {**args.config_fields(), **config_kwargs}
     sees_images, sees_texts = args.modality != "text", args.modality != "image"
     if args.from_scratch:
         vision_config, image_processor = vision_part(args.vision_model) if sees_images else (None, None)
         vectors = args.word_vectors
         text_config, tokenizer = text_part(args.text_model, texts, vectors) if sees_texts else (None, None)
         processor = MultimodalProcessor(image_processor, tokenizer, padding_of(text_config))
-        config = FusionConfig(vision_config=vision_config, text_config=text_config, **fields)
-        model = FusionForImageTextClassification(config)
+        config = args.model_class.config_class(vision_config=vision_config, text_config=text_config, **fields)
+        model = args.model_class(config)
         if vectors is not None:
             share = initialise_embeddings(model.text_model, tokenizer, vectors)
             logger.info("%.1f %% of the tokens start from the vectors of %s.", 100 * share, vectors)
+    elif args.from_fusion is not None:
+        processor = MultimodalProcessor.from_pretrained(args.from_fusion)
+        model = args.model_class.from_fusion(
+            args.from_fusion, **{name: value for name, value in fields.items() if name not in SHAPED_BY_FUSION}
+        )
+        if model.config.id2label != fields.get("id2label", model.config.id2label):
+            raise ValueError(
+                f"{args.from_fusion} was trained on the classes {list(model.config.id2label.values())}, but the data "
+                f"have {list(fields['id2label'].values())}."
+            )
     else:
         processor = MultimodalProcessor.from_vision_text_pretrained(args.vision_model, args.text_model)
-        model = FusionForImageTextClassification.from_vision_text_pretrained(
-            args.vision_model, args.text_model, **fields
-        )
+        model = args.model_class.from_vision_text_pretrained(args.vision_model, args.text_model, **fields)
     if max_length is not None and processor.tokenizer is not None:
         if max_length > processor.tokenizer.model_max_length:
             longest = processor.tokenizer.model_max_length

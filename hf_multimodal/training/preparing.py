@@ -6,11 +6,16 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
+from transformers.utils import logging
 
 from hf_multimodal.data.checks import BadSample, missing_columns
+from hf_multimodal.data.counts import presence
 from hf_multimodal.data.loading import LoadedData
+from hf_multimodal.data.presence import MissingRate, hide_at_rate
 from hf_multimodal.data.splits import complete_splits
 from hf_multimodal.training.arguments import DataArguments
+
+logger = logging.get_logger(__name__)
 
 
 def prepare_training_data(
@@ -53,11 +58,37 @@ def prepare_training_data(
     for name, rows in checked.splits.items():
         if len(rows) == 0:
             raise ValueError(f"{args.data}: no usable row is left in the split {str(name)!r}.")
+    checked = replace(checked, splits=with_missing(checked.splits, args, modality))
     if args.fit_on_validation:
         splits = dict(checked.splits)
         splits["train"] = concatenate_datasets([splits["train"], splits.pop("validation")])
         checked = replace(checked, splits=DatasetDict(splits))
     return checked, bad_samples
+
+
+def with_missing(splits: DatasetDict, args: DataArguments, modality: str) -> DatasetDict:
+    """Take images and texts away as `--missing` and `--eval_missing` say.
+
+    With `--missing` a model of one modality trains and stops on the rows that have it, and with `--complete_only` any
+    model on those that have both; how many were left out is logged.
+
+    Args:
+        splits: Checked rows.
+        args: The two rates and their seed.
+        modality: `both`, `image` or `text`.
+    """
+    left = dict(splits)
+    for name, rows in splits.items():
+        rate = args.eval_missing if name == "test" else args.missing
+        if rate is not None:
+            left[name] = hide_at_rate(rows, MissingRate.parse(rate), args.missing_seed)
+        if name == "test" or not (args.complete_only or (rate is not None and modality != "both")):
+            continue
+        needed = [0, 1] if args.complete_only else [("image", "text").index(modality)]
+        kept = np.flatnonzero(presence(left[name])[:, needed].all(axis=1))
+        logger.warning("%s: %d of %d rows lack what is needed and are left out.", name, len(rows) - len(kept), len(rows))
+        left[name] = left[name].select(kept)
+    return DatasetDict(left)
 
 
 def first_rows(dataset: Dataset, limit: int | None) -> Dataset:

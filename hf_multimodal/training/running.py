@@ -10,6 +10,7 @@ from hf_multimodal.data.augmentation import ImageAugmentation
 from hf_multimodal.data.checks import BadSample, write_bad_samples
 from hf_multimodal.data.collator import MultimodalCollator
 from hf_multimodal.data.loading import LoadedData
+from hf_multimodal.data.presence import write_presence
 from hf_multimodal.evaluation.metrics import compute_metrics_for
 from hf_multimodal.evaluation.report import write_run
 from hf_multimodal.inference.predicting import predict_dataset
@@ -19,20 +20,26 @@ from hf_multimodal.training.building import build_for_data, parameter_counts
 from hf_multimodal.training.checkpoints import find_checkpoint, remove_checkpoints
 from hf_multimodal.training.dry_run import dry_run
 from hf_multimodal.training.preparing import add_lengths, prepare_training_data
+from hf_multimodal.training.stacking import fit_stack
 from hf_multimodal.training.trainer import MultimodalTrainer
 
 
-def train(argv: list[str] | None = None, description: str | None = None) -> dict[str, Any]:
+def train(
+    argv: list[str] | None = None,
+    description: str | None = None,
+    model_arguments: type[ModelArguments] = ModelArguments,
+) -> dict[str, Any]:
     """Do what `scripts/train_fusion.py` does.
 
     Args:
         argv: Its flags; None means those of the process.
         description: Docstring of the script, shown by `--help`.
+        model_arguments: The dataclass of the family of models.
 
     Returns:
         What `metrics.json` holds, or the report of a dry run; an empty dict on all ranks but the first.
     """
-    model_args, data_args, training_args, given = parse_training_arguments(argv, description)
+    model_args, data_args, training_args, given = parse_training_arguments(argv, description, model_arguments)
     folder = Path(str(training_args.output_dir)) if training_args.process_index == 0 else None
     data, bad_samples = prepare_training_data(data_args, model_args.modality, folder)
     if data_args.dry_run:
@@ -77,7 +84,9 @@ def build_trainer(
     return MultimodalTrainer(
         model=model,
         args=training_args,
-        data_collator=MultimodalCollator(processor, augment=augment),
+        data_collator=MultimodalCollator(
+            processor, augment=augment, redraw=model_args.presence_redraw(training_args.seed)
+        ),
         eval_collator=MultimodalCollator(processor, on_empty="keep"),
         train_dataset=splits["train"],
         eval_dataset=splits.get("validation"),
@@ -85,6 +94,7 @@ def build_trainer(
         callbacks=callbacks,
         head_learning_rate=model_args.head_learning_rate,
         oversample=model_args.oversample,
+        weight_average=model_args.weight_average,
     )
 
 
@@ -115,17 +125,28 @@ def run_training(
     if checkpoint is None and training_args.process_index == 0:
         remove_checkpoints(str(training_args.output_dir))  # only now: a start that fails leaves them
     output = trainer.train(resume_from_checkpoint=checkpoint)
-    if not trainer.is_world_process_zero():
-        return {}
-
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # predict in full precision
     counts = parameter_counts(model)
     if model_args.lora_rank:
         model = model.merge_and_unload()
+    if model_args.fits_stack:
+        fit_stack(
+            model,
+            processor,
+            data.splits["validation"],
+            data.splits["train"]["label"][:],
+            batch_size=training_args.per_device_eval_batch_size,
+            num_workers=training_args.dataloader_num_workers,
+        )
+    if not trainer.is_world_process_zero():
+        return {}
+
     folder = Path(str(training_args.output_dir))
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     write_bad_samples(folder / "bad_samples.csv", bad_samples)
+    if data_args.missing is not None or data_args.eval_missing is not None:
+        write_presence(folder / "presence.csv", data.splits)
     (folder / "run.yaml").write_text(yaml.safe_dump(given, sort_keys=False, allow_unicode=True), encoding="utf-8")
     predictions = {
         split: predict_dataset(

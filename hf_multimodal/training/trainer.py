@@ -1,5 +1,6 @@
 """What `transformers.Trainer` lacks for two pretrained models and a head, and no more."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import Trainer
 
+from hf_multimodal.training.averaging import WeightAverage
 from hf_multimodal.training.optimization import parameter_groups
 from hf_multimodal.training.sampling import EpochCallback, EpochSampler
 
@@ -20,6 +22,7 @@ class MultimodalTrainer(Trainer):
     - The order of the examples and the augmentation are functions of (seed, epoch, example), so a resumed run sees
       what the whole run would have seen.
     - Augmentation is for training only: evaluation uses `eval_collator`.
+    - With `weight_average`, a running average of the weights is evaluated, chosen by and kept.
     - With `torch_compile`, a batch in which everything is present goes without `modality_mask`.
     - A checkpoint with missing or unexpected weights is an error, where `Trainer` warns and goes on.
 
@@ -28,6 +31,7 @@ class MultimodalTrainer(Trainer):
         eval_collator: Collator for evaluation; None means `data_collator`.
         data_collator: A `MultimodalCollator`; its `epoch` is kept up to date, its processor saved in checkpoints.
         oversample: Repeat the examples of rare classes until every class is as frequent as the most frequent one.
+        weight_average: Decay of the average a step, for instance 0.98; 0 keeps the weights as they are.
         *args, **kwargs: As for `Trainer`.
     """
 
@@ -39,6 +43,7 @@ class MultimodalTrainer(Trainer):
         head_learning_rate: float,
         eval_collator: Callable | None = None,
         oversample: bool = False,
+        weight_average: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -47,6 +52,9 @@ class MultimodalTrainer(Trainer):
         self.oversample = oversample
         self.epoch = self.data_collator.epoch
         self.add_callback(EpochCallback(self.epoch))
+        self.average = WeightAverage(self.model, weight_average) if weight_average else None
+        if self.average is not None:
+            self.add_callback(self.average)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Make the optimizer that `args.optim` names, over our parameter groups."""
@@ -106,9 +114,35 @@ class MultimodalTrainer(Trainer):
         finally:
             self.data_collator = collator
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; the weights that are left are the average if there is one, of the best checkpoint if that is asked."""
+        output = super().train(*args, **kwargs)
+        if self.average is not None:
+            self.average.copy_to_model()
+            self.remove_callback(self.average)
+            self.average = None
+        return output
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate the average if there is one."""
+        with contextlib.nullcontext() if self.average is None else self.average.in_place():
+            return super().evaluate(*args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.average is not None:
+            self.average.load(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.average is not None:
+            self.average.load(self.state.best_model_checkpoint)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
+            if self.average is not None:
+                self.average.save(output_dir or self.args.output_dir)
             # Not as `processing_class`: `Trainer` looks for the tokenizer of one, which an image model's has not.
             self.data_collator.processor.save_pretrained(output_dir or self.args.output_dir)
 

@@ -1,0 +1,207 @@
+"""Which example lacks its image or its text: drawn tables of presence, and the presence that training redraws."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset
+
+from hf_multimodal.data.choices import check_choice
+from hf_multimodal.data.counts import presence
+
+MISSING = ("both", "image", "text")
+
+
+@dataclass(frozen=True)
+class MissingRate:
+    """What share of the examples lacks something.
+
+    Args:
+        which: `image` or `text`: these lack it; `both`: half of them lack the image and half the text.
+        rate: The share, from 0 to 1.
+
+    Raises:
+        ValueError: On another `which`, or a rate outside [0, 1].
+
+    Example:
+
+    >>> MissingRate.parse("both:0.7")
+    MissingRate(which='both', rate=0.7)
+    """
+
+    which: str
+    rate: float
+
+    def __post_init__(self) -> None:
+        check_choice("missing", self.which, MISSING)
+        if not 0 <= self.rate <= 1:
+            raise ValueError(f"the rate of missing {self.which!r} must lie in [0, 1], got {self.rate}.")
+
+    @classmethod
+    def parse(cls, text: str) -> "MissingRate":
+        """Read `both:0.7`, `image:0.5` or `text:0.9`."""
+        which, separator, rate = text.partition(":")
+        try:
+            number = float(rate)
+        except ValueError:
+            separator = ""
+        if not separator:
+            raise ValueError(f"missing must be one of {list(MISSING)} and a rate, as in 'both:0.7', got {text!r}.")
+        return cls(which, number)
+
+    def draw(self, rows: int, seed: int) -> np.ndarray:
+        """Draw who lacks what: an exact share of the rows, and with one seed those of a lower rate among them.
+
+        Args:
+            rows: Number of examples.
+            seed: Of the draw.
+
+        Returns:
+            (rows, 2) bool, True = present, column 0 image, column 1 text; no row lacks both.
+
+        Example:
+
+        >>> MissingRate("both", 0.5).draw(8, seed=0).sum(axis=0).tolist()
+        [6, 6]
+        """
+        incomplete = np.random.default_rng(seed).permutation(rows)[: round(self.rate * rows)]
+        present = np.ones((rows, 2), dtype=bool)
+        if self.which == "both":
+            present[incomplete[0::2], 0] = False
+            present[incomplete[1::2], 1] = False
+        else:
+            present[incomplete, MISSING.index(self.which) - 1] = False
+        return present
+
+
+def hide(dataset: Dataset, present: np.ndarray) -> Dataset:
+    """Take images and texts away.
+
+    Args:
+        dataset: Rows with `image` and `text`.
+        present: (rows, 2) bool, column 0 image, column 1 text: what may stay. What is missing already stays missing.
+
+    Returns:
+        The same rows and columns with None in the place of what was taken.
+
+    Raises:
+        ValueError: If `present` is of another number of rows.
+
+    Example:
+
+    >>> rows = Dataset.from_dict({"image": ["a.jpg", "b.jpg"], "text": ["one", "two"]})
+    >>> hide(rows, np.array([[True, False], [False, True]]))[:]
+    {'image': ['a.jpg', None], 'text': [None, 'two']}
+    """
+    if present.shape != (len(dataset), 2):
+        raise ValueError(f"presence must have shape ({len(dataset)}, 2), got {present.shape}.")
+    if present.all():
+        return dataset
+    names, features = dataset.column_names, dataset.features
+    table = dataset.flatten_indices().data.table
+    for column, name in enumerate(("image", "text")):
+        values = table.column(name).combine_chunks()
+        # By index: a null index takes a null, whatever the column's type is.
+        index = pa.array(np.arange(len(dataset)), mask=~present[:, column])
+        table = table.set_column(table.column_names.index(name), name, values.take(index))
+    return Dataset(table.cast(features.arrow_schema)).select_columns(names)
+
+
+def hide_at_rate(dataset: Dataset, missing: MissingRate, seed: int) -> Dataset:
+    """Take images and texts away at a rate; a row that would be left with nothing keeps what it came with.
+
+    Args:
+        dataset: Rows with `image` and `text`.
+        missing: Who lacks what, and how many.
+        seed: Of the draw.
+    """
+    came = presence(dataset)
+    left = came & missing.draw(len(dataset), seed)
+    return hide(dataset, np.where(left.any(axis=1, keepdims=True), left, came))
+
+
+def write_presence(path: str | Path, splits: Mapping[str, Dataset]) -> None:
+    """Write who has what as CSV: `split, id, has_image, has_text`.
+
+    Args:
+        path: The file; replaced if it exists.
+        splits: Rows with `id`, `image` and `text`.
+    """
+    with open(path, "w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["split", "id", "has_image", "has_text"])
+        for split, rows in splits.items():
+            for name, (image, text) in zip(rows["id"], presence(rows).astype(int).tolist(), strict=True):
+                writer.writerow([split, name, image, text])
+
+
+def uniform(seed: int, epoch: int, index: torch.Tensor) -> torch.Tensor:
+    """One number in [0, 1) for each example, a pure function of (seed, epoch, index).
+
+    The finaliser of SplitMix64 ([Steele et al., 2014](https://doi.org/10.1145/2660193.2660195)), once for each of the three.
+
+    Args:
+        seed: Seed of the run.
+        epoch: Number of the epoch.
+        index: (batch,) numbers of the examples.
+
+    Returns:
+        (batch,) float64.
+    """
+    state = np.zeros(1, dtype=np.uint64)
+    for number in (seed, epoch, index.numpy()):
+        state = (state ^ np.asarray(number).astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)  # wraps around
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        state ^= state >> np.uint64(31)
+    return torch.from_numpy((state >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+
+
+@dataclass(frozen=True)
+class PresenceRedraw:
+    """What the joint branch of a robust classifier may read in each epoch: a new draw for each complete example.
+
+    An example that came incomplete keeps its pattern. The draw is a function of (seed, epoch, example), so a resumed
+    run repeats the whole one.
+
+    Args:
+        seed: Seed of the run.
+        shares: Of the complete examples, shares that show both, the image only, and the text only.
+
+    Raises:
+        ValueError: If the shares are not three numbers from 0 that sum to 1.
+
+    Example:
+
+    >>> redraw = PresenceRedraw(seed=0, shares=(0.0, 1.0, 0.0))
+    >>> redraw(0, torch.tensor([4, 5]), torch.tensor([[1, 1], [0, 1]]))
+    tensor([[1, 0],
+            [0, 1]])
+    """
+
+    seed: int
+    shares: Sequence[float] = (0.5, 0.25, 0.25)
+
+    def __post_init__(self) -> None:
+        if len(self.shares) != 3 or min(self.shares) < 0 or abs(sum(self.shares) - 1) > 1e-6:
+            raise ValueError(
+                f"the shares of both, image only and text only must be three numbers from 0 that sum to 1, got "
+                f"{list(self.shares)}."
+            )
+
+    def __call__(self, epoch: int, index: torch.Tensor, modality_mask: torch.Tensor) -> torch.Tensor:
+        """(batch, 2) mask within `modality_mask`.
+
+        Args:
+            epoch: Number of the epoch.
+            index: (batch,) numbers of the examples.
+            modality_mask: (batch, 2), 1 = present.
+        """
+        draw = uniform(self.seed, epoch, index)
+        both, image, _ = self.shares
+        shown = torch.stack([draw < both + image, (draw < both) | (draw >= both + image)], dim=1)
+        return torch.where(modality_mask.all(dim=1, keepdim=True), shown.to(modality_mask), modality_mask)

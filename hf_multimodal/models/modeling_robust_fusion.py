@@ -1,0 +1,226 @@
+"""The classifier that stays right and calibrated when an example lacks its image or its text."""
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .configuration_fusion import FusionConfig
+from .configuration_robust_fusion import RobustFusionConfig
+from .features import Features
+from .fusion import FUSIONS, LateFusion
+from .losses import classification_loss
+from .modeling_vision_text import VisionTextPreTrainedModel
+from .stack import Stack
+
+
+@dataclass
+class RobustFusionOutput(ModelOutput):
+    """Output of [`RobustFusionForImageTextClassification`].
+
+    Args:
+        loss: Scalar, only where `labels` were given.
+        logits: (batch, num_labels), of the stack, float32.
+        joint_logits: (batch, num_labels), of the joint branch alone, as the three raw heads that the stack weighs.
+        image_logits: (batch, num_labels), of the image alone; without meaning where there is none.
+        text_logits: (batch, num_labels), likewise of the text.
+        fused_embeds: (batch, fusion's output_size), what the joint classifier reads.
+        image_embeds: (batch, hidden_size), zeros where there is no image.
+        text_embeds: (batch, hidden_size), zeros where there is no text.
+        modality_mask: (batch, 2), 1 = what this model really read.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    joint_logits: torch.Tensor | None = None
+    image_logits: torch.Tensor | None = None
+    text_logits: torch.Tensor | None = None
+    fused_embeds: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    modality_mask: torch.Tensor | None = None
+
+
+class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
+    """A fused classifier for examples of which any may lack its image, its text, or both.
+
+    A joint branch reads both modalities, with a learned embedding in the place of a missing one; two unimodal heads
+    read one each; a stack, fitted on validation after training, weighs and calibrates the three for each pattern of
+    presence. What lies in the slot of a missing modality reaches no output. Training hides modalities from the joint
+    branch only (`fusion_mask`), as in the modality dropout of [Neverova et al., 2014](https://arxiv.org/abs/1501.00102),
+    so the unimodal heads learn from everything that is there.
+
+    Args:
+        config: A [`RobustFusionConfig`] with a vision and a text configuration.
+
+    Raises:
+        ValueError: If one of the two configurations is None.
+
+    Example:
+
+    >>> from transformers import BertConfig, ViTConfig
+    >>> from hf_multimodal import RobustFusionConfig
+    >>> small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    >>> config = RobustFusionConfig(
+    ...     vision_config=ViTConfig(image_size=8, patch_size=4, **small),
+    ...     text_config=BertConfig(vocab_size=10, **small),
+    ...     hidden_size=8,
+    ...     num_labels=3,
+    ... )
+    >>> model = RobustFusionForImageTextClassification(config).eval()
+    >>> pictures, texts = torch.zeros(2, 3, 8, 8), torch.ones(2, 5, dtype=torch.long)
+    >>> mask = torch.tensor([[1, 1], [0, 1]])  # the second example has no picture
+    >>> logits = model(pixel_values=pictures, input_ids=texts, modality_mask=mask).logits
+    >>> pictures[1] = torch.nan
+    >>> torch.equal(model(pixel_values=pictures, input_ids=texts, modality_mask=mask).logits, logits)
+    True
+    """
+
+    config_class = RobustFusionConfig
+    auto_classes = ("AutoModel", "AutoModelForSequenceClassification")
+    _keep_in_fp32_modules_strict = ("stack",)
+
+    def __init__(self, config: RobustFusionConfig) -> None:
+        if config.vision_config is None or config.text_config is None:
+            missing = "vision_config" if config.vision_config is None else "text_config"
+            raise ValueError(f"{missing} is None: a model of one modality is a FusionForImageTextClassification.")
+        fusion_class = FUSIONS[config.fusion]
+        super().__init__(config, token_features=fusion_class.reads_tokens)
+        self.fusion = fusion_class(config)
+        self.classifier = nn.Linear(self.fusion.output_size, config.num_labels)
+        self.unimodal = LateFusion(config)  # an MLP a modality, as in a model of that modality alone
+        self.image_classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.text_classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.missing_embeddings = nn.Embedding(2, config.hidden_size) if config.missing_embeddings else None
+        per_label = config.problem_type in ("multi_label_classification", "regression")
+        self.stack = Stack(config.num_labels, per_label)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self.stack:
+            width = module.temperatures.shape[1]
+            for name, value in module.identity(self.config.num_labels, width).items():
+                init.copy_(getattr(module, name), value)
+
+    @classmethod
+    def from_fusion(
+        cls, model_or_folder: PreTrainedModel | str | os.PathLike, **kwargs: Any
+    ) -> "RobustFusionForImageTextClassification":
+        """Start from a trained fused classifier: all its weights are kept, the unimodal heads and the rest are new.
+
+        Args:
+            model_or_folder: A `FusionForImageTextClassification`, or a folder or Hub name of one.
+            kwargs: Fields of the configuration that shall differ (`unimodal_loss_weight`, ...).
+
+        Raises:
+            ValueError: If the classifier reads one modality only.
+        """
+        is_model = isinstance(model_or_folder, nn.Module)
+        fusion_config = model_or_folder.config if is_model else FusionConfig.from_pretrained(model_or_folder)
+        fields = fusion_config.to_dict()
+        for name in ("model_type", "architectures", "auto_map", "transformers_version"):
+            fields.pop(name, None)
+        config = cls.config_class(**{**fields, **kwargs})
+        if not is_model:
+            return cls.from_pretrained(model_or_folder, config=config)
+        model = cls(config).to(model_or_folder.dtype)
+        model.load_state_dict(model_or_folder.state_dict(), strict=False)
+        return model
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        modality_mask: torch.Tensor | None = None,
+        fusion_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> RobustFusionOutput:
+        """Classify a batch.
+
+        Args:
+            pixel_values: (batch, channels, height, width), or None: no example has an image.
+            input_ids: (batch, length), or None: no example has a text.
+            attention_mask: (batch, length), 1 = real token.
+            token_type_ids: (batch, length).
+            modality_mask: (batch, 2), 1 = present, column 0 image, column 1 text. An example with neither is answered
+                with the class prior.
+            fusion_mask: (batch, 2), for training: what of the present modalities the joint branch may read.
+            labels: As for `FusionForImageTextClassification`. An example with neither modality adds nothing to the
+                loss.
+
+        Returns:
+            [`RobustFusionOutput`]
+        """
+        features = self.encode(pixel_values, input_ids, attention_mask, token_type_ids, modality_mask)
+        present = features.modality_mask
+        joint_mask = present if fusion_mask is None else present * fusion_mask.to(present)
+        heads, fused = self.heads(features, joint_mask)
+        joint, image, text = heads.unbind(dim=1)
+        return RobustFusionOutput(
+            loss=None if labels is None else self._loss(heads, labels, joint_mask, present),
+            logits=self.stack(heads, joint_mask),
+            joint_logits=joint,
+            image_logits=image,
+            text_logits=text,
+            fused_embeds=fused,
+            image_embeds=features.embeds[:, 0],
+            text_embeds=features.embeds[:, 1],
+            modality_mask=present,
+        )
+
+    def heads(self, features: Features, joint_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The raw logits that the stack weighs.
+
+        Args:
+            features: What `encode` gives.
+            joint_mask: (batch, 2), within the features' mask: what the joint branch reads.
+
+        Returns:
+            (batch, 3, num_labels), heads joint, image, text, and the (batch, fusion's output_size) that the joint
+            classifier reads.
+        """
+        fused = self.fusion(self._joint_features(features, joint_mask.bool()))
+        image, text = self.unimodal(features).chunk(2, dim=-1)
+        logits = (self.classifier(fused), self.image_classifier(image), self.text_classifier(text))
+        return torch.stack(logits, dim=1), fused
+
+    def _joint_features(self, features: Features, mask: torch.Tensor) -> Features:
+        """What the joint branch reads: `mask` (batch, 2) bool of it, missing embeddings in place of the rest.
+
+        A slot that holds a missing embedding counts as present, so that every fusion reads it.
+        """
+        tokens = {"image_token_mask": features.image_token_mask, "text_token_mask": features.text_token_mask}
+        masks = {
+            name: None if tokens_here is None else tokens_here & mask[:, column, None]
+            for column, (name, tokens_here) in enumerate(tokens.items())
+        }
+        if self.missing_embeddings is None:
+            return replace(features, modality_mask=mask.long(), **masks)
+        embeds = torch.where(mask[..., None], features.embeds, self.missing_embeddings.weight.to(features.embeds))
+        return replace(features, embeds=embeds, modality_mask=torch.ones_like(features.modality_mask), **masks)
+
+    def _loss(
+        self,
+        heads: torch.Tensor,
+        labels: torch.Tensor,
+        joint_mask: torch.Tensor,
+        present: torch.Tensor,
+    ) -> torch.Tensor:
+        """Each head's loss over the examples that it can read, all divided by the size of the batch."""
+        readable = (joint_mask.any(dim=1), present[:, 0], present[:, 1])
+        weights = (1.0, self.config.unimodal_loss_weight, self.config.unimodal_loss_weight)
+        terms = [
+            weight * (classification_loss(logits, labels, self.config) * here).mean()
+            for logits, here, weight in zip(heads.unbind(dim=1), readable, weights, strict=True)
+        ]
+        return torch.stack(terms).sum()

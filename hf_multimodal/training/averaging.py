@@ -1,0 +1,91 @@
+"""A running average of the weights, which is evaluated and kept in place of the last ones."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import TrainerCallback
+
+AVERAGE_FILE = "average.safetensors"
+
+
+class WeightAverage(TrainerCallback):
+    """Exponential moving average of a model's trainable parameters, taken after every optimizer step.
+
+    On few and noisily labelled examples the average is better and better calibrated than the last step; see
+    [Morales-Brotons et al., 2024](https://arxiv.org/abs/2411.18704).
+
+    Args:
+        model: The model that is trained.
+        decay: What the average keeps of itself a step; it reaches back about 1 / (1 - decay) steps.
+
+    Example:
+
+    >>> layer = nn.Linear(1, 1, bias=False)
+    >>> _ = nn.init.zeros_(layer.weight)
+    >>> average = WeightAverage(layer, decay=0.75)
+    >>> _ = nn.init.ones_(layer.weight)
+    >>> average.update()
+    >>> with average.in_place():
+    ...     layer.weight.item()
+    0.25
+    >>> layer.weight.item()
+    1.0
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.decay = decay
+        self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Follow the model to its device."""
+        for name, parameter in self.parameters.items():
+            self.average[name] = self.average[name].to(parameter.device)
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """Take one step's weights into the average."""
+        self.update()
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average a step towards the weights."""
+        torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - self.decay)
+
+    @torch.no_grad()
+    def copy_to_model(self) -> None:
+        """Make the average the model's weights."""
+        for name, parameter in self.parameters.items():
+            parameter.copy_(self.average[name])
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Lend the average to the model."""
+        weights = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        self.copy_to_model()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, parameter in self.parameters.items():
+                    parameter.copy_(weights[name])
+
+    def save(self, checkpoint: str) -> None:
+        """Write the average beside a checkpoint's weights."""
+        save_file(self.average, Path(checkpoint, AVERAGE_FILE))
+
+    def load(self, checkpoint: str) -> None:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: If the checkpoint has no average.
+        """
+        file = Path(checkpoint, AVERAGE_FILE)
+        if not file.is_file():
+            raise FileNotFoundError(f"{checkpoint} was saved without an average of the weights: leave out weight_average.")
+        for name, value in load_file(file).items():
+            self.average[name].copy_(value)

@@ -1,0 +1,154 @@
+"""The rivals of a robust classifier: the same models trained alone or plainly fused, and what can be made of their answers."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from transformers import TrainingArguments
+
+from hf_multimodal.evaluation.bootstrap import paired_bootstrap
+from hf_multimodal.evaluation.calibration import EPSILON
+from hf_multimodal.evaluation.predictions import Predictions, read_predictions
+from hf_multimodal.evaluation.report import markdown_table, write_json, write_run
+from hf_multimodal.training.arguments import DataArguments, ModelArguments
+from hf_multimodal.training.running import train
+
+# Each is a run of scripts/train_fusion.py on the same rows, with these arguments changed.
+TRAINED: dict[str, dict[str, Any]] = {
+    "image alone": {"modality": "image"},
+    "text alone": {"modality": "text"},
+    "plain fusion": {"complete_only": True},
+    "zero-filled fusion": {},
+}
+# What has no use without the other modality, by the modality that is kept.
+UNUSED = {
+    "image": ("text_model", "freeze_text_layers", "text_pooling", "fusion", "word_vectors", "max_length"),
+    "text": ("vision_model", "freeze_vision_layers", "fusion", "augment"),
+}
+
+
+def baseline_arguments(given: Mapping[str, Any], name: str, output_dir: str) -> dict[str, Any]:
+    """Arguments of one rival's training run.
+
+    Args:
+        given: Arguments of the robust run that differ from their defaults.
+        name: A key of `TRAINED`.
+        output_dir: Folder of the robust run.
+
+    Example:
+
+    >>> given = {"data": "t.csv", "text_model": "bert", "vision_model": "vit", "redraw": [1, 0, 0]}
+    >>> baseline_arguments(given, "image alone", "runs/robust")
+    {'data': 't.csv', 'vision_model': 'vit', 'modality': 'image', 'output_dir': 'runs/robust/baselines/image_alone'}
+    """
+    known = {entry.name for kind in (ModelArguments, DataArguments, TrainingArguments) for entry in fields(kind)}
+    changes = TRAINED[name]
+    unused = UNUSED.get(changes.get("modality", ""), ())
+    return {
+        **{key: value for key, value in given.items() if key in known and key not in unused},
+        **changes,
+        "output_dir": str(Path(output_dir, "baselines", name.replace(" ", "_"))),
+    }
+
+
+def compare_with_baselines(given: Mapping[str, Any], output_dir: str) -> dict[str, Any]:
+    """Train the rivals, combine their answers, and compare all with the robust run on its test rows.
+
+    Args:
+        given: Arguments of the robust run that differ from their defaults.
+        output_dir: Its folder, which holds its `predictions.csv` and `metrics.json`.
+
+    Returns:
+        `baselines`: for each its metrics and, by metric, the robust run's `difference` with its 95 % interval. Also
+        in `metrics.json`. Empty on all ranks but the first.
+    """
+    answers: dict[str, Predictions] = {}
+    for name in TRAINED:
+        arguments = baseline_arguments(given, name, output_dir)
+        folder = Path(arguments["output_dir"])
+        folder.mkdir(parents=True, exist_ok=True)
+        config = folder / "run.yaml"
+        config.write_text(yaml.safe_dump(arguments, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        if train(["--config", str(config)]):
+            answers[name] = read_predictions(folder / "predictions.csv")
+    if not answers:
+        return {}
+    robust = read_predictions(Path(output_dir, "predictions.csv"))
+    answers |= combine(answers, robust)
+    found = {}
+    for name, theirs in answers.items():
+        if name not in TRAINED:
+            write_run(Path(output_dir, "baselines", name.replace(" ", "_")), {"test": theirs})
+        difference = {
+            metric: {"difference": d.difference, "low": d.low, "high": d.high}
+            for metric, d in paired_bootstrap(robust, theirs).items()
+        }
+        found[name] = {**theirs.metrics(), "difference": difference}
+    path = Path(output_dir, "metrics.json")
+    write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "baselines": found})
+    print_baselines(robust, found)
+    return {"baselines": found}
+
+
+def combine(answers: Mapping[str, Predictions], robust: Predictions) -> dict[str, Predictions]:
+    """Rivals that need no training of their own, from the answers of those that were trained.
+
+    `dispatch` takes plain fusion where both are there and else the model of what is there; `averaged` and `summed
+    logs` join the two unimodal models over what is there. A row with neither gets both models' average.
+
+    Args:
+        answers: `image alone`, `text alone` and `plain fusion` on the same rows, in the same order.
+        robust: The robust run's, which tell what each row has.
+
+    Raises:
+        ValueError: If the rows are not the same.
+    """
+    for name, theirs in answers.items():
+        if theirs.ids != robust.ids:
+            raise ValueError(f"the rows of {name!r} are not those of the robust run.")
+    present = np.stack([robust.has_image, robust.has_text], axis=1)
+    weight = np.where(present.any(axis=1, keepdims=True), present, True)[..., None].astype(float)  # (rows, 2, 1)
+    alone = [answers[f"{modality} alone"].outputs.reshape(len(robust.ids), -1) for modality in ("image", "text")]
+    single = np.stack(alone, axis=1)  # (rows, 2, classes)
+    fused = answers["plain fusion"].outputs.reshape(len(robust.ids), -1)
+    averaged = (weight * single).sum(axis=1) / weight.sum(axis=1)
+    tables = {
+        "dispatch": np.where(present.all(axis=1, keepdims=True), fused, averaged),
+        "averaged": averaged,
+    }
+    if robust.problem_type == "single_label_classification":
+        tables["summed logs"] = _normalised(weight * np.log(np.clip(single, EPSILON, 1)))
+    return {
+        name: Predictions.from_outputs(
+            robust.problem_type,
+            robust.ids,
+            table,
+            robust.class_names,
+            labels=list(robust.labels),
+            has_image=robust.has_image,
+            has_text=robust.has_text,
+        )
+        for name, table in tables.items()
+    }
+
+
+def _normalised(logs: np.ndarray) -> np.ndarray:
+    total = logs.sum(axis=1)
+    powers = np.exp(total - total.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def print_baselines(robust: Predictions, found: Mapping[str, Any]) -> None:
+    """Print the rivals as a table, beside the robust run and the interval of its lead."""
+    metrics = list(next(iter(found.values()))["difference"])
+    own = robust.metrics()
+    rows: list[list[Any]] = [["robust", *(own[metric] for metric in metrics), ""]]
+    for name, entry in found.items():
+        lead = entry["difference"][metrics[0]]
+        interval = f"{lead['difference']:+.4f} [{lead['low']:+.4f}, {lead['high']:+.4f}]"
+        rows.append([name, *(entry[metric] for metric in metrics), interval])
+    print("\n" + markdown_table(rows, ["model", *metrics, f"robust minus it, {metrics[0]}"]))

@@ -1,0 +1,82 @@
+"""Arguments of a robust classifier's training run, and the run with its rivals."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from hf_multimodal.data.presence import PresenceRedraw
+from hf_multimodal.models import RobustFusionForImageTextClassification
+from hf_multimodal.training.arguments import ModelArguments, parse_training_arguments
+from hf_multimodal.training.baselines import compare_with_baselines
+from hf_multimodal.training.running import train
+
+
+@dataclass
+class RobustModelArguments(ModelArguments):
+    """The fused classifier's arguments, and each part of the recipe against missing modalities."""
+
+    model_class: ClassVar[Any] = RobustFusionForImageTextClassification
+
+    redraw: list[float] = field(
+        default_factory=lambda: [0.5, 0.25, 0.25],
+        metadata={
+            "help": "Of the complete examples, shares that show the joint branch both, the image only and the text only, "
+            "drawn anew each epoch; 1 0 0 hides nothing."
+        },
+    )
+    unimodal_loss_weight: float = field(
+        default=0.5, metadata={"help": "Weight of each unimodal head's loss beside the joint one."}
+    )
+    no_missing_embeddings: bool = field(
+        default=False, metadata={"help": "Zeros in place of a missing modality instead of a learned embedding."}
+    )
+    no_stack: bool = field(default=False, metadata={"help": "Answer with the joint branch, neither stacked nor calibrated."})
+    from_fusion: str | None = field(
+        default=None, metadata={"help": "Start from a trained fused classifier: its folder, or its name on the Hub."}
+    )
+    baselines: bool = field(
+        default=False, metadata={"help": "Also train the rivals on the same rows, and compare on the test rows."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("vision_model", "text_model", "from_scratch"):
+            if self.from_fusion is not None and getattr(self, name):
+                raise ValueError(f"from_fusion brings both models: leave out {name}.")
+        if self.modality != "both":
+            raise ValueError(f"modality must be 'both' for a robust classifier, got {self.modality!r}.")
+        PresenceRedraw(0, self.redraw)
+
+    @property
+    def fits_stack(self) -> bool:  # type: ignore[override]
+        """Whether the stack is fitted on the validation rows after training."""
+        return not self.no_stack
+
+    def config_fields(self) -> dict[str, Any]:
+        """Fields of the model's configuration."""
+        return {
+            **super().config_fields(),
+            "unimodal_loss_weight": self.unimodal_loss_weight,
+            "missing_embeddings": not self.no_missing_embeddings,
+        }
+
+    def presence_redraw(self, seed: int) -> PresenceRedraw | None:
+        """What hides modalities from the joint branch in training."""
+        return PresenceRedraw(seed, self.redraw)
+
+
+def train_robust(argv: list[str] | None = None, description: str | None = None) -> dict[str, Any]:
+    """Do what `scripts/train_robust_fusion.py` does.
+
+    Args:
+        argv: Its flags; None means those of the process.
+        description: Docstring of the script, shown by `--help`.
+
+    Returns:
+        What `metrics.json` holds, with `--baselines` also `baselines`, or the report of a dry run; an empty dict on
+        all ranks but the first.
+    """
+    metrics = train(argv, description, RobustModelArguments)
+    model_args, data_args, training_args, given = parse_training_arguments(argv, description, RobustModelArguments)
+    if not model_args.baselines or data_args.dry_run:
+        return metrics
+    return metrics | compare_with_baselines(given, str(training_args.output_dir))

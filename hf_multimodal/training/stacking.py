@@ -1,0 +1,187 @@
+"""Fitting the stack of a robust classifier on validation rows, after training."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from scipy.optimize import minimize, nnls
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from hf_multimodal.inference.predicting import batches
+from hf_multimodal.models.stack import HEADS, PATTERNS
+
+logger = logging.get_logger(__name__)
+
+READS = {"image": ("joint", "image"), "text": ("joint", "text"), "both": HEADS}  # heads with a weight, by pattern
+LEAST_SCALE = 1e-3  # of the summed coefficients: heads that say nothing get a temperature of 1,000, not infinity
+
+
+def fit_stack(
+    model: PreTrainedModel,
+    processor: Any,
+    dataset: Dataset,
+    prior_labels: Sequence[Any],
+    *,
+    batch_size: int = 64,
+    num_workers: int = 0,
+) -> None:
+    """Fit weights, temperatures and prior of a robust classifier, in place.
+
+    Every pattern of presence is fitted on all rows that can show it, by hiding from the joint branch what they have
+    besides. Weights are not negative, and each head alone is among what they can express, so that on these rows no
+    single head has a lower NLL than the stack. In a distributed run rank 0 fits and the others receive.
+
+    Args:
+        model: A `RobustFusionForImageTextClassification`.
+        processor: Its processor.
+        dataset: Labelled validation rows with `image`, `text`, `id` and `label`.
+        prior_labels: Labels of the training rows, for the answer where nothing is there.
+        batch_size: Examples a forward pass.
+        num_workers: Processes that decode and tokenize.
+    """
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if not distributed or torch.distributed.get_rank() == 0:
+        problem_type = model.config.problem_type
+        model.stack.prior.copy_(torch.from_numpy(prior_logits(prior_labels, problem_type, model.config.num_labels)))
+        joint, present = joint_and_single_logits(model, processor, dataset, batch_size, num_workers)
+        labels = np.asarray(dataset["label"][:])
+        for number, pattern in enumerate(PATTERNS):
+            if pattern not in READS:
+                continue
+            needed = (pattern != "text", pattern != "image")
+            rows = present[:, needed].all(axis=1)
+            if not rows.any():
+                logger.warning("no validation row can show the pattern %r: its head stays as trained.", pattern)
+                continue
+            used = [HEADS.index(name) for name in READS[pattern]]
+            coefficients = FITS[problem_type](joint[pattern][rows][:, used], labels[rows])  # (used, width)
+            scale = coefficients.sum(axis=0).clip(min=LEAST_SCALE)
+            model.stack.weights[number] = 0.0
+            model.stack.weights[number, used] = torch.from_numpy(coefficients / scale).float().to(model.device)
+            model.stack.temperatures[number] = torch.from_numpy(1 / scale).float().to(model.device)
+    if distributed:
+        for buffer in model.stack.buffers():
+            torch.distributed.broadcast(buffer, 0)
+
+
+@torch.inference_mode()
+def joint_and_single_logits(
+    model: PreTrainedModel, processor: Any, dataset: Dataset, batch_size: int, num_workers: int
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Raw logits of the three heads, with the joint one shown each pattern in turn; the inner models run once.
+
+    Returns:
+        By pattern (rows, heads, num_labels) float64, and (rows, 2) bool, what each row has.
+    """
+    model.eval()
+    loader, back = batches(processor, dataset, batch_size, num_workers)
+    shown = {"image": (1, 0), "text": (0, 1), "both": (1, 1)}
+    found: dict[str, list[torch.Tensor]] = {pattern: [] for pattern in shown}
+    masks = []
+    for batch in loader:
+        features = model.encode(**{name: tensor.to(model.device) for name, tensor in batch.items()})
+        for pattern, mask in shown.items():
+            joint_mask = features.modality_mask * features.modality_mask.new_tensor(mask)
+            found[pattern].append(model.heads(features, joint_mask)[0].double().cpu())
+        masks.append(features.modality_mask.bool().cpu())
+    logits = {pattern: torch.cat(parts).numpy()[back] for pattern, parts in found.items()}
+    return logits, torch.cat(masks).numpy()[back]
+
+
+def prior_logits(labels: Sequence[Any], problem_type: str, num_labels: int) -> np.ndarray:
+    """What to answer knowing nothing: logits of the class frequencies (one imagined example each), or the mean.
+
+    Args:
+        labels: Of the training rows.
+        problem_type: As in the model's configuration.
+        num_labels: Width of the logits.
+
+    Returns:
+        (num_labels,) float32.
+
+    Example:
+
+    >>> np.exp(prior_logits([0, 0, 1, 0], "single_label_classification", 2)).round(3).tolist()
+    [0.667, 0.333]
+    """
+    table = np.asarray(labels)
+    if problem_type == "regression":
+        return table.reshape(-1, num_labels).mean(axis=0).astype(np.float32)
+    if problem_type == "multi_label_classification":
+        positives = table.sum(axis=0) + 1.0
+        return np.log(positives / (len(table) + 2.0 - positives)).astype(np.float32)
+    counts = np.bincount(table, minlength=num_labels) + 1.0
+    return np.log(counts / counts.sum()).astype(np.float32)
+
+
+def _least(heads: int, objective: Callable[[np.ndarray], tuple[float, np.ndarray]]) -> np.ndarray:
+    """Minimise a convex function of the heads' coefficients, none of them negative."""
+    start = np.full(heads, 1.0 / heads)
+    return minimize(objective, start, jac=True, method="L-BFGS-B", bounds=[(0, None)] * heads).x
+
+
+def fit_classes(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Coefficients of the lowest NLL of softmax(sum of coefficient x logits); the problem is convex.
+
+    Args:
+        logits: (rows, heads, classes).
+        labels: (rows,).
+
+    Returns:
+        (heads, 1), weight divided by temperature.
+
+    Example:
+
+    >>> logits = np.array([[[4.0, 0.0], [0.0, 0.1]]] * 3 + [[[4.0, 0.0], [0.1, 0.0]]])
+    >>> fit_classes(logits, np.array([0, 0, 0, 1])).round(2).tolist()  # log(3) / 4 of the first, nothing of the second
+    [[0.27], [0.0]]
+    """
+    rows = np.arange(len(labels))
+
+    def objective(coefficients: np.ndarray) -> tuple[float, np.ndarray]:
+        mixed = np.einsum("h,nhc->nc", coefficients, logits)
+        mixed -= mixed.max(axis=1, keepdims=True)
+        log_probabilities = mixed - np.log(np.exp(mixed).sum(axis=1, keepdims=True))
+        error = np.exp(log_probabilities)
+        error[rows, labels] -= 1
+        return -log_probabilities[rows, labels].mean(), np.einsum("nc,nhc->h", error, logits) / len(rows)
+
+    return _least(logits.shape[1], objective)[:, None]
+
+
+def fit_labels(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The same for each label of a multi-label problem with the sigmoid: (heads, labels)."""
+
+    def one(scores: np.ndarray, target: np.ndarray) -> np.ndarray:
+        def objective(coefficients: np.ndarray) -> tuple[float, np.ndarray]:
+            mixed = scores @ coefficients
+            error = 1 / (1 + np.exp(-mixed)) - target
+            return (np.logaddexp(0, mixed) - target * mixed).mean(), scores.T @ error / len(target)
+
+        return _least(scores.shape[1], objective)
+
+    return np.stack([one(logits[:, :, k], labels[:, k]) for k in range(logits.shape[2])], axis=1)
+
+
+def fit_values(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The blend of least squared error for each output of a regression, weights that sum to 1: (heads, outputs)."""
+    target = labels.reshape(len(labels), -1)
+    heads = logits.shape[1]
+    heavy = 1e4 * np.sqrt(len(target))  # a row that holds the sum at 1
+
+    def one(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        size = max(np.abs(values).max(), 1e-12)
+        weights = nnls(np.vstack([values / size, np.full(heads, heavy)]), np.append(wanted / size, heavy))[0]
+        return weights / weights.sum()
+
+    return np.stack([one(logits[:, :, k], target[:, k]) for k in range(logits.shape[2])], axis=1)
+
+
+FITS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "single_label_classification": fit_classes,
+    "multi_label_classification": fit_labels,
+    "regression": fit_values,
+}

@@ -1,0 +1,132 @@
+"""Who lacks what: drawn tables, hiding, and the presence that training redraws."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+
+from hf_multimodal.data.controlled import make_controlled
+from hf_multimodal.data.counts import presence
+from hf_multimodal.data.presence import MissingRate, PresenceRedraw, hide, hide_at_rate, uniform, write_presence
+from hf_multimodal.training.arguments import DataArguments
+from hf_multimodal.training.preparing import with_missing
+
+
+@pytest.mark.parametrize(
+    ("text", "counts"),
+    [("both:0.7", (65, 65)), ("text:0.9", (100, 10)), ("image:0.5", (50, 100)), ("both:0", (100, 100))],
+)
+def test_an_exact_share_lacks_something_and_nobody_lacks_both(text, counts):
+    present = MissingRate.parse(text).draw(100, seed=3)
+    assert tuple(present.sum(axis=0)) == counts
+    assert present.any(axis=1).all()
+
+
+@pytest.mark.parametrize("which", ["both", "image", "text"])
+def test_who_lacks_something_at_a_low_rate_lacks_the_same_at_a_high_one(which):
+    low, high = (MissingRate(which, rate).draw(1000, seed=1) for rate in (0.3, 0.7))
+    assert (high <= low).all() and not (high == low).all()
+    assert not np.array_equal(low, MissingRate(which, 0.3).draw(1000, seed=2))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("both", r"missing must be one of \['both', 'image', 'text'\] and a rate, as in 'both:0.7', got 'both'"),
+        ("both:x", "missing must be one of .* got 'both:x'"),
+        ("img:0.5", "missing must be one of .* got 'img'"),
+        ("text:1.5", r"the rate of missing 'text' must lie in \[0, 1\], got 1.5"),
+        ("text:nan", r"the rate of missing 'text' must lie in \[0, 1\], got nan"),
+    ],
+)
+def test_a_rate_that_makes_no_sense_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        MissingRate.parse(text)
+
+
+def test_hiding_leaves_everything_else_as_it_was():
+    rows = make_controlled("unique", size=6).select([4, 2, 0, 5])
+    present = np.array([[1, 1], [0, 1], [1, 0], [0, 0]], dtype=bool)
+    left = hide(rows, present)
+    assert left.features == rows.features and left.column_names == rows.column_names
+    assert np.array_equal(presence(left), present)
+    for name in rows.column_names:
+        kept = {"image": present[:, 0], "text": present[:, 1]}.get(name, np.ones(4, dtype=bool))
+        for before, after, stays in zip(rows[:][name], left[:][name], kept, strict=True):
+            assert after == before if stays else after is None
+
+
+def test_a_row_that_would_be_left_with_nothing_keeps_what_it_had():
+    rows = Dataset.from_dict({"image": [None] * 4 + ["a.jpg"] * 4, "text": ["words"] * 8})
+    left = presence(hide_at_rate(rows, MissingRate("text", 1.0), seed=0))
+    assert left.tolist() == [[False, True]] * 4 + [[True, False]] * 4
+
+
+def test_presence_of_another_length_is_refused():
+    with pytest.raises(ValueError, match=r"presence must have shape \(2, 2\), got \(3, 2\)"):
+        hide(Dataset.from_dict({"image": [None] * 2, "text": ["a", "b"]}), np.ones((3, 2), dtype=bool))
+
+
+def test_the_table_of_presence(tmp_path: Path):
+    rows = Dataset.from_dict({"id": ["a", "b,c"], "image": ["x.jpg", None], "text": [None, "words"]})
+    write_presence(tmp_path / "presence.csv", {"train": rows})
+    with open(tmp_path / "presence.csv", newline="", encoding="utf-8") as stream:
+        assert list(csv.DictReader(stream)) == [
+            {"split": "train", "id": "a", "has_image": "1", "has_text": "0"},
+            {"split": "train", "id": "b,c", "has_image": "0", "has_text": "1"},
+        ]
+
+
+def test_the_redraw_depends_on_seed_epoch_and_example_only():
+    index, mask = torch.arange(4000), torch.ones(4000, 2, dtype=torch.long)
+    redraw = PresenceRedraw(seed=5)
+    first = redraw(2, index, mask)
+    order = torch.randperm(4000)
+    assert torch.equal(redraw(2, index[order], mask), first[order])
+    shares = [(first == torch.tensor(pattern)).all(dim=1).float().mean().item() for pattern in ([1, 1], [1, 0], [0, 1])]
+    assert shares == pytest.approx([0.5, 0.25, 0.25], abs=0.03)
+    for other in (redraw(3, index, mask), PresenceRedraw(seed=6)(2, index, mask)):
+        same = (other == first).all(dim=1).float().mean().item()
+        assert same == pytest.approx(0.375, abs=0.03)  # as independent draws agree: .5² + .25² + .25²
+
+
+def test_an_incomplete_example_keeps_its_pattern():
+    mask = torch.tensor([[1, 0], [0, 1], [0, 0]]).repeat(50, 1)
+    assert torch.equal(PresenceRedraw(0)(0, torch.arange(150), mask), mask)
+
+
+def test_uniform_numbers_are_uniform():
+    numbers = torch.cat([uniform(seed, epoch, torch.arange(500)) for seed in range(4) for epoch in range(4)])
+    assert 0 <= numbers.min() and numbers.max() < 1
+    counts = torch.histc(numbers, bins=10, min=0, max=1)
+    assert ((counts - 800) ** 2 / 800).sum() < 27.9  # chi-squared with 9 degrees of freedom, one in a thousand
+    assert len(numbers.unique()) == len(numbers)
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.5, 0.25, 0.2), (1.5, -0.25, -0.25)])
+def test_shares_that_do_not_sum_to_one_are_refused(shares):
+    with pytest.raises(ValueError, match="three numbers from 0 that sum to 1"):
+        PresenceRedraw(0, shares)
+
+
+@pytest.mark.parametrize(
+    ("modality", "options", "rows", "test_rows"),
+    [
+        ("both", {"missing": "both:0.5"}, 20, 10),
+        ("image", {"missing": "both:0.5"}, 15, 10),
+        ("text", {"missing": "text:0.9"}, 2, 10),
+        ("both", {"missing": "both:0.5", "complete_only": True}, 10, 10),
+        ("both", {"eval_missing": "image:1"}, 20, 10),
+    ],
+)
+def test_training_and_test_rows_lose_theirs_separately(modality, options, rows, test_rows):
+    splits = DatasetDict(
+        {name: Dataset.from_dict({"image": ["x"] * n, "text": ["y"] * n}) for name, n in (("train", 20), ("test", 10))}
+    )
+    left = with_missing(splits, DataArguments(data="t.csv", **options), modality)
+    assert (len(left["train"]), len(left["test"])) == (rows, test_rows)
+    assert presence(left["test"])[:, 1].all()
+    assert presence(left["test"])[:, 0].all() == ("eval_missing" not in options)

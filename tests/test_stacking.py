@@ -1,0 +1,102 @@
+"""Fitting the stack: what it may not lose to, what it recovers, and that the model then applies it."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import TEXT_CONFIGS, VISION_CONFIGS
+from scipy.special import log_softmax, logsumexp
+
+from hf_multimodal import MultimodalProcessor, RobustFusionConfig, RobustFusionForImageTextClassification
+from hf_multimodal.data.controlled import make_controlled
+from hf_multimodal.data.presence import hide
+from hf_multimodal.inference.predicting import predict_dataset
+from hf_multimodal.training.from_scratch import train_tokenizer, vision_part
+from hf_multimodal.training.stacking import fit_classes, fit_labels, fit_stack, fit_values, prior_logits
+
+
+def nll(logits: np.ndarray, labels: np.ndarray) -> float:
+    return -log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean()
+
+
+def test_no_head_at_any_temperature_beats_the_stack():
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 3, 300)
+    heads = draw.normal(size=(300, 3, 3)) * np.array([4.0, 1.0, 1.0])[:, None]
+    heads[np.arange(300), 1, labels] += 1.0
+    coefficients = fit_classes(heads, labels)[:, 0]
+    stacked = nll(np.einsum("h,nhc->nc", coefficients, heads), labels)
+    for head in range(3):
+        for scale in (0.1, 0.3, 1.0, 3.0):
+            assert stacked <= nll(scale * heads[:, head], labels) + 1e-9
+    assert (coefficients >= 0).all() and coefficients[1] > 5 * coefficients[[0, 2]].max()
+
+
+def test_the_true_temperature_is_found():
+    draw = np.random.default_rng(1)
+    logits = draw.normal(size=(20000, 1, 4)) * 2
+    labels = (logits[:, 0] + draw.gumbel(size=(20000, 4))).argmax(axis=1)
+    assert fit_classes(3 * logits, labels)[0, 0] == pytest.approx(1 / 3, rel=0.05)
+
+
+def test_labels_and_values_have_weights_of_their_own():
+    draw = np.random.default_rng(2)
+    heads = draw.normal(size=(5000, 2, 2))
+    truth = np.stack([heads[:, 0, 0], heads[:, 1, 1]], axis=1)  # label 0 follows head 0, label 1 head 1
+    labels = (draw.random((5000, 2)) < 1 / (1 + np.exp(-truth))).astype(float)
+    assert fit_labels(heads, labels) == pytest.approx(np.eye(2), abs=0.12)
+    blended = 0.25 * heads[:, 0] + 0.75 * heads[:, 1]
+    assert fit_values(heads, blended) == pytest.approx(np.array([[0.25] * 2, [0.75] * 2]), abs=1e-4)
+
+
+def test_priors():
+    assert prior_logits([[1.0, 0.0]] * 8, "multi_label_classification", 2) == pytest.approx([np.log(9), -np.log(9)])
+    assert prior_logits([1.0, 2.0], "regression", 1).tolist() == [1.5]
+    assert logsumexp(prior_logits([0, 1, 1], "single_label_classification", 4)) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A model of random weights whose stack is fitted on rows of which some lack something."""
+    rows = make_controlled("redundant", size=48)
+    present = np.array([[1, 1], [1, 1], [1, 0], [0, 1]] * 12, dtype=bool)
+    rows = hide(rows, present)
+    tokenizer = train_tokenizer([text or "" for text in rows["text"]])
+    _, image_processor = vision_part(None)
+    image_processor.size = {"height": 32, "width": 32}
+    text = TEXT_CONFIGS["bert"]()
+    text.vocab_size = len(tokenizer)
+    torch.manual_seed(0)
+    config = RobustFusionConfig(
+        vision_config=VISION_CONFIGS["vit"](),
+        text_config=text,
+        hidden_size=16,
+        num_labels=4,
+        problem_type="single_label_classification",
+    )
+    model = RobustFusionForImageTextClassification(config)
+    processor = MultimodalProcessor(image_processor, tokenizer)
+    fit_stack(model, processor, rows, [0, 0, 0, 1, 2, 3], batch_size=16)
+    return model, processor, rows, present
+
+
+def test_a_head_that_reads_what_is_missing_has_no_weight(trained):
+    weights = trained[0].stack.weights[..., 0]
+    assert weights[1, 2] == weights[2, 1] == 0
+    assert weights[1:].sum(dim=1) == pytest.approx(torch.ones(3), abs=1e-5)
+    assert (weights >= 0).all()
+
+
+def test_the_model_applies_what_was_fitted(trained):
+    model, processor, rows, present = trained
+    complete = rows.select(np.flatnonzero(present.all(axis=1)))
+    stacked = predict_dataset(model, processor, complete).metrics()["nll"]
+    before = {name: buffer.clone() for name, buffer in model.stack.named_buffers()}
+    for head in range(3):
+        model.stack.weights[3] = torch.eye(3)[head][:, None]
+        model.stack.temperatures[3] = 1.0
+        assert stacked <= predict_dataset(model, processor, complete).metrics()["nll"] + 1e-6
+    for name, value in before.items():
+        getattr(model.stack, name).copy_(value)
+    nothing = hide(rows, np.zeros((48, 2), dtype=bool))
+    answers = predict_dataset(model, processor, nothing).probabilities
+    assert answers == pytest.approx(np.tile([0.4, 0.2, 0.2, 0.2], (48, 1)), abs=1e-6)
