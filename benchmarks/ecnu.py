@@ -17,8 +17,8 @@ from hf_multimodal.evaluation.predictions import read_predictions
 from hf_multimodal.evaluation.report import markdown_table, update_region
 
 SPLITS = {"plain": ["--no_stratify"], "grouped": ["--group_duplicates"]}
-RECIPE = ["--num_train_epochs", "3", "--learning_rate", "5e-5", "--label_smoothing", "0.1"]
-RECIPE += ["--bf16", "--fit_on_validation"]
+RECIPE = ["--num_train_epochs", "3", "--learning_rate", "1e-4", "--label_smoothing", "0.1"]
+RECIPE += ["--weight_average", "0.98", "--fit_on_validation"]
 
 
 def job(data: Path, split: str, modality: str, seed: int) -> list[str]:

@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict
 
 from hf_multimodal.data.controlled import make_controlled
 from hf_multimodal.data.counts import presence
-from hf_multimodal.data.presence import MissingRate, PresenceRedraw, hide, hide_at_rate, uniform, write_presence
+from hf_multimodal.data.presence import MissingRate, PresenceRedraw, hide, left_at_rate, uniform, write_presence
 from hf_multimodal.training.arguments import DataArguments
 from hf_multimodal.training.preparing import with_missing
 
@@ -61,7 +61,7 @@ def test_hiding_leaves_everything_else_as_it_was():
 
 def test_a_row_that_would_be_left_with_nothing_keeps_what_it_had():
     rows = Dataset.from_dict({"image": [None] * 4 + ["a.jpg"] * 4, "text": ["words"] * 8})
-    left = presence(hide_at_rate(rows, MissingRate("text", 1.0), seed=0))
+    left = left_at_rate(presence(rows), MissingRate("text", 1.0), seed=0)
     assert left.tolist() == [[False, True]] * 4 + [[True, False]] * 4
 
 

@@ -111,17 +111,19 @@ def hide(dataset: Dataset, present: np.ndarray) -> Dataset:
     return Dataset(table.cast(features.arrow_schema)).select_columns(names)
 
 
-def hide_at_rate(dataset: Dataset, missing: MissingRate, seed: int) -> Dataset:
-    """Take images and texts away at a rate; a row that would be left with nothing keeps what it came with.
+def left_at_rate(came: np.ndarray, missing: MissingRate, seed: int) -> np.ndarray:
+    """What is left of each row at a rate; one that would be left with nothing keeps what it came with.
 
     Args:
-        dataset: Rows with `image` and `text`.
+        came: (rows, 2) bool, what each row has, as `counts.presence` gives it.
         missing: Who lacks what, and how many.
         seed: Of the draw.
+
+    Returns:
+        (rows, 2) bool.
     """
-    came = presence(dataset)
-    left = came & missing.draw(len(dataset), seed)
-    return hide(dataset, np.where(left.any(axis=1, keepdims=True), left, came))
+    left = came & missing.draw(len(came), seed)
+    return np.where(left.any(axis=1, keepdims=True), left, came)
 
 
 def write_presence(path: str | Path, splits: Mapping[str, Dataset]) -> None:

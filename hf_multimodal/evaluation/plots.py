@@ -25,6 +25,7 @@ NAME_EMS = 15.0  # a longer class name is cut in its middle on an axis
 TEXT_EMS, TEXT_LINES = 60.0, 14
 MOST_BARS = 30
 LOSSES = {"nll": "validation NLL", "mse": "validation squared error"}
+MISSING_LABELS = {"image": "no image", "text": "no text", "both": "half no image, half no text"}
 SCORES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "mAP": "mAP", "r2": "R²", "pearson": "Pearson's r"}
 
 
@@ -131,6 +132,47 @@ def plot_confusion(matrix: npt.ArrayLike, class_names: Sequence[str], path: str 
     bar = figure.colorbar(image, cax=edge, label="share of the true class")
     bar.outline.set_visible(False)  # type: ignore[operator]
     _literal([*axes.get_xticklabels(), *axes.get_yticklabels()], families_for(*names))
+    _save(figure, path)
+    return figure
+
+
+def plot_missing_curve(points: Sequence[Mapping[str, Any]], path: str | Path | None = None) -> Figure:
+    """Scores against the share of the rows that lack something.
+
+    Args:
+        points: As `missing_curve` gives them: `missing`, `rate`, and by metric `mean` and `sd`.
+        path: PNG to write; None writes nothing.
+
+    Returns:
+        The figure: left axes the score, right axes the loss, a line for each kind of missing with a band of one
+        standard deviation on either side, and the majority class where there is one.
+
+    Example:
+
+    >>> score = {"mean": 0.9, "sd": 0.0}
+    >>> points = [{"missing": "image", "rate": rate, "accuracy": score} for rate in (0.0, 1.0)]
+    >>> plot_missing_curve(points).axes[0].lines[0].get_xdata().tolist()
+    [0.0, 100.0]
+    """
+    figure = Figure(figsize=(9.6, 3.8), layout="constrained")
+    for axes, names in zip(figure.subplots(1, 2), (SCORES, LOSSES), strict=True):
+        metric = next((name for name in names if name in points[0]), None)
+        if metric is None:
+            axes.set_visible(False)
+            continue
+        for kind, color in zip(("image", "text", "both"), (BLUE, ORANGE, GREEN), strict=True):
+            own = [point for point in points if point["missing"] == kind]
+            rates = np.array([100 * point["rate"] for point in own])
+            mean, sd = (np.array([point[metric][key] for point in own]) for key in ("mean", "sd"))
+            axes.plot(rates, mean, color=color, marker="o", markersize=4, label=MISSING_LABELS[kind])
+            axes.fill_between(rates, mean - sd, mean + sd, color=color, alpha=0.2, linewidth=0)
+        if metric == "accuracy" and "majority_accuracy" in points[0]:
+            axes.axhline(
+                points[0]["majority_accuracy"]["mean"], color=GREY, linestyle=":", linewidth=1, label="majority class"
+            )
+        axes.set_xlabel("rows that lack something, %")
+        axes.set_ylabel(names[metric].removeprefix("validation "))
+        axes.legend(frameon=False, fontsize=9)
     _save(figure, path)
     return figure
 

@@ -8,10 +8,13 @@ from typing import Any
 from hf_multimodal.data.arguments import SourceArguments
 from hf_multimodal.data.checks import BadSample, missing_columns, write_bad_samples
 from hf_multimodal.data.choices import check_choice
+from hf_multimodal.data.counts import presence
 from hf_multimodal.evaluation.bootstrap import paired_bootstrap
+from hf_multimodal.evaluation.plots import plot_missing_curve
 from hf_multimodal.evaluation.predictions import Predictions, read_predictions
 from hf_multimodal.evaluation.report import markdown_table, write_run
 from hf_multimodal.inference.choosing import SPLITS, load_rows
+from hf_multimodal.inference.missing_curve import answers_by_presence, curve_table, missing_curve
 from hf_multimodal.inference.predicting import class_names_of, load_model, modality_of, predict_dataset
 
 
@@ -31,6 +34,13 @@ class EvaluationArguments:
     against: str | None = field(
         default=None, metadata={"help": "predictions.csv of another run: adds the 95 %% interval of the difference."}
     )
+    missing_curve: bool = field(
+        default=False,
+        metadata={"help": "Also evaluate with images, texts or either taken away from 0 to 100 %% of the rows."},
+    )
+    curve_models: list[str] = field(
+        default_factory=list, metadata={"help": "Runs of the same recipe with other seeds, for the curve's bands."}
+    )
     output_dir: str | None = field(default=None, metadata={"help": "Folder for metrics, predictions and plots."})
     batch_size: int = field(default=64, metadata={"help": "Examples a forward pass."})
     num_workers: int = field(default=0, metadata={"help": "Processes that decode and tokenize."})
@@ -48,7 +58,8 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
         source: The data.
 
     Returns:
-        `test`: the metrics; with `against` also `difference`: for each metric ours, theirs, difference and interval.
+        `test`: the metrics; with `against` also `difference`: for each metric ours, theirs, difference and interval;
+        with `missing_curve` its points.
 
     Raises:
         ValueError: On data without a label column, an unknown label or another bad sample that the policy does not
@@ -76,10 +87,21 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
     )
     result: dict[str, Any] = {"test": predictions.metrics()}
     extra = compare(predictions, args.against) if args.against is not None else {}
+    if args.missing_curve:
+        rows, other_models = chosen.splits["test"], [load_model(name) for name in args.curve_models]
+        runs = [
+            answers_by_presence(*loaded, rows, batch_size=args.batch_size, num_workers=args.num_workers)
+            for loaded in [(model, processor), *other_models]
+        ]
+        extra["missing_curve"] = missing_curve(runs, presence(rows))
     if folder is not None:
         result = write_run(folder, {"test": predictions}, extra=extra)
         write_bad_samples(folder / "bad_samples.csv", bad_samples)
+        if args.missing_curve:
+            plot_missing_curve(extra["missing_curve"], folder / "missing_curve.png")
     print_metrics(result["test"], extra.get("difference", {}), bad_samples)
+    if args.missing_curve:
+        print(f"\n{curve_table(extra['missing_curve'])}")
     return result | extra
 
 

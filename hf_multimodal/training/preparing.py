@@ -11,7 +11,7 @@ from transformers.utils import logging
 from hf_multimodal.data.checks import BadSample, missing_columns
 from hf_multimodal.data.counts import presence
 from hf_multimodal.data.loading import LoadedData
-from hf_multimodal.data.presence import MissingRate, hide_at_rate
+from hf_multimodal.data.presence import MissingRate, hide, left_at_rate
 from hf_multimodal.data.splits import complete_splits
 from hf_multimodal.training.arguments import DataArguments
 
@@ -81,7 +81,7 @@ def with_missing(splits: DatasetDict, args: DataArguments, modality: str) -> Dat
     for name, rows in splits.items():
         rate = args.eval_missing if name == "test" else args.missing
         if rate is not None:
-            left[name] = hide_at_rate(rows, MissingRate.parse(rate), args.missing_seed)
+            left[name] = hide(rows, left_at_rate(presence(rows), MissingRate.parse(rate), args.missing_seed))
         if name == "test" or not (args.complete_only or (rate is not None and modality != "both")):
             continue
         needed = [0, 1] if args.complete_only else [("image", "text").index(modality)]

@@ -1,0 +1,101 @@
+"""How a classifier's metrics fall as more and more examples lack their image or their text."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from hf_multimodal.data.presence import MISSING, MissingRate, hide, left_at_rate
+from hf_multimodal.evaluation.bootstrap import seed_summary
+from hf_multimodal.evaluation.predictions import Predictions
+from hf_multimodal.evaluation.report import markdown_table
+from hf_multimodal.inference.predicting import predict_dataset
+
+RATES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+DRAWS = 5
+SHOWN = {"both": (True, True), "image": (True, False), "text": (False, True), "neither": (False, False)}
+TABLE_METRICS = ("accuracy", "macro_f1", "mAP", "nll", "ece", "mse", "mae")
+
+
+def answers_by_presence(
+    model: Any, processor: Any, dataset: Dataset, patterns: Sequence[str] = ("both", "image", "text"), **options: Any
+) -> dict[str, Predictions]:
+    """Answers on all rows with both shown as far as they are there, with images only, with texts only.
+
+    Args:
+        model: A classifier.
+        processor: Its processor.
+        dataset: Labelled rows.
+        patterns: Keys of `SHOWN`.
+        options: Further arguments of `predict_dataset`.
+
+    Returns:
+        Predictions by pattern; every curve is put together from them without another pass through the model.
+    """
+    return {
+        pattern: predict_dataset(model, processor, hide(dataset, np.tile(SHOWN[pattern], (len(dataset), 1))), **options)
+        for pattern in patterns
+    }
+
+
+def missing_curve(runs: Sequence[Mapping[str, Predictions]], came: np.ndarray) -> list[dict[str, Any]]:
+    """Metrics at every rate of missing images, missing texts, and either.
+
+    Args:
+        runs: What `answers_by_presence` gives, for one model or several seeds of one recipe.
+        came: (rows, 2) bool, what the rows have, column 0 image, column 1 text.
+
+    Returns:
+        Points with `missing`, `rate`, `count` of values (runs times draws of who lacks what), and by metric `mean`
+        and `sd` over them.
+    """
+    points = []
+    for which in MISSING:
+        for rate in RATES:
+            found = []
+            for answers in runs:
+                for draw in range(DRAWS):
+                    left = left_at_rate(came, MissingRate(which, rate), draw)
+                    found.append(_joined(answers, left).metrics())
+            names = [name for name, value in found[0].items() if isinstance(value, float)]
+            summaries = {name: seed_summary([metrics[name] for metrics in found]) for name in names}
+            scores = {name: {"mean": summary.mean, "sd": summary.sd} for name, summary in summaries.items()}
+            points.append({"missing": which, "rate": rate, "count": len(found), **scores})
+    return points
+
+
+def _joined(answers: Mapping[str, Predictions], left: np.ndarray) -> Predictions:
+    """Each row's answer from the pattern that it is left with; one without anything is so in every pattern."""
+    order = [answers[name] for name in ("both", "image", "text")]
+    source = np.select([left[:, 0] & ~left[:, 1], ~left[:, 0] & left[:, 1]], [1, 2], default=0)
+
+    def chosen(name: str) -> np.ndarray:
+        parts = np.stack([getattr(part, name) for part in order])
+        return parts[source, np.arange(len(source))]
+
+    whole = answers["both"]
+    return Predictions(
+        whole.problem_type,
+        whole.ids,
+        whole.labels,
+        chosen("predicted"),
+        chosen("probabilities"),
+        whole.class_names,
+        chosen("has_image"),
+        chosen("has_text"),
+    )
+
+
+def curve_table(points: Sequence[Mapping[str, Any]]) -> str:
+    """The curve in Markdown: a row a point, mean ± standard deviation."""
+    metrics = [name for name in TABLE_METRICS if name in points[0]]
+    rows = [
+        [
+            point["missing"],
+            f"{100 * point['rate']:.0f} %",
+            *(f"{point[name]['mean']:.4f} ± {point[name]['sd']:.4f}" for name in metrics),
+        ]
+        for point in points
+    ]
+    return markdown_table(rows, ["missing", "rows", *metrics])
