@@ -42,4 +42,10 @@ ecnu: .venv/installed  ## the tweets of HF_MULTIMODAL_DATA: image, text and both
 bench: .venv/installed  ## the training recipe against the naive one, side by side
 	$(BIN)/python benchmarks/bench_train.py --rows 256
 
-.PHONY: help demo test test-slow style check ceilings fusions ecnu bench
+promises: .venv/installed  ## what the robust classifier promises, on all tasks and the tweets, into the README
+	$(BIN)/python benchmarks/promises.py
+
+promises-quick: .venv/installed  ## the same with one seed and two levels on three tasks, printed
+	$(BIN)/python benchmarks/promises.py --quick
+
+.PHONY: help demo test test-slow style check ceilings fusions ecnu bench promises promises-quick

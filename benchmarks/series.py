@@ -2,8 +2,12 @@
 
 import hashlib
 import json
+import multiprocessing
+import os
 import shutil
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +31,20 @@ def controlled_job(task: str, fusion: str = "concat") -> list[str]:
     return ["--data", f"controlled:{task}", "--from_scratch", "--fusion", fusion]
 
 
-def run_series(folder: str, jobs: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
+def run_series(
+    folder: str,
+    jobs: dict[str, list[str]],
+    run: Callable[[list[str]], dict[str, Any]] = train,
+    processes: int = 1,
+) -> dict[str, dict[str, Any]]:
     """Train every job that has no row yet.
 
     Args:
         folder: Holds `rows.jsonl` and a run's folder for each job, without its checkpoints.
-        jobs: Flags of `scripts/train_fusion.py` by name. A row with other flags or other defaults is trained again.
+        jobs: Flags by name. A row with other flags or other defaults is trained again.
+        run: What is called with a job's flags and `--output_dir`, and gives its metrics.
+        processes: Jobs at a time. With more than one, each computes on one core: two threads each on two busy cores
+            are several times slower.
 
     Returns:
         By name: the flags, the metrics and the seconds of the whole run.
@@ -43,21 +55,36 @@ def run_series(folder: str, jobs: dict[str, list[str]]) -> dict[str, dict[str, A
     if path.exists():
         rows = {row["name"]: row for row in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
     recipe = recipe_digest()
-    for number, (name, flags) in enumerate(jobs.items(), 1):
-        if name in rows and (rows[name]["flags"], rows[name].get("recipe")) == (flags, recipe):
-            continue
-        output = path.parent / name
-        start = time.perf_counter()
-        metrics = train([*flags, "--output_dir", str(output)])
-        seconds = round(time.perf_counter() - start, 1)
-        for checkpoint in output.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
-        rows[name] = {"name": name, "flags": flags, "recipe": recipe, "seconds": seconds, "metrics": metrics}
+    due = {
+        name: flags
+        for name, flags in jobs.items()
+        if name not in rows or (rows[name]["flags"], rows[name].get("recipe")) != (flags, recipe)
+    }
+
+    def keep(name: str, metrics: dict[str, Any], seconds: float) -> None:
+        rows[name] = {"name": name, "flags": due[name], "recipe": recipe, "seconds": seconds, "metrics": metrics}
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(rows[name]) + "\n")
         test = {key: value for key, value in metrics["test"].items() if isinstance(value, float)}
-        print(
-            f"[{number}/{len(jobs)}] {name} {seconds}s " + " ".join(f"{k}={v:.4f}" for k, v in test.items()),
-            flush=True,
-        )
+        scores = " ".join(f"{key}={value:.4f}" for key, value in test.items())
+        print(f"[{sum(job in rows for job in jobs)}/{len(jobs)}] {name} {seconds}s {scores}", flush=True)
+
+    if processes == 1:
+        for name, flags in due.items():
+            keep(name, *_timed(run, flags, path.parent / name))
+    elif due:
+        os.environ["OMP_NUM_THREADS"] = "1"  # read by the new processes when they import torch
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, mp_context=context) as pool:
+            futures = {pool.submit(_timed, run, flags, path.parent / name): name for name, flags in due.items()}
+            for future in as_completed(futures):
+                keep(futures[future], *future.result())
     return {name: rows[name] for name in jobs}
+
+
+def _timed(run: Callable[[list[str]], dict[str, Any]], flags: list[str], output: Path) -> tuple[dict[str, Any], float]:
+    start = time.perf_counter()
+    metrics = run([*flags, "--output_dir", str(output)])
+    for checkpoint in output.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    return metrics, round(time.perf_counter() - start, 1)

@@ -1,4 +1,4 @@
-"""python scripts/train_robust_fusion.py --data controlled:unique --from_scratch --missing both:0.7 --output_dir runs/robust
+"""python scripts/train_robust_fusion.py --data controlled:unique --from_scratch --missing both:0.7
 
 Train an image+text classifier that stays right when an example lacks its image or its text. The flags of
 `train_fusion.py` hold here too; `--missing` and `--eval_missing` take images and texts away, `--baselines` trains the

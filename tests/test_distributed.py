@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import transformers as hf
 import yaml
 from conftest import PATCHES, TEXT
+from two_ranks_missing import step_weights
 
 from hf_multimodal.training.running import train
 
@@ -67,3 +69,17 @@ def test_two_ranks_equal_one_by_the_same_yaml(tmp_path: Path) -> None:
         assert sorted(colour[1] for colour in first + second) == list(range(24))
         orders.append([colour[1] for colour in first])
     assert orders[0] != orders[1] != orders[2]
+
+
+def test_a_rank_without_any_image_trains_to_the_same_weights(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    program = [str(Path(__file__).with_name("two_ranks_missing.py")), str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run([*command, *program], env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    for vision, checkpointing in (("vit", False), ("vit", True), ("resnet", False)):
+        expected = step_weights(vision, checkpointing, rank=None)
+        for rank in range(2):
+            found = torch.load(tmp_path / f"{vision}-{checkpointing}-{rank}.pt")
+            for name, value in expected.items():
+                torch.testing.assert_close(found[name], value, rtol=0, atol=1e-12)

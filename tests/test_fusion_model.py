@@ -9,20 +9,25 @@ from conftest import TEXT_CONFIGS, VISION_CONFIGS, make_batch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
-from hf_multimodal import FusionConfig, FusionForImageTextClassification, TorchvisionConfig
+from hf_multimodal import (
+    FusionConfig,
+    FusionForImageTextClassification,
+    RobustFusionForImageTextClassification,
+    TorchvisionConfig,
+)
 from hf_multimodal.models.fusion import FUSIONS
 
 PAIRS = [(vision, "bert") for vision in VISION_CONFIGS] + [("vit", text) for text in TEXT_CONFIGS]
 
 
-def make_model(vision="vit", text="bert", **kwargs) -> FusionForImageTextClassification:
+def make_model(vision="vit", text="bert", family=FusionForImageTextClassification, **kwargs):
     torch.manual_seed(0)
-    config = FusionConfig(
+    config = family.config_class(
         vision_config=None if vision is None else VISION_CONFIGS[vision](),
         text_config=None if text is None else TEXT_CONFIGS[text](),
         **{"hidden_size": 16, "num_labels": 3, **kwargs},
     )
-    return FusionForImageTextClassification(config)
+    return family(config)
 
 
 def assert_same(model, loaded, batch) -> None:
@@ -38,9 +43,10 @@ def assert_same(model, loaded, batch) -> None:
         assert torch.equal(model.eval()(**batch).logits, copy.deepcopy(loaded).eval()(**batch).logits)
 
 
+@pytest.mark.parametrize("family", [FusionForImageTextClassification, RobustFusionForImageTextClassification])
 @pytest.mark.parametrize(("vision", "text"), PAIRS)
-def test_every_model_type_trains_saves_and_loads(vision, text, tmp_path, batch):
-    model = make_model(vision, text, fusion="cross_attention")
+def test_every_model_type_trains_saves_and_loads(vision, text, family, tmp_path, batch):
+    model = make_model(vision, text, family, fusion="cross_attention")
     loss = model(**batch, labels=torch.tensor([0, 1, 2, 0])).loss
     loss.backward()
     without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
@@ -48,7 +54,7 @@ def test_every_model_type_trains_saves_and_loads(vision, text, tmp_path, batch):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
     model.save_pretrained(tmp_path)
     loaded, info = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
-    assert type(loaded) is FusionForImageTextClassification
+    assert type(loaded) is family
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert_same(model, loaded, batch)
 

@@ -86,7 +86,9 @@ def test_the_redraw_depends_on_seed_epoch_and_example_only():
     first = redraw(2, index, mask)
     order = torch.randperm(4000)
     assert torch.equal(redraw(2, index[order], mask), first[order])
-    shares = [(first == torch.tensor(pattern)).all(dim=1).float().mean().item() for pattern in ([1, 1], [1, 0], [0, 1])]
+    shares = [
+        (first == torch.tensor(pattern)).all(dim=1).float().mean().item() for pattern in ([1, 1], [1, 0], [0, 1])
+    ]
     assert shares == pytest.approx([0.5, 0.25, 0.25], abs=0.03)
     for other in (redraw(3, index, mask), PresenceRedraw(seed=6)(2, index, mask)):
         same = (other == first).all(dim=1).float().mean().item()
@@ -100,7 +102,7 @@ def test_an_incomplete_example_keeps_its_pattern():
 
 def test_uniform_numbers_are_uniform():
     numbers = torch.cat([uniform(seed, epoch, torch.arange(500)) for seed in range(4) for epoch in range(4)])
-    assert 0 <= numbers.min() and numbers.max() < 1
+    assert numbers.min() >= 0 and numbers.max() < 1
     counts = torch.histc(numbers, bins=10, min=0, max=1)
     assert ((counts - 800) ** 2 / 800).sum() < 27.9  # chi-squared with 9 degrees of freedom, one in a thousand
     assert len(numbers.unique()) == len(numbers)

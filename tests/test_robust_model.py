@@ -17,7 +17,9 @@ from hf_multimodal.models.fusion import FUSIONS
 MASK = torch.tensor([[1, 1], [1, 0], [0, 1], [0, 0]])
 
 
-def build(fusion: str = "concat", vision: str = "vit", text: str = "bert", **fields) -> RobustFusionForImageTextClassification:
+def build(
+    fusion: str = "concat", vision: str = "vit", text: str = "bert", **fields
+) -> RobustFusionForImageTextClassification:
     torch.manual_seed(0)
     config = RobustFusionConfig(
         vision_config=VISION_CONFIGS[vision](),
@@ -65,7 +67,9 @@ def test_neighbours_and_batch_size_change_nothing(fusion, batch):
     batch["pixel_values"] = batch["pixel_values"].double()
     whole = model(**batch, modality_mask=MASK)
     for row in range(4):
-        alone = model(**{name: value[row : row + 1] for name, value in batch.items()}, modality_mask=MASK[row : row + 1])
+        alone = model(
+            **{name: value[row : row + 1] for name, value in batch.items()}, modality_mask=MASK[row : row + 1]
+        )
         assert (alone.logits - whole.logits[row]).abs().max() <= 1e-6  # the stack is float32
         assert (alone.joint_logits - whole.joint_logits[row]).abs().max() <= 1e-12
     order = torch.tensor([2, 0, 3, 1])
@@ -197,3 +201,23 @@ def test_missing_embeddings_are_an_option(batch):
     model = build(missing_embeddings=False)
     assert model.missing_embeddings is None
     assert model(**batch, modality_mask=MASK).logits.isfinite().all()
+
+
+@pytest.mark.parametrize(("vision", "text"), [("vit", "bert"), ("resnet", "gpt2"), ("swin", "modernbert")])
+@pytest.mark.parametrize("fusion", ["concat", "cross_attention"])
+def test_skipping_equals_the_full_masked_computation(vision, text, fusion, batch, monkeypatch):
+    """Under compilation every row is computed, with blanks for what is absent; eager code skips these rows."""
+    model = fitted(build(fusion, vision, text)).double()
+    inputs = {**batch, "pixel_values": batch["pixel_values"].double(), "modality_mask": MASK}
+    results = []
+    for dense in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda dense=dense: dense)
+        model.zero_grad()
+        output = model(**inputs, labels=torch.tensor([0, 1, 2, 0]))
+        output.loss.backward()
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        results.append((output.joint_logits, gradients))
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=0, atol=1e-12)
+    assert results[0][1].keys() == results[1][1].keys()
+    for name, gradient in results[0][1].items():
+        torch.testing.assert_close(gradient, results[1][1][name], rtol=0, atol=1e-12, msg=name)

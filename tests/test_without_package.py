@@ -11,7 +11,11 @@ from test_fusion_model import make_model
 from test_processor import make_image_processor, make_tokenizer, picture
 from transformers import AutoModel
 
-from hf_multimodal import MultimodalProcessor
+from hf_multimodal import (
+    FusionForImageTextClassification,
+    MultimodalProcessor,
+    RobustFusionForImageTextClassification,
+)
 
 STRANGER = """
 import sys
@@ -39,12 +43,16 @@ print(json.dumps({"config": type(AutoConfig.from_pretrained(folder, trust_remote
 
 
 @pytest.mark.parametrize(
-    ("vision", "text", "fusion"),
-    [("vit", "bert", "concat"), ("torchvision:resnet18", "recurrent_text:gru", "cross_attention")],
+    ("vision", "text", "fusion", "family"),
+    [
+        ("vit", "bert", "concat", FusionForImageTextClassification),
+        ("torchvision:resnet18", "recurrent_text:gru", "cross_attention", FusionForImageTextClassification),
+        ("vit", "bert", "concat", RobustFusionForImageTextClassification),
+    ],
 )
-def test_a_saved_folder_loads_without_the_package(vision, text, fusion, tmp_path):
+def test_a_saved_folder_loads_without_the_package(vision, text, fusion, family, tmp_path):
     folder, again = tmp_path / "model", tmp_path / "again"
-    model = make_model(vision, text, fusion=fusion).eval()
+    model = make_model(vision, text, family, fusion=fusion).eval()
     model.save_pretrained(folder)
     MultimodalProcessor(make_image_processor(), make_tokenizer()).save_pretrained(folder)
     batch = make_batch()
@@ -59,7 +67,7 @@ def test_a_saved_folder_loads_without_the_package(vision, text, fusion, tmp_path
     )
     assert run.returncode == 0, run.stderr[-3000:]
     said = json.loads(run.stdout.splitlines()[-1])
-    assert said["config"] == "FusionConfig" and said["mask"] == [[1, 1], [0, 0]]
+    assert said["config"] == family.config_class.__name__ and said["mask"] == [[1, 1], [0, 0]]
     here = MultimodalProcessor.from_pretrained(folder)(images=[picture(), None], text=["a red dog", None])
     assert said["ids"] == here["input_ids"]
     for source in (folder, again):  # what the stranger saved is as good as what was sent

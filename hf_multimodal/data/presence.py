@@ -144,7 +144,7 @@ def write_presence(path: str | Path, splits: Mapping[str, Dataset]) -> None:
 def uniform(seed: int, epoch: int, index: torch.Tensor) -> torch.Tensor:
     """One number in [0, 1) for each example, a pure function of (seed, epoch, index).
 
-    The finaliser of SplitMix64 ([Steele et al., 2014](https://doi.org/10.1145/2660193.2660195)), once for each of the three.
+    The finaliser of SplitMix64 ([Steele et al., 2014](https://doi.org/10.1145/2660193.2660195)), once for each.
 
     Args:
         seed: Seed of the run.

@@ -91,3 +91,33 @@ def ece(confidences: npt.ArrayLike, correct: npt.ArrayLike, bins: int = ECE_BINS
     pairs = zip(np.array_split(confidence, bins), np.array_split(accuracy, bins), strict=True)
     gaps = [abs(float(part.sum() - right.sum())) for part, right in pairs]
     return sum(gaps) / len(confidence)
+
+
+def ece_band(
+    confidences: npt.ArrayLike, *, bins: int = ECE_BINS, repeats: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Where 95 % of the ECEs of a perfectly calibrated model with these confidences lie.
+
+    A finite sample's ECE is above 0 even then, so it is to be judged by this band, found by drawing whether each
+    decision is right with the probability that its confidence says.
+
+    Args:
+        confidences: (n,) probability of each decision.
+        bins: Number of bins.
+        repeats: Number of simulated samples.
+        seed: Of the draws.
+
+    Returns:
+        The 2.5th and the 97.5th percentile.
+
+    Example:
+
+    >>> low, high = ece_band([0.8] * 100)
+    >>> 0 <= low < 0.05 < high < 0.1
+    True
+    """
+    values = np.asarray(confidences, dtype=np.float64)
+    draw = np.random.default_rng(seed)
+    errors = [ece(values, draw.random(len(values)) < values, bins) for _ in range(repeats)]
+    low, high = np.percentile(errors, [2.5, 97.5])
+    return float(low), float(high)

@@ -34,7 +34,9 @@ def answers_by_presence(
         Predictions by pattern; every curve is put together from them without another pass through the model.
     """
     return {
-        pattern: predict_dataset(model, processor, hide(dataset, np.tile(SHOWN[pattern], (len(dataset), 1))), **options)
+        pattern: predict_dataset(
+            model, processor, hide(dataset, np.tile(SHOWN[pattern], (len(dataset), 1))), **options
+        )
         for pattern in patterns
     }
 

@@ -114,7 +114,9 @@ class ModelArguments:
     oversample: bool = field(default=False, metadata={"help": "Repeat rare classes until all are equally frequent."})
     weight_average: float = field(
         default=0.0,
-        metadata={"help": "Evaluate and keep a running average of the weights with this decay a step (0.98); 0: none."},
+        metadata={
+            "help": "Evaluate and keep a running average of the weights with this decay a step (0.98); 0: none."
+        },
     )
     early_stopping_patience: int = field(
         default=3, metadata={"help": "Stop after so many evaluations without a better validation NLL; 0: never."}
@@ -195,8 +197,8 @@ class DataArguments(SourceArguments):
     missing: str | None = field(
         default=None,
         metadata={
-            "help": "Take images or texts away from training and validation rows: image:0.5 from half of them, text:0.9, "
-            "or both:0.7, where half of these 70 %% lack the image and half the text."
+            "help": "Take images or texts away from training and validation rows: image:0.5 from half of them, "
+            "text:0.9, or both:0.7, where half of these 70 %% lack the image and half the text."
         },
     )
     eval_missing: str | None = field(default=None, metadata={"help": "The same for the test rows."})

@@ -86,6 +86,8 @@ class WeightAverage(TrainerCallback):
         """
         file = Path(checkpoint, AVERAGE_FILE)
         if not file.is_file():
-            raise FileNotFoundError(f"{checkpoint} was saved without an average of the weights: leave out weight_average.")
+            raise FileNotFoundError(
+                f"{checkpoint} was saved without an average of the weights: leave out weight_average."
+            )
         for name, value in load_file(file).items():
             self.average[name].copy_(value)

@@ -1,4 +1,4 @@
-"""The rivals of a robust classifier: the same models trained alone or plainly fused, and what can be made of their answers."""
+"""The rivals of a robust classifier: the same models trained alone or plainly fused, and their answers combined."""
 
 import json
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ from hf_multimodal.training.running import train
 
 # Each is a run of scripts/train_fusion.py on the same rows, with these arguments changed.
 TRAINED: dict[str, dict[str, Any]] = {
-    "image alone": {"modality": "image"},
-    "text alone": {"modality": "text"},
+    "image alone": {"modality": "image", "on_bad_sample": "drop"},
+    "text alone": {"modality": "text", "on_bad_sample": "drop"},
     "plain fusion": {"complete_only": True},
     "zero-filled fusion": {},
 }
@@ -41,9 +41,9 @@ def baseline_arguments(given: Mapping[str, Any], name: str, output_dir: str) -> 
 
     Example:
 
-    >>> given = {"data": "t.csv", "text_model": "bert", "vision_model": "vit", "redraw": [1, 0, 0]}
-    >>> baseline_arguments(given, "image alone", "runs/robust")
-    {'data': 't.csv', 'vision_model': 'vit', 'modality': 'image', 'output_dir': 'runs/robust/baselines/image_alone'}
+    >>> given = {"data": "t.csv", "vision_model": "vit", "redraw": [1, 0, 0]}
+    >>> baseline_arguments(given, "plain fusion", "r")
+    {'data': 't.csv', 'vision_model': 'vit', 'complete_only': True, 'output_dir': 'r/baselines/plain_fusion'}
     """
     known = {entry.name for kind in (ModelArguments, DataArguments, TrainingArguments) for entry in fields(kind)}
     changes = TRAINED[name]

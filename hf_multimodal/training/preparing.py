@@ -86,8 +86,10 @@ def with_missing(splits: DatasetDict, args: DataArguments, modality: str) -> Dat
             continue
         needed = [0, 1] if args.complete_only else [("image", "text").index(modality)]
         kept = np.flatnonzero(presence(left[name])[:, needed].all(axis=1))
-        logger.warning("%s: %d of %d rows lack what is needed and are left out.", name, len(rows) - len(kept), len(rows))
-        left[name] = left[name].select(kept)
+        if len(kept) < len(rows):
+            lost = len(rows) - len(kept)
+            logger.warning("%s: %d of %d rows lack what is needed and are left out.", name, lost, len(rows))
+            left[name] = left[name].select(kept)
     return DatasetDict(left)
 
 

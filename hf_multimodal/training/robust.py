@@ -19,8 +19,8 @@ class RobustModelArguments(ModelArguments):
     redraw: list[float] = field(
         default_factory=lambda: [0.5, 0.25, 0.25],
         metadata={
-            "help": "Of the complete examples, shares that show the joint branch both, the image only and the text only, "
-            "drawn anew each epoch; 1 0 0 hides nothing."
+            "help": "Of the complete examples, shares that show the joint branch both, the image only and the text "
+            "only, drawn anew each epoch; 1 0 0 hides nothing."
         },
     )
     unimodal_loss_weight: float = field(
@@ -29,7 +29,9 @@ class RobustModelArguments(ModelArguments):
     no_missing_embeddings: bool = field(
         default=False, metadata={"help": "Zeros in place of a missing modality instead of a learned embedding."}
     )
-    no_stack: bool = field(default=False, metadata={"help": "Answer with the joint branch, neither stacked nor calibrated."})
+    no_stack: bool = field(
+        default=False, metadata={"help": "Answer with the joint branch, neither stacked nor calibrated."}
+    )
     from_fusion: str | None = field(
         default=None, metadata={"help": "Start from a trained fused classifier: its folder, or its name on the Hub."}
     )

@@ -115,7 +115,7 @@ class MultimodalTrainer(Trainer):
             self.data_collator = collator
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train; the weights that are left are the average if there is one, of the best checkpoint if that is asked."""
+        """Train; what is left is the average of the weights if there is one."""
         output = super().train(*args, **kwargs)
         if self.average is not None:
             self.average.copy_to_model()
