@@ -57,7 +57,10 @@ def main() -> None:
         for modality in modalities
     }
     folder = f"runs/ecnu-{args.split}"
-    rows = run_series(folder, jobs, processes=args.processes)
+    states = ["--frozen_states", "runs/ecnu-states"]
+    rows = run_series(
+        folder, jobs, processes=args.processes, same_result=lambda name: [] if name.startswith("text") else states
+    )
 
     def values(modality: str, metric: str) -> list[float]:
         return [rows[f"{modality}-{seed}"]["metrics"]["test"][metric] for seed in range(args.seeds)]

@@ -1,7 +1,7 @@
 """[HF_MULTIMODAL_DATA=/path/to/data] python benchmarks/promises.py [--quick]
 
 What the robust classifier promises on held-out data: each promise, the number and the margin. Every rival is trained
-separately on the same rows with the same settings. The tables go into the README and into docs/promises.md; `--quick`
+separately on the same rows with the same settings. The tables go into the README and into docs/missing.md; `--quick`
 prints what two levels and one seed say, and writes nothing.
 """
 
@@ -170,7 +170,7 @@ def main() -> None:
         kept = sum(line.margin >= 0 for line in own)
         summary.append([promise, f"{kept} of {len(own)}", worst.where, worst.number, f"{worst.margin:+.4f}"])
     update_region(README, "promises", markdown_table(summary, ["promise", "kept", "closest", "number", "margin"]))
-    update_region(README.parent / "docs" / "promises.md", "promises", whole)
+    update_region(README.parent / "docs" / "missing.md", "promises", whole)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ def run_series(
     jobs: dict[str, list[str]],
     run: Callable[[list[str]], dict[str, Any]] = train,
     processes: int = 1,
+    same_result: Callable[[str], list[str]] = lambda name: [],
 ) -> dict[str, dict[str, Any]]:
     """Train every job that has no row yet.
 
@@ -45,6 +46,7 @@ def run_series(
         run: What is called with a job's flags and `--output_dir`, and gives its metrics.
         processes: Jobs at a time. With more than one, each computes on one core: two threads each on two busy cores
             are several times slower.
+        same_result: Gives more flags for a job's name, such as change how long a run takes and not what it finds.
 
     Returns:
         By name: the flags, the metrics and the seconds of the whole run.
@@ -71,12 +73,15 @@ def run_series(
 
     if processes == 1:
         for name, flags in due.items():
-            keep(name, *_timed(run, flags, path.parent / name))
+            keep(name, *_timed(run, [*flags, *same_result(name)], path.parent / name))
     elif due:
         os.environ["OMP_NUM_THREADS"] = "1"  # read by the new processes when they import torch
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(processes, mp_context=context) as pool:
-            futures = {pool.submit(_timed, run, flags, path.parent / name): name for name, flags in due.items()}
+            futures = {
+                pool.submit(_timed, run, [*flags, *same_result(name)], path.parent / name): name
+                for name, flags in due.items()
+            }
             for future in as_completed(futures):
                 keep(futures[future], *future.result())
     return {name: rows[name] for name in jobs}

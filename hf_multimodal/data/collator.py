@@ -30,6 +30,8 @@ class MultimodalCollator:
             Leave it out for evaluation.
         redraw: Called with (epoch, example indices, modality_mask) on every batch; what it returns is the batch's
             `fusion_mask`. For training a robust classifier; rows then need an `index` column.
+        states: Where `pixel_values` come from in place of pictures: called with the cells of a batch, its `batch` gives
+            (batch, ...) hidden states of frozen layers.
         on_bad_image: `"error"` raises on a picture that cannot be read; `"missing"` warns and treats it as missing.
         on_empty: `"error"` raises on a labelled example with nothing that the model reads, which would teach it the
             label of nothing; `"keep"` is for evaluation. Unlabelled examples are always kept.
@@ -59,6 +61,7 @@ class MultimodalCollator:
         label_column: str = "label",
         augment: Callable[[Image.Image, int, int], Image.Image] | None = None,
         redraw: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+        states: Any = None,
         on_bad_image: str = "error",
         on_empty: str = "error",
         max_length: int | None = None,
@@ -69,6 +72,7 @@ class MultimodalCollator:
         self.label_column = label_column
         self.augment = augment
         self.redraw = redraw
+        self.states = states
         self.on_bad_image = check_choice("on_bad_image", on_bad_image, ON_BAD_IMAGE)
         self.on_empty = check_choice("on_empty", on_empty, ON_EMPTY)
         self.max_length = max_length
@@ -85,12 +89,14 @@ class MultimodalCollator:
             What the processor returns, `labels` unless all rows are unlabelled, and `fusion_mask` with `redraw`.
         """
         inputs: dict[str, Any] = {}
-        if self.processor.image_processor is not None:
+        if self.processor.image_processor is not None and self.states is None:
             inputs["images"] = [self._picture(row) for row in rows]
         if self.processor.tokenizer is not None:
             inputs["text"] = [_value(row, self.text_column) for row in rows]
             inputs |= {} if self.max_length is None else {"max_length": self.max_length}
-        batch = dict(self.processor(**inputs, return_tensors="pt"))
+        batch = dict(self.processor(**inputs, return_tensors="pt")) if inputs else {}
+        if self.states is not None:
+            self._add_states(batch, [_value(row, self.image_column) for row in rows])
         if self.redraw is not None:
             index = torch.tensor([_value(row, "index") for row in rows])
             batch["fusion_mask"] = self.redraw(int(self.epoch), index, batch["modality_mask"])
@@ -114,6 +120,11 @@ class MultimodalCollator:
             warnings.warn(f"image {where!r} is {error.reason}: it is treated as missing.", stacklevel=2)
             return None
         return picture if self.augment is None else self.augment(picture, int(self.epoch), _value(row, "index"))
+
+    def _add_states(self, batch: dict[str, torch.Tensor], images: list[Any]) -> None:
+        batch["pixel_values"] = self.states.batch(images)
+        batch.setdefault("modality_mask", torch.zeros(len(images), 2, dtype=torch.long))
+        batch["modality_mask"][:, 0] = torch.tensor([image is not None for image in images])
 
     def _refuse_empty(self, rows: list[dict[str, Any]], modality_mask: torch.Tensor) -> None:
         empty = [rows[i].get("id", rows[i].get("index", i)) for i in (~modality_mask.any(dim=1)).nonzero()]

@@ -191,6 +191,13 @@ class DataArguments(SourceArguments):
     """Where the examples come from, and how a training run uses them."""
 
     max_length: int | None = field(default=None, metadata={"help": "Longest text in tokens. Default: the model's."})
+    frozen_states: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder for what frozen vision layers make of each picture: computed once for all epochs and all runs "
+            "that share it."
+        },
+    )
     augment: bool = field(default=False, metadata={"help": "Random crop, flip and light colour on training pictures."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first N training examples."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Use only the first N validation examples."})
@@ -259,6 +266,11 @@ def parse_training_arguments(
         raise ValueError("data is needed: a table, a folder, a Hub data set, or controlled:<task>.")
     if data_args.augment and model_args.modality == "text":
         raise ValueError("augment has no use with modality 'text'.")
+    if data_args.frozen_states is not None:
+        if data_args.augment:
+            raise ValueError("frozen_states keeps one state a picture, so it cannot go with augment.")
+        if parse_layers(model_args.freeze_vision_layers, "freeze_vision_layers") == 0:
+            raise ValueError("frozen_states needs freeze_vision_layers: no layer of the vision model is frozen.")
     if data_args.max_length is not None and model_args.modality == "image":
         raise ValueError(f"max_length {data_args.max_length} has no use with modality 'image'.")
     if data_args.fit_on_validation and (training_args.eval_strategy != "no" or training_args.load_best_model_at_end):

@@ -1,5 +1,6 @@
 """One training run from its arguments to the folder that it leaves."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hf_multimodal.training.arguments import DataArguments, ModelArguments, pars
 from hf_multimodal.training.building import build_for_data, parameter_counts
 from hf_multimodal.training.checkpoints import find_checkpoint, remove_checkpoints
 from hf_multimodal.training.dry_run import dry_run
+from hf_multimodal.training.frozen_states import FrozenStates, pictures_of, reading_states
 from hf_multimodal.training.preparing import add_lengths, prepare_training_data
 from hf_multimodal.training.stacking import fit_stack
 from hf_multimodal.training.trainer import MultimodalTrainer
@@ -80,14 +82,18 @@ def build_trainer(
         callbacks.append(EarlyStoppingCallback(model_args.early_stopping_patience))
     splits = add_lengths(data.splits, processor.tokenizer)
     augment = ImageAugmentation(training_args.seed) if data_args.augment else None
+    states = None
+    if data_args.frozen_states is not None:
+        pictures = pictures_of([splits[name] for name in ("train", "validation") if name in splits])
+        states = FrozenStates(data_args.frozen_states, model, processor.image_processor, pictures)
     assert model_args.head_learning_rate is not None
     return MultimodalTrainer(
         model=model,
         args=training_args,
         data_collator=MultimodalCollator(
-            processor, augment=augment, redraw=model_args.presence_redraw(training_args.seed)
+            processor, augment=augment, redraw=model_args.presence_redraw(training_args.seed), states=states
         ),
-        eval_collator=MultimodalCollator(processor, on_empty="keep"),
+        eval_collator=MultimodalCollator(processor, on_empty="keep", states=states),
         train_dataset=splits["train"],
         eval_dataset=splits.get("validation"),
         compute_metrics=compute_metrics_for(data.problem_type, list(data.id2label.values())),
@@ -124,7 +130,9 @@ def run_training(
     trainer = build_trainer(model_args, data_args, training_args, data, model, processor)
     if checkpoint is None and training_args.process_index == 0:
         remove_checkpoints(str(training_args.output_dir))  # only now: a start that fails leaves them
-    output = trainer.train(resume_from_checkpoint=checkpoint)
+    states = trainer.data_collator.states
+    with contextlib.nullcontext() if states is None else reading_states(model.vision_model, states.layers):
+        output = trainer.train(resume_from_checkpoint=checkpoint)
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # predict in full precision
     counts = parameter_counts(model)
     if model_args.lora_rank:

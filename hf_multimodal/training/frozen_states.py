@@ -1,0 +1,175 @@
+"""Hidden states of frozen vision layers, computed once for all epochs and for all runs that share the folder."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import nn
+from tqdm.auto import tqdm
+
+from hf_multimodal.data.images import open_image
+from hf_multimodal.models.inner_models import image_size_of
+from hf_multimodal.models.processing_multimodal import to_rgb
+from hf_multimodal.training.freezing import find_blocks
+
+
+def picture_key(image: Any) -> str:
+    """Name a picture cell (`{"bytes", "path"}`) by its content."""
+    content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+    return hashlib.sha256(content).hexdigest()
+
+
+class FrozenStates:
+    """What the frozen layers of a vision model make of each picture of a data set, on disk.
+
+    The file is named by the weights of the frozen layers, the image processor and the pictures, so that no other
+    model's states are ever read. A picture is prepared as in evaluation: augmentation and states exclude each other.
+
+    Args:
+        folder: Where the states lie; runs that share it compute them once.
+        model: A model with a `vision_model` whose first layers are frozen.
+        image_processor: Its image processor.
+        images: Cells of all pictures, `None`s among them.
+        batch_size: Pictures a forward pass.
+
+    Raises:
+        ValueError: If no layer is frozen, or the layers do not hand one tensor from each to the next (Swin).
+    """
+
+    def __init__(
+        self, folder: str | Path, model: Any, image_processor: Any, images: Sequence[Any], batch_size: int = 32
+    ) -> None:
+        vision_model = model.vision_model
+        self.layers = frozen_layers(vision_model)
+        keys = sorted({picture_key(image) for image in images if image is not None})
+        self.rows = {key: row for row, key in enumerate(keys)}
+        digest = hashlib.sha256(json.dumps([image_processor.to_json_string(), self.layers, keys]).encode())
+        for name, tensor in vision_model.state_dict().items():
+            if name in _frozen_names(vision_model):
+                digest.update(tensor.detach().cpu().float().numpy().tobytes())
+        self.path = Path(folder, f"{digest.hexdigest()[:16]}.npy")
+        if not self.path.is_file():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._compute(vision_model, image_processor, images, batch_size)
+
+    @cached_property
+    def states(self) -> np.ndarray:
+        """(pictures, ...) float32, mapped from the file, by each worker for itself."""
+        return np.load(self.path, mmap_mode="r")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "states"}
+
+    @torch.inference_mode()
+    def _compute(self, vision_model: nn.Module, image_processor: Any, images: Sequence[Any], batch_size: int) -> None:
+        cells = {picture_key(image): image for image in images if image is not None}
+        names = list(self.rows)
+        unfinished = self.path.with_suffix(f".{os.getpid()}.part")  # two runs may compute the same at a time
+        states: Any = None
+        for start in tqdm(range(0, len(names), batch_size), desc="Frozen layers"):
+            pictures = [to_rgb(open_image(cells[name])) for name in names[start : start + batch_size]]
+            pixels = image_processor(pictures, return_tensors="pt")["pixel_values"]
+            found = states_after(vision_model, self.layers, pixels).float().cpu().numpy()
+            if states is None:
+                shape = (len(names), *found.shape[1:])
+                states = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float32, shape=shape)
+            states[start : start + len(found)] = found
+        states.flush()
+        unfinished.rename(self.path)
+
+    def batch(self, images: Sequence[Any]) -> torch.Tensor:
+        """(batch, ...) states of the pictures, zeros where there is none."""
+        found = torch.zeros(len(images), *self.states.shape[1:])
+        for row, image in enumerate(images):
+            if image is not None:
+                found[row] = torch.tensor(self.states[self.rows[picture_key(image)]])
+        return found
+
+
+def pictures_of(splits: Sequence[Dataset]) -> list[Any]:
+    """The picture cells of several splits."""
+    return [image for rows in splits for image in rows.select_columns(["image"])[:]["image"]]
+
+
+def _frozen_names(vision_model: nn.Module) -> set[str]:
+    return {name for name, parameter in vision_model.named_parameters() if not parameter.requires_grad}
+
+
+def frozen_layers(vision_model: nn.Module) -> int:
+    """Number of the first layers that are frozen.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    blocks = find_blocks(vision_model)
+    frozen = [not any(parameter.requires_grad for parameter in block.parameters()) for block in blocks]
+    count = frozen.index(False) if False in frozen else len(frozen)
+    if not count:
+        raise ValueError("states of frozen layers need freeze_vision_layers: no layer of the vision model is frozen.")
+    return count
+
+
+def states_after(vision_model: nn.Module, layers: int, pixel_values: torch.Tensor) -> torch.Tensor:
+    """What the first layers hand to the next.
+
+    Args:
+        vision_model: A vision model.
+        layers: How many.
+        pixel_values: (batch, channels, height, width).
+
+    Raises:
+        ValueError: If that is not one tensor.
+    """
+    kept: list[Any] = []
+    handle = find_blocks(vision_model)[layers - 1].register_forward_hook(lambda *call: kept.append(call[2]))
+    was_training = vision_model.training
+    try:
+        vision_model.eval()(pixel_values=pixel_values.to(next(vision_model.parameters())))
+    finally:
+        handle.remove()
+        vision_model.train(was_training)
+    if not isinstance(kept[0], torch.Tensor):
+        raise ValueError(
+            f"the layers of {type(vision_model).__name__} hand on a {type(kept[0]).__name__}, not one tensor: its "
+            "states cannot be kept."
+        )
+    return kept[0]
+
+
+@contextlib.contextmanager
+def reading_states(vision_model: nn.Module, layers: int) -> Iterator[None]:
+    """Let a vision model take the states after its first layers in the place of `pixel_values`.
+
+    Its modules and their names stay as they are: the first layer answers with the states, the other frozen ones hand
+    on what they get, and what comes before them runs on one black picture.
+
+    Args:
+        vision_model: A vision model.
+        layers: Number of the layers whose states are given.
+    """
+    blocks = find_blocks(vision_model)[:layers]
+    size = image_size_of(vision_model.config)
+    forward = vision_model.forward
+    given: list[torch.Tensor] = []
+
+    def forward_from_states(pixel_values: torch.Tensor, **kwargs: Any) -> Any:
+        given[:] = [pixel_values]
+        return forward(pixel_values=pixel_values.new_zeros(1, 3, *size), **kwargs)
+
+    vision_model.forward = forward_from_states
+    for block in blocks:
+        block.forward = lambda *args, **kwargs: given[0]
+    try:
+        yield
+    finally:
+        del vision_model.forward
+        for block in blocks:
+            del block.forward
