@@ -1,7 +1,7 @@
 """python benchmarks/bench_missing.py [--rows 64] [--repeats 9]
 
-What a training step of the robust classifier costs when 70 % of its examples lack their image or their text, beside the
-same step on complete examples and the share of vision and text work that is really there. Models of the sizes of
+What a training step of the robust classifier costs when 70 % of its examples lack their image or their text, beside
+the same step on complete examples and the share of vision and text work that is really there. Models of the sizes of
 DeiT-tiny and MiniLM-L6 with random weights; the two kinds of step are measured in turn in one process.
 """
 

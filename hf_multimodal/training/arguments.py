@@ -194,8 +194,8 @@ class DataArguments(SourceArguments):
     frozen_states: str | None = field(
         default=None,
         metadata={
-            "help": "Folder for what frozen vision layers make of each picture: computed once for all epochs and all runs "
-            "that share it."
+            "help": "Folder for what frozen vision layers make of each picture: computed once for all epochs and all "
+            "runs that share it."
         },
     )
     augment: bool = field(default=False, metadata={"help": "Random crop, flip and light colour on training pictures."})
