@@ -30,7 +30,7 @@ class MultimodalCollator:
             Leave it out for evaluation.
         redraw: Called with (epoch, example indices, modality_mask) on every batch; what it returns is the batch's
             `fusion_mask`. For training a robust classifier; rows then need an `index` column.
-        states: Where `pixel_values` come from in place of pictures: its `batch`, called with the cells of a batch, gives
+        states: Where `pixel_values` come from in place of pictures: its `batch`, called with a batch of cells, gives
             (batch, ...) hidden states of frozen layers.
         on_bad_image: `"error"` raises on a picture that cannot be read; `"missing"` warns and treats it as missing.
         on_empty: `"error"` raises on a labelled example with nothing that the model reads, which would teach it the
