@@ -8,11 +8,14 @@ import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from hf_multimodal import FusionConfig, RobustFusionConfig
 from hf_multimodal.training.arguments import FROM_SCRATCH_DEFAULTS, TRAINING_DEFAULTS
 from hf_multimodal.training.from_scratch import small_text_config, small_vision_config
+from hf_multimodal.training.robust import RobustModelArguments
 from hf_multimodal.training.running import train
 
 README = Path(__file__).parents[1] / "README.md"
@@ -22,7 +25,11 @@ def recipe_digest() -> str:
     """Eight letters that change with the defaults that a row's flags do not show."""
     models = [small_vision_config().to_dict(), small_text_config().to_dict()]
     usual = {name: value for name, value in TRAINING_DEFAULTS.items() if not name.startswith("dataloader")}
-    content = json.dumps([usual, FROM_SCRATCH_DEFAULTS, models], sort_keys=True, default=str)
+    classifiers = [{f.name: f.default for f in fields(kind)} for kind in (FusionConfig, RobustFusionConfig)]
+    robust = RobustModelArguments(from_scratch=True)
+    content = json.dumps(
+        [usual, FROM_SCRATCH_DEFAULTS, models, classifiers, vars(robust)], sort_keys=True, default=str
+    )
     return hashlib.sha256(content.encode()).hexdigest()[:8]
 
 
@@ -60,7 +67,9 @@ def run_series(
     due = {
         name: flags
         for name, flags in jobs.items()
-        if name not in rows or (rows[name]["flags"], rows[name].get("recipe")) != (flags, recipe)
+        if name not in rows
+        or (rows[name]["flags"], rows[name].get("recipe")) != (flags, recipe)
+        or not (path.parent / name / "predictions.csv").is_file()
     }
 
     def keep(name: str, metrics: dict[str, Any], seconds: float) -> None:
@@ -83,7 +92,11 @@ def run_series(
                 for name, flags in due.items()
             }
             for future in as_completed(futures):
-                keep(futures[future], *future.result())
+                if future.exception() is None:
+                    keep(futures[future], *future.result())
+            failed = {futures[future]: future.exception() for future in futures if future.exception() is not None}
+        if failed:  # only now, so that one failure costs no other row
+            raise RuntimeError(f"{len(failed)} of {len(due)} runs failed: {failed}")
     return {name: rows[name] for name in jobs}
 
 

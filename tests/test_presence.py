@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
+from PIL import Image
 
 from hf_multimodal.data.controlled import make_controlled
 from hf_multimodal.data.counts import presence
-from hf_multimodal.data.presence import MissingRate, PresenceRedraw, hide, left_at_rate, uniform, write_presence
+from hf_multimodal.data.presence import MissingRate, PresenceRedraw, hide, uniform, what_is_left, write_presence
 from hf_multimodal.training.arguments import DataArguments
-from hf_multimodal.training.preparing import with_missing
+from hf_multimodal.training.preparing import prepare_training_data
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_hiding_leaves_everything_else_as_it_was():
 
 def test_a_row_that_would_be_left_with_nothing_keeps_what_it_had():
     rows = Dataset.from_dict({"image": [None] * 4 + ["a.jpg"] * 4, "text": ["words"] * 8})
-    left = left_at_rate(presence(rows), MissingRate("text", 1.0), seed=0)
+    left = what_is_left(presence(rows), MissingRate("text", 1.0).draw(8, seed=0))
     assert left.tolist() == [[False, True]] * 4 + [[True, False]] * 4
 
 
@@ -114,21 +115,44 @@ def test_shares_that_do_not_sum_to_one_are_refused(shares):
         PresenceRedraw(0, shares)
 
 
-@pytest.mark.parametrize(
-    ("modality", "options", "rows", "test_rows"),
-    [
-        ("both", {"missing": "both:0.5"}, 20, 10),
-        ("image", {"missing": "both:0.5"}, 15, 10),
-        ("text", {"missing": "text:0.9"}, 2, 10),
-        ("both", {"missing": "both:0.5", "complete_only": True}, 10, 10),
-        ("both", {"eval_missing": "image:1"}, 20, 10),
-    ],
-)
-def test_training_and_test_rows_lose_theirs_separately(modality, options, rows, test_rows):
-    splits = DatasetDict(
-        {name: Dataset.from_dict({"image": ["x"] * n, "text": ["y"] * n}) for name, n in (("train", 20), ("test", 10))}
-    )
-    left = with_missing(splits, DataArguments(data="t.csv", **options), modality)
-    assert (len(left["train"]), len(left["test"])) == (rows, test_rows)
-    assert presence(left["test"])[:, 1].all()
-    assert presence(left["test"])[:, 0].all() == ("eval_missing" not in options)
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """100 rows of text of which the first ten have no image."""
+    lines = ["image,text,label"]
+    for number in range(100):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
+        lines.append(f"{'' if number < 10 else f'{number}.png'},text {number},{number % 2}")
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    return tmp_path / "table.csv"
+
+
+def prepared(table: Path, modality: str, **options) -> dict[str, dict[int, tuple[bool, bool]]]:
+    """Index to presence, by split."""
+    data, _ = prepare_training_data(DataArguments(data=str(table), **options), modality)
+    return {
+        name: dict(zip(rows["index"], map(tuple, presence(rows).tolist()), strict=True))
+        for name, rows in data.splits.items()
+    }
+
+
+def test_runs_of_other_modalities_lose_the_same(table):
+    options = {"missing": "both:0.5", "eval_missing": "text:0.5"}
+    both = prepared(table, "both", **options)
+    image = prepared(table, "image", on_bad_sample="drop", **options)
+    complete = prepared(table, "both", complete_only=True, **options)
+    assert len(both["train"]) == 70
+    assert image["train"] == {index: has for index, has in both["train"].items() if has[0]}
+    assert complete["train"] == {index: has for index, has in both["train"].items() if all(has)}
+    assert image["test"] == complete["test"] == both["test"] and len(both["test"]) == 20
+    assert all(index >= 10 or has == (False, True) for index, has in both["train"].items())
+
+
+def test_training_and_test_rows_lose_theirs_separately(table):
+    found = prepared(table, "both", eval_missing="image:1")
+    assert not any(image for image, _ in found["test"].values())
+    assert all(image for index, (image, _) in found["train"].items() if index >= 10)
+
+
+def test_no_row_left_is_an_error(table):
+    with pytest.raises(ValueError, match="no usable row is left in the split 'train'"):
+        prepared(table, "both", missing="text:1", complete_only=True)

@@ -31,6 +31,13 @@ def build(
     return RobustFusionForImageTextClassification(config).eval()
 
 
+def without_dropout(model: torch.nn.Module) -> torch.nn.Module:
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
 def fitted(model: RobustFusionForImageTextClassification) -> RobustFusionForImageTextClassification:
     """A stack that is not the identity."""
     draw = torch.Generator().manual_seed(1)
@@ -43,10 +50,7 @@ def fitted(model: RobustFusionForImageTextClassification) -> RobustFusionForImag
 @pytest.mark.parametrize("poison", [0.0, torch.nan, torch.inf, 1e30])
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_what_a_missing_slot_holds_changes_nothing(fusion, poison, batch):
-    model = fitted(build(fusion)).double().train()
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    model = without_dropout(fitted(build(fusion)).double()).train()
     results = []
     for value in (1.0, poison):
         inputs = {**batch, "pixel_values": batch["pixel_values"].double(), "input_ids": batch["input_ids"].clone()}
@@ -70,11 +74,12 @@ def test_neighbours_and_batch_size_change_nothing(fusion, batch):
         alone = model(
             **{name: value[row : row + 1] for name, value in batch.items()}, modality_mask=MASK[row : row + 1]
         )
-        assert (alone.logits - whole.logits[row]).abs().max() <= 1e-6  # the stack is float32
-        assert (alone.joint_logits - whole.joint_logits[row]).abs().max() <= 1e-12
+        assert (alone.logits - whole.logits[row]).abs().max() <= 1e-12
     order = torch.tensor([2, 0, 3, 1])
     shuffled = model(**{name: value[order] for name, value in batch.items()}, modality_mask=MASK[order])
-    assert (shuffled.joint_logits - whole.joint_logits[order]).abs().max() <= 1e-12
+    assert (shuffled.logits - whole.logits[order]).abs().max() <= 1e-12
+    texts = {name: torch.nn.functional.pad(batch[name], (0, 3)) for name in ("input_ids", "attention_mask")}
+    assert (model(**{**batch, **texts}, modality_mask=MASK).logits - whole.logits).abs().max() <= 1e-12
 
 
 def test_an_example_with_neither_gets_the_prior(batch):
@@ -100,16 +105,17 @@ def test_a_batch_wide_none_is_a_missing_modality(batch):
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_hiding_equals_missing_for_the_joint_branch_only(fusion, batch):
     model = build(fusion)
-    hidden = model(**batch, fusion_mask=torch.tensor([[0, 1]] * 4))
-    missing = model(**batch, modality_mask=torch.tensor([[0, 1]] * 4))
+    only_text = torch.tensor([[0, 1]] * 4)
+    full, missing = model(**batch), model(**batch, modality_mask=only_text)
+    assert torch.equal(model(**batch, fusion_mask=only_text).joint_logits, full.joint_logits)  # in evaluation: nothing
+    hidden = without_dropout(model).train()(**batch, fusion_mask=only_text)
     torch.testing.assert_close(hidden.joint_logits, missing.joint_logits)
-    full = model(**batch)
     assert torch.equal(hidden.image_logits, full.image_logits)
     assert not torch.equal(hidden.joint_logits, full.joint_logits)
 
 
 def test_fusion_mask_cannot_show_what_is_missing(batch):
-    model = build()
+    model = without_dropout(build()).train()
     shown = model(**batch, modality_mask=MASK, fusion_mask=torch.ones(4, 2, dtype=torch.long))
     assert torch.equal(shown.logits, model(**batch, modality_mask=MASK).logits)
 
@@ -117,6 +123,7 @@ def test_fusion_mask_cannot_show_what_is_missing(batch):
 def test_loss_is_the_sum_over_present_examples_by_the_batch_size(batch):
     model = build(unimodal_loss_weight=0.5)
     labels = torch.tensor([0, 1, 2, 0])
+    without_dropout(model).train()
     fusion_mask = torch.tensor([[0, 1], [1, 1], [1, 1], [1, 1]])
     output = model(**batch, modality_mask=MASK, fusion_mask=fusion_mask, labels=labels)
     each = torch.nn.functional.cross_entropy
@@ -176,6 +183,32 @@ def test_from_fusion_keeps_every_weight(batch, tmp_path):
         torch.testing.assert_close(robust(**batch).logits, fusion(**batch).logits, atol=1e-6, rtol=0)
         assert robust.stack.weights[:, 0].eq(1).all() and robust.stack.temperatures.eq(1).all()
     assert robust.config.unimodal_loss_weight == 0.25 and robust.config.model_type == "multimodal_robust_fusion"
+
+
+def test_a_new_head_has_a_stack_that_is_not_fitted(tmp_path):
+    fitted(build()).save_pretrained(tmp_path)
+    model = RobustFusionForImageTextClassification.from_pretrained(
+        tmp_path, num_labels=5, ignore_mismatched_sizes=True
+    )
+    assert model.stack.weights.shape == (4, 3, 5)
+    assert model.stack.weights[:, 0].eq(1).all() and not model.stack.weights[:, 1:].any()
+    assert model.stack.temperatures.eq(1).all() and not model.stack.prior.any()
+
+
+def test_a_problem_type_that_the_labels_decide_loads_again(batch, tmp_path):
+    model = build(problem_type=None).train()
+    model(**batch, labels=torch.rand(4, 3).round())
+    assert model.config.problem_type == "multi_label_classification"
+    fitted(model).save_pretrained(tmp_path)
+    loaded = RobustFusionForImageTextClassification.from_pretrained(tmp_path)
+    assert torch.equal(loaded.stack.weights, model.stack.weights)
+
+
+def test_from_fusion_takes_no_other_weights():
+    config = FusionConfig(vision_config=VISION_CONFIGS["vit"](), text_config=TEXT_CONFIGS["bert"](), hidden_size=16)
+    fusion = FusionForImageTextClassification(config)
+    with pytest.raises(ValueError, match=r"has not the weights of a fused classifier: missing \['fusion.gate"):
+        RobustFusionForImageTextClassification.from_fusion(fusion, fusion="gated")
 
 
 def test_a_single_modality_is_refused():

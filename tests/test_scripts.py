@@ -403,16 +403,24 @@ def test_the_missing_curve(robust_run: tuple[Path, Path, dict[str, Any]], tmp_pa
     assert "| image | 50 % |" in capsys.readouterr().out
 
 
+def test_a_run_with_missing_test_rows_is_evaluated_again(robust_run: tuple[Path, Path, dict[str, Any]]) -> None:
+    folder, table, metrics = robust_run
+    flags = ["--model", str(folder), "--data", str(table), "--missing", "image:0.5", "--output_dir", str(folder)]
+    result = evaluate(flags)
+    assert result["test"]["nll"] == pytest.approx(metrics["test"]["nll"])
+    assert json.loads((folder / "metrics.json").read_text())["run"] == metrics["run"]  # nothing of the run is lost
+
+
 def test_a_robust_run_starts_from_a_trained_fusion(run: tuple[Path, Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, table, _ = run
-    flags = [flag for flag in FAST if flag != "--from_scratch"]
+    flags = [flag for flag in FAST if flag not in ("--from_scratch", "--hidden_size", "16")]
     flags = ["--data", str(table), "--from_fusion", str(folder), "--output_dir", str(tmp_path), *flags]
     metrics = train_robust([*flags, "--learning_rate", "0", "--head_learning_rate", "0", "--no_stack"])
     fusion, robust = load_model(folder)[0], load_model(tmp_path)[0]
     state = robust.state_dict()  # of which training has moved nothing but the statistics of BatchNorm
     assert all(torch.equal(value, state[name]) for name, value in fusion.named_parameters())
     assert metrics["run"]["steps"] == 4
-    with pytest.raises(ValueError, match="from_fusion brings both models: leave out text_model"):
+    with pytest.raises(ValueError, match="from_fusion brings its own text_model: leave it out"):
         train_robust([*flags, "--text_model", "bert"])
 
 

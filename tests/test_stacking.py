@@ -9,6 +9,8 @@ from scipy.special import log_softmax, logsumexp
 from hf_multimodal import MultimodalProcessor, RobustFusionConfig, RobustFusionForImageTextClassification
 from hf_multimodal.data.controlled import make_controlled
 from hf_multimodal.data.presence import hide
+from hf_multimodal.evaluation.plots import plot_missing_curve
+from hf_multimodal.inference.missing_curve import answers_by_presence, curve_table, missing_curve
 from hf_multimodal.inference.predicting import predict_dataset
 from hf_multimodal.training.from_scratch import train_tokenizer, vision_part
 from hf_multimodal.training.stacking import fit_classes, fit_labels, fit_stack, fit_values, prior_logits
@@ -106,3 +108,35 @@ def test_the_model_applies_what_was_fitted(trained):
     nothing = hide(rows, np.zeros((48, 2), dtype=bool))
     answers = predict_dataset(model, processor, nothing).probabilities
     assert answers == pytest.approx(np.tile([0.4, 0.2, 0.2, 0.2], (48, 1)), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "labels"),
+    [
+        ("multi_label_classification", [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]),
+        ("regression", [0.5, -1.0, 2.0, 0.0]),
+    ],
+)
+def test_other_problem_types_from_fit_to_curve(trained, problem_type, labels):
+    _, processor, rows, present = trained
+    width = 3 if problem_type == "multi_label_classification" else 1
+    text = TEXT_CONFIGS["bert"]()
+    text.vocab_size = len(processor.tokenizer)
+    config = RobustFusionConfig(
+        vision_config=VISION_CONFIGS["vit"](),
+        text_config=text,
+        hidden_size=16,
+        num_labels=width,
+        problem_type=problem_type,
+    )
+    model = RobustFusionForImageTextClassification(config)
+    rows = rows.remove_columns("label").add_column("label", labels * 12)
+    fit_stack(model, processor, rows, labels, batch_size=16)
+    total = model.stack.weights[1:].sum(dim=1)
+    assert total.shape == (3, width)
+    assert ((total - 1).abs().le(1e-4) | total.eq(0)).all()  # 0 where the heads of random weights say nothing
+    points = missing_curve([answers_by_presence(model, processor, rows)], present)
+    metric = "nll" if width == 3 else "mse"
+    assert len(points) == 21 and all(np.isfinite(point[metric]["mean"]) for point in points)
+    assert len(plot_missing_curve(points).axes[1].lines) == 3
+    assert f" {metric} |" in curve_table(points)

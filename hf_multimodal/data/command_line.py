@@ -100,12 +100,23 @@ def _flags_from_yaml(path: str, names: list[str]) -> list[str]:
     content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     if not isinstance(content, dict):
         raise ValueError(f"config: {path!r} must hold `name: value` lines, got a {type(content).__name__}.")
-    flags: list[str] = []
-    for name, value in content.items():
+    for name in content:
         if name not in names:
             raise ValueError(f"unknown key {name!r} in {path!r}.{did_you_mean(str(name), names)}")
-        if value is None:
-            continue
-        values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
-        flags += [f"--{name}", *map(str, values)]
+    return flags_of(content)
+
+
+def flags_of(arguments: Mapping[str, Any]) -> list[str]:
+    """Arguments as flags; those that are None are left out.
+
+    Example:
+
+    >>> flags_of({"data": "table.csv", "augment": True, "redraw": [1, 0, 0], "seed": None})
+    ['--data', 'table.csv', '--augment', 'True', '--redraw', '1', '0', '0']
+    """
+    flags: list[str] = []
+    for name, value in arguments.items():
+        if value is not None:
+            values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+            flags += [f"--{name}", *map(str, values)]
     return flags

@@ -102,28 +102,55 @@ def hide(dataset: Dataset, present: np.ndarray) -> Dataset:
     if present.all():
         return dataset
     names, features = dataset.column_names, dataset.features
-    table = dataset.flatten_indices().data.table
+    whole = dataset if dataset._indices is None else dataset.flatten_indices()
+    table = whole.data.table
     for column, name in enumerate(("image", "text")):
-        values = table.column(name).combine_chunks()
-        # By index: a null index takes a null, whatever the column's type is.
-        index = pa.array(np.arange(len(dataset)), mask=~present[:, column])
-        table = table.set_column(table.column_names.index(name), name, values.take(index))
+        parts, start = [], 0
+        for part in table.column(name).chunks:  # one by one: all pictures in one chunk may pass 2 GiB
+            # By index: a null index takes a null, whatever the column's type is.
+            gone = ~present[start : start + len(part), column]
+            parts.append(part.take(pa.array(np.arange(len(part)), mask=gone)))
+            start += len(part)
+        values = pa.chunked_array(parts, type=table.schema.field(name).type)
+        table = table.set_column(table.column_names.index(name), name, values)
     return Dataset(table.cast(features.arrow_schema)).select_columns(names)
 
 
-def left_at_rate(came: np.ndarray, missing: MissingRate, seed: int) -> np.ndarray:
-    """What is left of each row at a rate; one that would be left with nothing keeps what it came with.
+def what_is_left(came: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """What each row has after a draw; one that would be left with nothing keeps what it came with.
 
     Args:
         came: (rows, 2) bool, what each row has, as `counts.presence` gives it.
-        missing: Who lacks what, and how many.
-        seed: Of the draw.
+        drawn: (rows, 2) bool, what it may keep, as `MissingRate.draw` gives it.
 
     Returns:
         (rows, 2) bool.
+
+    Example:
+
+    >>> came, drawn = np.array([[True, True], [True, False]]), np.array([[False, True], [False, True]])
+    >>> what_is_left(came, drawn).tolist()
+    [[False, True], [True, False]]
     """
-    left = came & missing.draw(len(came), seed)
+    left = came & drawn
     return np.where(left.any(axis=1, keepdims=True), left, came)
+
+
+def take_away(rows: Dataset, before: Dataset, missing: MissingRate, seed: int) -> Dataset:
+    """Take images and texts away at a rate.
+
+    Who lacks what is drawn over the rows as they were before the checks, so that runs that drop other rows, as those
+    of other modalities do, lose the same.
+
+    Args:
+        rows: What the checks left, with `image`, `text` and `index`.
+        before: What the checks were given.
+        missing: Who lacks what, and how many.
+        seed: Of the draw.
+    """
+    place = {index: position for position, index in enumerate(before["index"][:])}
+    drawn = missing.draw(len(before), seed)[[place[index] for index in rows["index"][:]]]
+    return hide(rows, what_is_left(presence(rows), drawn))
 
 
 def write_presence(path: str | Path, splits: Mapping[str, Dataset]) -> None:

@@ -1,5 +1,6 @@
 """Evaluation of a trained model on labelled data, alone or against another run."""
 
+import json
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from hf_multimodal.data.arguments import SourceArguments
 from hf_multimodal.data.checks import BadSample, missing_columns, write_bad_samples
 from hf_multimodal.data.choices import check_choice
 from hf_multimodal.data.counts import presence
+from hf_multimodal.data.presence import MissingRate, take_away
 from hf_multimodal.evaluation.bootstrap import paired_bootstrap
 from hf_multimodal.evaluation.plots import plot_missing_curve
 from hf_multimodal.evaluation.predictions import Predictions, read_predictions
@@ -34,6 +36,11 @@ class EvaluationArguments:
     against: str | None = field(
         default=None, metadata={"help": "predictions.csv of another run: adds the 95 %% interval of the difference."}
     )
+    missing: str | None = field(
+        default=None,
+        metadata={"help": "Take images or texts away, as --eval_missing in training: image:0.5, text:0.9, both:0.7."},
+    )
+    missing_seed: int = field(default=0, metadata={"help": "Seed of who lacks what."})
     missing_curve: bool = field(
         default=False,
         metadata={"help": "Also evaluate with images, texts or either taken away from 0 to 100 %% of the rows."},
@@ -48,6 +55,8 @@ class EvaluationArguments:
     def __post_init__(self) -> None:
         if self.split is not None:
             check_choice("split", self.split, SPLITS)
+        if self.missing is not None:
+            MissingRate.parse(self.missing)
 
 
 def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, Any]:
@@ -76,11 +85,15 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
         warnings.warn(f"{source.data}: {sentence}", stacklevel=2)
     folder = None if args.output_dir is None else Path(args.output_dir)
     listing = None if folder is None else folder / "bad_samples.csv"
+    before = chosen.splits["test"]
     chosen, bad_samples = source.check(chosen, modality_of(model.config), listing)
+    complete = rows = chosen.splits["test"]
+    if args.missing is not None:
+        rows = take_away(rows, before, MissingRate.parse(args.missing), args.missing_seed)
     predictions = predict_dataset(
         model,
         processor,
-        chosen.splits["test"],
+        rows,
         batch_size=args.batch_size,
         num_workers=args.num_workers,
         show_progress=True,
@@ -88,14 +101,19 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
     result: dict[str, Any] = {"test": predictions.metrics()}
     extra = compare(predictions, args.against) if args.against is not None else {}
     if args.missing_curve:
-        rows, other_models = chosen.splits["test"], [load_model(name) for name in args.curve_models]
-        runs = [
-            answers_by_presence(*loaded, rows, batch_size=args.batch_size, num_workers=args.num_workers)
-            for loaded in [(model, processor), *other_models]
-        ]
-        extra["missing_curve"] = missing_curve(runs, presence(rows))
+        options = {"batch_size": args.batch_size, "num_workers": args.num_workers}
+        runs = [answers_by_presence(model, processor, complete, **options)]
+        for name in args.curve_models:
+            runs.append(answers_by_presence(*load_model(name), complete, **options))
+            if runs[-1]["both"].class_names != runs[0]["both"].class_names:
+                raise ValueError(
+                    f"curve_models: the classes of {name!r} are {runs[-1]['both'].class_names}, those of "
+                    f"{args.model!r} are {runs[0]['both'].class_names}."
+                )
+        extra["missing_curve"] = missing_curve(runs, presence(complete))
     if folder is not None:
-        result = write_run(folder, {"test": predictions}, extra=extra)
+        kept = {name: entry for name, entry in _metrics_in(folder).items() if name != "test"}  # of the run itself
+        result = write_run(folder, {"test": predictions}, extra=kept | extra)
         write_bad_samples(folder / "bad_samples.csv", bad_samples)
         if args.missing_curve:
             plot_missing_curve(extra["missing_curve"], folder / "missing_curve.png")
@@ -103,6 +121,11 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
     if args.missing_curve:
         print(f"\n{curve_table(extra['missing_curve'])}")
     return result | extra
+
+
+def _metrics_in(folder: Path) -> dict[str, Any]:
+    file = folder / "metrics.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def compare(predictions: Predictions, against: str) -> dict[str, Any]:

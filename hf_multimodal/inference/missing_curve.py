@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from hf_multimodal.data.presence import MISSING, MissingRate, hide, left_at_rate
+from hf_multimodal.data.presence import MISSING, MissingRate, hide, what_is_left
 from hf_multimodal.evaluation.bootstrap import seed_summary
 from hf_multimodal.evaluation.predictions import Predictions
 from hf_multimodal.evaluation.report import markdown_table
@@ -58,7 +58,7 @@ def missing_curve(runs: Sequence[Mapping[str, Predictions]], came: np.ndarray) -
             found = []
             for answers in runs:
                 for draw in range(DRAWS):
-                    left = left_at_rate(came, MissingRate(which, rate), draw)
+                    left = what_is_left(came, MissingRate(which, rate).draw(len(came), draw))
                     found.append(_joined(answers, left).metrics())
             names = [name for name, value in found[0].items() if isinstance(value, float)]
             summaries = {name: seed_summary([metrics[name] for metrics in found]) for name in names}

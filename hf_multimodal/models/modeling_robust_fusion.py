@@ -18,6 +18,9 @@ from .losses import classification_loss
 from .modeling_vision_text import VisionTextPreTrainedModel
 from .stack import Stack
 
+# What a fused classifier has not.
+NEW_PARTS = ("unimodal.", "image_classifier.", "text_classifier.", "missing_embeddings.", "stack.")
+
 
 @dataclass
 class RobustFusionOutput(ModelOutput):
@@ -25,7 +28,7 @@ class RobustFusionOutput(ModelOutput):
 
     Args:
         loss: Scalar, only where `labels` were given.
-        logits: (batch, num_labels), of the stack, float32.
+        logits: (batch, num_labels), of the stack, float32 or wider.
         joint_logits: (batch, num_labels), of the joint branch alone, as the three raw heads that the stack weighs.
         image_logits: (batch, num_labels), of the image alone; without meaning where there is none.
         text_logits: (batch, num_labels), likewise of the text.
@@ -97,15 +100,13 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
         self.image_classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.text_classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.missing_embeddings = nn.Embedding(2, config.hidden_size) if config.missing_embeddings else None
-        per_label = config.problem_type in ("multi_label_classification", "regression")
-        self.stack = Stack(config.num_labels, per_label)
+        self.stack = Stack(config.num_labels)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if module is self.stack:
-            width = module.temperatures.shape[1]
-            for name, value in module.identity(self.config.num_labels, width).items():
+            for name, value in module.identity(self.config.num_labels).items():
                 init.copy_(getattr(module, name), value)
 
     @classmethod
@@ -119,7 +120,8 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
             kwargs: Fields of the configuration that shall differ (`unimodal_loss_weight`, ...).
 
         Raises:
-            ValueError: If the classifier reads one modality only.
+            ValueError: If the classifier reads one modality only, or its weights are not those of a fused classifier
+                (a peft model's, before it is merged).
         """
         is_model = isinstance(model_or_folder, nn.Module)
         fusion_config = model_or_folder.config if is_model else FusionConfig.from_pretrained(model_or_folder)
@@ -129,9 +131,15 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
         config = cls.config_class(**{**fields, **kwargs})
         if not is_model:
             return cls.from_pretrained(model_or_folder, config=config)
-        model = cls(config).to(model_or_folder.dtype)
-        model.load_state_dict(model_or_folder.state_dict(), strict=False)
-        return model
+        model = cls(config)
+        missing, unexpected = model.load_state_dict(model_or_folder.state_dict(), strict=False)
+        lost = [name for name in missing if not name.startswith(NEW_PARTS)]
+        if lost or unexpected:
+            raise ValueError(
+                f"{type(model_or_folder).__name__} has not the weights of a fused classifier: missing {lost[:3]}, "
+                f"unexpected {unexpected[:3]}."
+            )
+        return model.to(device=model_or_folder.device, dtype=model_or_folder.dtype).eval()
 
     @can_return_tuple
     def forward(
@@ -154,7 +162,8 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
             token_type_ids: (batch, length).
             modality_mask: (batch, 2), 1 = present, column 0 image, column 1 text. An example with neither is answered
                 with the class prior.
-            fusion_mask: (batch, 2), for training: what of the present modalities the joint branch may read.
+            fusion_mask: (batch, 2), what of the present modalities the joint branch may read; for training, in
+                evaluation it reads all.
             labels: As for `FusionForImageTextClassification`. An example with neither modality adds nothing to the
                 loss.
 
@@ -163,7 +172,8 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
         """
         features = self.encode(pixel_values, input_ids, attention_mask, token_type_ids, modality_mask)
         present = features.modality_mask
-        joint_mask = present if fusion_mask is None else present * fusion_mask.to(present)
+        shown = present if fusion_mask is None or not self.training else fusion_mask.to(present)
+        joint_mask = present * shown
         heads, fused = self.heads(features, joint_mask)
         joint, image, text = heads.unbind(dim=1)
         return RobustFusionOutput(
@@ -220,7 +230,7 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
         readable = (joint_mask.any(dim=1), present[:, 0], present[:, 1])
         weights = (1.0, self.config.unimodal_loss_weight, self.config.unimodal_loss_weight)
         terms = [
-            weight * (classification_loss(logits, labels, self.config) * here).mean()
+            weight * classification_loss(logits, labels, self.config).masked_fill(~here.bool(), 0.0).mean()
             for logits, here, weight in zip(heads.unbind(dim=1), readable, weights, strict=True)
         ]
         return torch.stack(terms).sum()

@@ -28,9 +28,8 @@ class Stack(nn.Module):
     [Guo et al., 2017](https://arxiv.org/abs/1706.04599).
 
     Args:
-        num_labels: Width of the logits.
-        per_label: Whether each label has weights and a temperature of its own (multi-label and regression); classes
-            share theirs.
+        num_labels: Width of the logits. The labels of a multi-label problem and the outputs of a regression have
+            weights and temperatures of their own; classes share theirs, so that each column says the same.
 
     Example:
 
@@ -44,43 +43,42 @@ class Stack(nn.Module):
     temperatures: torch.Tensor
     prior: torch.Tensor
 
-    def __init__(self, num_labels: int, per_label: bool = False) -> None:
+    def __init__(self, num_labels: int) -> None:
         super().__init__()
-        width = num_labels if per_label else 1
-        for name, value in self.identity(num_labels, width).items():
+        for name, value in self.identity(num_labels).items():
             self.register_buffer(name, value)
 
     @staticmethod
-    def identity(num_labels: int, width: int) -> dict[str, torch.Tensor]:
+    def identity(num_labels: int) -> dict[str, torch.Tensor]:
         """What the buffers hold before the stack is fitted.
 
         Args:
             num_labels: Width of the logits.
-            width: Sets of weights: 1, or one a label.
 
         Returns:
-            `weights` (patterns, heads, width), `temperatures` (patterns, width), `prior` (num_labels,), the logits
-            of an example without image and text.
+            `weights` (patterns, heads, num_labels), `temperatures` (patterns, num_labels), `prior` (num_labels,), the
+            logits of an example without image and text.
         """
-        weights = torch.zeros(len(PATTERNS), len(HEADS), width)
+        weights = torch.zeros(len(PATTERNS), len(HEADS), num_labels)
         weights[:, 0] = 1.0
         return {
             "weights": weights,
-            "temperatures": torch.ones(len(PATTERNS), width),
+            "temperatures": torch.ones(len(PATTERNS), num_labels),
             "prior": torch.zeros(num_labels),
         }
 
     def forward(self, heads: torch.Tensor, modality_mask: torch.Tensor) -> torch.Tensor:
-        """(batch, num_labels) float32.
+        """(batch, num_labels), float32 or wider.
 
         Args:
             heads: (batch, heads, num_labels) raw logits, finite also where a head's modality is missing.
             modality_mask: (batch, 2), 1 = present.
         """
         pattern = pattern_of(modality_mask)
-        scale = self.weights / self.temperatures[:, None]  # (patterns, heads, width)
-        logits = (scale[pattern] * heads.float()).sum(dim=1)
-        return torch.where((pattern == 0)[:, None], self.prior, logits)
+        scale = self.weights / self.temperatures[:, None]  # (patterns, heads, num_labels)
+        heads = heads.to(torch.promote_types(heads.dtype, scale.dtype))
+        logits = (scale[pattern] * heads).sum(dim=1)
+        return torch.where((pattern == 0)[:, None], self.prior.to(logits.dtype), logits)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
         """Follow the model to a device, but not to another dtype: a temperature in bfloat16 has three digits."""

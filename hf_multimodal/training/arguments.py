@@ -22,7 +22,6 @@ CLASS_WEIGHTS = ("none", "balanced")
 
 # Where these differ from transformers' own: a run that measures itself each epoch, keeps the best and can be resumed.
 TRAINING_DEFAULTS: dict[str, Any] = {
-    "output_dir": "runs/fusion",
     "learning_rate": None,  # filled in by `ModelArguments.learning_rates`
     "per_device_train_batch_size": 32,
     "per_device_eval_batch_size": 64,
@@ -55,6 +54,7 @@ NOT_REPEATED = ("resume_from_checkpoint", "dry_run")
 FROM_SCRATCH_DEFAULTS: dict[str, Any] = {"per_device_train_batch_size": 64, "num_train_epochs": 4, "hidden_size": 64}
 # With no validation rows left, nothing is chosen: the last step is the result.
 FINAL_FIT_DEFAULTS: dict[str, Any] = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+SHAPED_BY_FUSION = ("hidden_size", "dropout", "text_pooling", "fusion")  # what a trained fused classifier brings
 LOWER_IS_BETTER = ("loss", "nll", "brier", "ece", "mse", "mae")
 
 
@@ -63,6 +63,7 @@ class ModelArguments:
     """Which model is built, and how its parts learn."""
 
     model_class: ClassVar[Any] = FusionForImageTextClassification
+    default_output_dir: ClassVar[str] = "runs/fusion"
     fits_stack: ClassVar[bool] = False
     from_fusion: ClassVar[str | None] = None
 
@@ -251,7 +252,8 @@ def parse_training_arguments(
         ValueError: On an unknown flag, key or choice, arguments that contradict each other, or
             `label_smoothing_factor`.
     """
-    types, defaults = (model_arguments, DataArguments, TrainingArguments), TRAINING_DEFAULTS
+    types = (model_arguments, DataArguments, TrainingArguments)
+    defaults = {"output_dir": model_arguments.default_output_dir, **TRAINING_DEFAULTS}
     given = CommandLine(types, argv, description, defaults, HELP).given()
     for name, changed in (("from_scratch", FROM_SCRATCH_DEFAULTS), ("fit_on_validation", FINAL_FIT_DEFAULTS)):
         defaults = {**defaults, **changed} if given.get(name) else defaults

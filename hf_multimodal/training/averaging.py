@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 AVERAGE_FILE = "average.safetensors"
 
@@ -21,7 +21,8 @@ class WeightAverage(TrainerCallback):
 
     Args:
         model: The model that is trained.
-        decay: What the average keeps of itself a step; it reaches back about 1 / (1 - decay) steps.
+        decay: What the average keeps of itself a step; it reaches back about 1 / (1 - decay) steps. Step t keeps at
+            most (1 + t) / (10 + t), so that the random start of new parts is forgotten in a short run too.
 
     Example:
 
@@ -29,7 +30,7 @@ class WeightAverage(TrainerCallback):
     >>> _ = nn.init.zeros_(layer.weight)
     >>> average = WeightAverage(layer, decay=0.75)
     >>> _ = nn.init.ones_(layer.weight)
-    >>> average.update()
+    >>> average.update(step=100)
     >>> with average.in_place():
     ...     layer.weight.item()
     0.25
@@ -47,14 +48,17 @@ class WeightAverage(TrainerCallback):
         for name, parameter in self.parameters.items():
             self.average[name] = self.average[name].to(parameter.device)
 
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Take one step's weights into the average."""
-        self.update()
+        self.update(state.global_step)
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Move the average a step towards the weights."""
-        torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - self.decay)
+    def update(self, step: int) -> None:
+        """Move the average towards the weights after this many steps."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
 
     @torch.no_grad()
     def copy_to_model(self) -> None:
@@ -83,11 +87,17 @@ class WeightAverage(TrainerCallback):
 
         Raises:
             FileNotFoundError: If the checkpoint has no average.
+            ValueError: If it is that of other parameters.
         """
         file = Path(checkpoint, AVERAGE_FILE)
         if not file.is_file():
             raise FileNotFoundError(
                 f"{checkpoint} was saved without an average of the weights: leave out weight_average."
             )
-        for name, value in load_file(file).items():
+        found = load_file(file)
+        if found.keys() != self.average.keys():
+            raise ValueError(
+                f"{file} holds other parameters than are trained: {sorted(found.keys() ^ self.average)[:3]}."
+            )
+        for name, value in found.items():
             self.average[name].copy_(value)

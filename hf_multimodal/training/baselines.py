@@ -2,20 +2,23 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from transformers import TrainingArguments
 
+from hf_multimodal.data.checks import BadSample
+from hf_multimodal.data.command_line import flags_of
+from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.evaluation.bootstrap import paired_bootstrap
 from hf_multimodal.evaluation.calibration import EPSILON
 from hf_multimodal.evaluation.predictions import Predictions, read_predictions
 from hf_multimodal.evaluation.report import markdown_table, write_json, write_run
-from hf_multimodal.training.arguments import DataArguments, ModelArguments
-from hf_multimodal.training.running import train
+from hf_multimodal.training.arguments import DataArguments, ModelArguments, parse_training_arguments
+from hf_multimodal.training.preparing import keep_readable
+from hf_multimodal.training.running import run_training
 
 # Each is a run of scripts/train_fusion.py on the same rows, with these arguments changed.
 TRAINED: dict[str, dict[str, Any]] = {
@@ -24,11 +27,14 @@ TRAINED: dict[str, dict[str, Any]] = {
     "plain fusion": {"complete_only": True},
     "zero-filled fusion": {},
 }
+# What each trains and stops on.
+NEEDS = {"image alone": ("image",), "text alone": ("text",), "plain fusion": ("image", "text")}
 # What has no use without the other modality, by the modality that is kept.
 UNUSED = {
     "image": ("text_model", "freeze_text_layers", "text_pooling", "fusion", "word_vectors", "max_length"),
-    "text": ("vision_model", "freeze_vision_layers", "fusion", "augment"),
+    "text": ("vision_model", "freeze_vision_layers", "frozen_states", "fusion", "augment"),
 }
+NOT_TAKEN = ("push_to_hub", "hub_model_id", "hub_strategy", "hub_token", "run_name")
 
 
 def baseline_arguments(given: Mapping[str, Any], name: str, output_dir: str) -> dict[str, Any]:
@@ -47,37 +53,42 @@ def baseline_arguments(given: Mapping[str, Any], name: str, output_dir: str) -> 
     """
     known = {entry.name for kind in (ModelArguments, DataArguments, TrainingArguments) for entry in fields(kind)}
     changes = TRAINED[name]
-    unused = UNUSED.get(changes.get("modality", ""), ())
+    left_out = (*UNUSED.get(changes.get("modality", ""), ()), *NOT_TAKEN)
     return {
-        **{key: value for key, value in given.items() if key in known and key not in unused},
+        **{key: value for key, value in given.items() if key in known and key not in left_out},
         **changes,
         "output_dir": str(Path(output_dir, "baselines", name.replace(" ", "_"))),
     }
 
 
-def compare_with_baselines(given: Mapping[str, Any], output_dir: str) -> dict[str, Any]:
+def parse_baselines(given: Mapping[str, Any], output_dir: str) -> dict[str, tuple[Any, ...]]:
+    """The rivals' arguments as `parse_training_arguments` gives them, by name; what is wrong with them shows here."""
+    return {name: parse_training_arguments(flags_of(baseline_arguments(given, name, output_dir))) for name in TRAINED}
+
+
+def compare_with_baselines(
+    rivals: Mapping[str, tuple[Any, ...]], data: LoadedData, bad_samples: list[BadSample], output_dir: str
+) -> dict[str, Any]:
     """Train the rivals, combine their answers, and compare all with the robust run on its test rows.
 
     Args:
-        given: Arguments of the robust run that differ from their defaults.
-        output_dir: Its folder, which holds its `predictions.csv` and `metrics.json`.
+        rivals: What `parse_baselines` gives.
+        data: The robust run's checked rows; each rival trains on those that it can read.
+        bad_samples: What the robust run's checks let pass.
+        output_dir: Folder of the robust run, which holds its `predictions.csv` and `metrics.json`.
 
     Returns:
         `baselines`: for each its metrics and, by metric, the robust run's `difference` with its 95 % interval. Also
         in `metrics.json`. Empty on all ranks but the first.
     """
     answers: dict[str, Predictions] = {}
-    for name in TRAINED:
-        arguments = baseline_arguments(given, name, output_dir)
-        folder = Path(arguments["output_dir"])
-        folder.mkdir(parents=True, exist_ok=True)
-        config = folder / "run.yaml"
-        config.write_text(yaml.safe_dump(arguments, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        if train(["--config", str(config)]):
-            answers[name] = read_predictions(folder / "predictions.csv")
+    for name, (model_args, data_args, training_args, given) in rivals.items():
+        rows = replace(data, splits=keep_readable(data.splits, NEEDS.get(name, ())))
+        if run_training(model_args, data_args, training_args, rows, bad_samples, given):
+            answers[name] = read_predictions(Path(training_args.output_dir, "predictions.csv"), data.problem_type)
     if not answers:
         return {}
-    robust = read_predictions(Path(output_dir, "predictions.csv"))
+    robust = read_predictions(Path(output_dir, "predictions.csv"), data.problem_type)
     answers |= combine(answers, robust)
     found = {}
     for name, theirs in answers.items():
@@ -97,19 +108,14 @@ def compare_with_baselines(given: Mapping[str, Any], output_dir: str) -> dict[st
 def combine(answers: Mapping[str, Predictions], robust: Predictions) -> dict[str, Predictions]:
     """Rivals that need no training of their own, from the answers of those that were trained.
 
-    `dispatch` takes plain fusion where both are there and else the model of what is there; `averaged` and `summed
-    logs` join the two unimodal models over what is there. A row with neither gets both models' average.
+    `dispatch` takes plain fusion where both are there and else the model of what is there; `averaged` and, for
+    single-label problems, `summed logs` join the two unimodal models over what is there. A row with neither gets both
+    models' average.
 
     Args:
         answers: `image alone`, `text alone` and `plain fusion` on the same rows, in the same order.
         robust: The robust run's, which tell what each row has.
-
-    Raises:
-        ValueError: If the rows are not the same.
     """
-    for name, theirs in answers.items():
-        if theirs.ids != robust.ids:
-            raise ValueError(f"the rows of {name!r} are not those of the robust run.")
     present = np.stack([robust.has_image, robust.has_text], axis=1)
     weight = np.where(present.any(axis=1, keepdims=True), present, True)[..., None].astype(float)  # (rows, 2, 1)
     alone = [answers[f"{modality} alone"].outputs.reshape(len(robust.ids), -1) for modality in ("image", "text")]

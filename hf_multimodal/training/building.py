@@ -11,15 +11,13 @@ from transformers.utils import logging
 from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.models import MultimodalProcessor
 from hf_multimodal.models.processing_multimodal import padding_of
-from hf_multimodal.training.arguments import DataArguments, ModelArguments
+from hf_multimodal.training.arguments import SHAPED_BY_FUSION, DataArguments, ModelArguments
 from hf_multimodal.training.freezing import freeze_layers
 from hf_multimodal.training.from_scratch import text_part, vision_part
 from hf_multimodal.training.lora import add_lora
 from hf_multimodal.training.word_vectors import initialise_embeddings
 
 logger = logging.get_logger(__name__)
-
-SHAPED_BY_FUSION = ("hidden_size", "dropout", "text_pooling", "fusion", "id2label", "num_labels")  # of `from_fusion`
 
 
 def balanced_class_weights(labels: Sequence[Any], problem_type: str, num_labels: int) -> list[float]:
@@ -88,8 +86,9 @@ def build_model_and_processor(
             logger.info("%.1f %% of the tokens start from the vectors of %s.", 100 * share, vectors)
     elif args.from_fusion is not None:
         processor = MultimodalProcessor.from_pretrained(args.from_fusion)
+        brought = (*SHAPED_BY_FUSION, "id2label", "num_labels")
         model = args.model_class.from_fusion(
-            args.from_fusion, **{name: value for name, value in fields.items() if name not in SHAPED_BY_FUSION}
+            args.from_fusion, **{name: value for name, value in fields.items() if name not in brought}
         )
         if model.config.id2label != fields.get("id2label", model.config.id2label):
             raise ValueError(

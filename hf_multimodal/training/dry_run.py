@@ -66,7 +66,8 @@ def _one_step(
 ) -> float:
     rows = data.splits["train"]
     size = min(training_args.per_device_train_batch_size, len(rows))
-    batch = MultimodalCollator(processor)([rows[index] for index in range(size)])
+    collator = MultimodalCollator(processor, redraw=model_args.presence_redraw(training_args.seed))
+    batch = collator([rows[index] for index in range(size)])
     assert model_args.head_learning_rate is not None
     groups = parameter_groups(
         model,

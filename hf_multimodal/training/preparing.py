@@ -1,5 +1,6 @@
 """From arguments to checked splits, before any model is built."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from transformers.utils import logging
 from hf_multimodal.data.checks import BadSample, missing_columns
 from hf_multimodal.data.counts import presence
 from hf_multimodal.data.loading import LoadedData
-from hf_multimodal.data.presence import MissingRate, hide, left_at_rate
+from hf_multimodal.data.presence import MissingRate, take_away
 from hf_multimodal.data.splits import complete_splits
 from hf_multimodal.training.arguments import DataArguments
 
@@ -55,10 +56,19 @@ def prepare_training_data(
         args = replace(args, on_bad_sample="drop")
     listing = None if args.dry_run or folder is None else folder / "bad_samples.csv"
     checked, bad_samples = args.check(replace(data, splits=DatasetDict(used)), modality, listing)
+    left = dict(checked.splits)
+    for name, rows in checked.splits.items():
+        rate = args.eval_missing if name == "test" else args.missing
+        if rate is not None:
+            left[name] = take_away(rows, used[name], MissingRate.parse(rate), args.missing_seed)
+    checked = replace(checked, splits=DatasetDict(left))
+    if args.complete_only:
+        checked = replace(checked, splits=keep_readable(checked.splits, ("image", "text")))
+    elif args.missing is not None and modality != "both":
+        checked = replace(checked, splits=keep_readable(checked.splits, (modality,)))
     for name, rows in checked.splits.items():
         if len(rows) == 0:
             raise ValueError(f"{args.data}: no usable row is left in the split {str(name)!r}.")
-    checked = replace(checked, splits=with_missing(checked.splits, args, modality))
     if args.fit_on_validation:
         splits = dict(checked.splits)
         splits["train"] = concatenate_datasets([splits["train"], splits.pop("validation")])
@@ -66,30 +76,22 @@ def prepare_training_data(
     return checked, bad_samples
 
 
-def with_missing(splits: DatasetDict, args: DataArguments, modality: str) -> DatasetDict:
-    """Take images and texts away as `--missing` and `--eval_missing` say.
-
-    With `--missing` a model of one modality trains and stops on the rows that have it, and with `--complete_only` any
-    model on those that have both; how many were left out is logged.
+def keep_readable(splits: DatasetDict, needed: Sequence[str]) -> DatasetDict:
+    """Leave out training and validation rows that lack something; how many is logged. Test rows all stay.
 
     Args:
-        splits: Checked rows.
-        args: The two rates and their seed.
-        modality: `both`, `image` or `text`.
+        splits: Rows with `image` and `text`.
+        needed: `image`, `text`, or both.
     """
     left = dict(splits)
-    for name, rows in splits.items():
-        rate = args.eval_missing if name == "test" else args.missing
-        if rate is not None:
-            left[name] = hide(rows, left_at_rate(presence(rows), MissingRate.parse(rate), args.missing_seed))
-        if name == "test" or not (args.complete_only or (rate is not None and modality != "both")):
-            continue
-        needed = [0, 1] if args.complete_only else [("image", "text").index(modality)]
-        kept = np.flatnonzero(presence(left[name])[:, needed].all(axis=1))
-        if len(kept) < len(rows):
-            lost = len(rows) - len(kept)
-            logger.warning("%s: %d of %d rows lack what is needed and are left out.", name, lost, len(rows))
-            left[name] = left[name].select(kept)
+    columns = [("image", "text").index(name) for name in needed]
+    for name in ("train", "validation"):
+        if name in splits:
+            kept = np.flatnonzero(presence(splits[name])[:, columns].all(axis=1))
+            lost = len(splits[name]) - len(kept)
+            if lost:
+                logger.warning("%s: %d rows lack %s and are left out.", name, lost, " or ".join(needed))
+                left[name] = splits[name].select(kept)
     return DatasetDict(left)
 
 
@@ -128,10 +130,14 @@ def add_lengths(splits: DatasetDict, tokenizer: Any) -> DatasetDict:
     if tokenizer is None:
         return splits
     return DatasetDict(
-        {
-            name: rows.add_column(
-                "length", token_lengths(rows, tokenizer).clip(max=tokenizer.model_max_length).tolist()
-            )
-            for name, rows in splits.items()
-        }
+        {name: rows.add_column("length", _batching_lengths(rows, tokenizer).tolist()) for name, rows in splits.items()}
     )
+
+
+def _batching_lengths(rows: Dataset, tokenizer: Any) -> np.ndarray:
+    """Lengths in tokens; a row without text gets that of another, or all such rows would share their batches."""
+    lengths = token_lengths(rows, tokenizer).clip(max=tokenizer.model_max_length)
+    has_text = np.array([bool(text) for text in rows["text"][:]], dtype=bool)
+    if has_text.any():
+        lengths[~has_text] = np.random.default_rng(0).choice(lengths[has_text], (~has_text).sum())
+    return lengths

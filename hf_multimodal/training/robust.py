@@ -1,13 +1,16 @@
 """Arguments of a robust classifier's training run, and the run with its rivals."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, ClassVar
 
 from hf_multimodal.data.presence import PresenceRedraw
 from hf_multimodal.models import RobustFusionForImageTextClassification
-from hf_multimodal.training.arguments import ModelArguments, parse_training_arguments
-from hf_multimodal.training.baselines import compare_with_baselines
-from hf_multimodal.training.running import train
+from hf_multimodal.training.arguments import SHAPED_BY_FUSION, ModelArguments, parse_training_arguments
+from hf_multimodal.training.baselines import compare_with_baselines, parse_baselines
+from hf_multimodal.training.dry_run import dry_run
+from hf_multimodal.training.preparing import prepare_training_data
+from hf_multimodal.training.running import run_training
 
 
 @dataclass
@@ -15,6 +18,7 @@ class RobustModelArguments(ModelArguments):
     """The fused classifier's arguments, and each part of the recipe against missing modalities."""
 
     model_class: ClassVar[Any] = RobustFusionForImageTextClassification
+    default_output_dir: ClassVar[str] = "runs/robust"
 
     redraw: list[float] = field(
         default_factory=lambda: [0.5, 0.25, 0.25],
@@ -41,9 +45,14 @@ class RobustModelArguments(ModelArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("vision_model", "text_model", "from_scratch"):
-            if self.from_fusion is not None and getattr(self, name):
-                raise ValueError(f"from_fusion brings both models: leave out {name}.")
+        usual = {entry.name: entry.default for entry in fields(self)}
+        for name in ("vision_model", "text_model", "from_scratch", *SHAPED_BY_FUSION):
+            if self.from_fusion is not None and getattr(self, name) != usual[name]:
+                raise ValueError(f"from_fusion brings its own {name}: leave it out.")
+        if self.from_fusion is not None and self.baselines:
+            raise ValueError(
+                "baselines start from pretrained models or from scratch, so they cannot go with from_fusion."
+            )
         if self.modality != "both":
             raise ValueError(f"modality must be 'both' for a robust classifier, got {self.modality!r}.")
         PresenceRedraw(0, self.redraw)
@@ -77,8 +86,13 @@ def train_robust(argv: list[str] | None = None, description: str | None = None) 
         What `metrics.json` holds, with `--baselines` also `baselines`, or the report of a dry run; an empty dict on
         all ranks but the first.
     """
-    metrics = train(argv, description, RobustModelArguments)
     model_args, data_args, training_args, given = parse_training_arguments(argv, description, RobustModelArguments)
-    if not model_args.baselines or data_args.dry_run:
-        return metrics
-    return metrics | compare_with_baselines(given, str(training_args.output_dir))
+    output_dir = str(training_args.output_dir)
+    assert isinstance(model_args, RobustModelArguments)
+    rivals = parse_baselines(given, output_dir) if model_args.baselines else {}
+    folder = Path(output_dir) if training_args.process_index == 0 else None
+    data, bad_samples = prepare_training_data(data_args, model_args.modality, folder)
+    if data_args.dry_run:
+        return dry_run(model_args, data_args, training_args, data, bad_samples)
+    metrics = run_training(model_args, data_args, training_args, data, bad_samples, given)
+    return metrics | compare_with_baselines(rivals, data, bad_samples, output_dir) if rivals else metrics

@@ -26,22 +26,17 @@ from hf_multimodal.training.stacking import fit_stack
 from hf_multimodal.training.trainer import MultimodalTrainer
 
 
-def train(
-    argv: list[str] | None = None,
-    description: str | None = None,
-    model_arguments: type[ModelArguments] = ModelArguments,
-) -> dict[str, Any]:
+def train(argv: list[str] | None = None, description: str | None = None) -> dict[str, Any]:
     """Do what `scripts/train_fusion.py` does.
 
     Args:
         argv: Its flags; None means those of the process.
         description: Docstring of the script, shown by `--help`.
-        model_arguments: The dataclass of the family of models.
 
     Returns:
         What `metrics.json` holds, or the report of a dry run; an empty dict on all ranks but the first.
     """
-    model_args, data_args, training_args, given = parse_training_arguments(argv, description, model_arguments)
+    model_args, data_args, training_args, given = parse_training_arguments(argv, description)
     folder = Path(str(training_args.output_dir)) if training_args.process_index == 0 else None
     data, bad_samples = prepare_training_data(data_args, model_args.modality, folder)
     if data_args.dry_run:
@@ -170,7 +165,7 @@ def run_training(
     }
     run = {
         "modality": model_args.modality,
-        "fusion": model_args.fusion if model_args.modality == "both" else None,
+        "fusion": model.config.fusion if model_args.modality == "both" else None,
         "seed": training_args.seed,
         "world_size": training_args.world_size,
         "examples_per_step": training_args.train_batch_size

@@ -58,7 +58,7 @@ def fit_stack(
                 logger.warning("no validation row can show the pattern %r: its head stays as trained.", pattern)
                 continue
             used = [HEADS.index(name) for name in READS[pattern]]
-            coefficients = FITS[problem_type](joint[pattern][rows][:, used], labels[rows])  # (used, width)
+            coefficients = FITS[problem_type](joint[pattern][rows][:, used], labels[rows])  # (used, 1 or num_labels)
             scale = coefficients.sum(axis=0).clip(min=LEAST_SCALE)
             model.stack.weights[number] = 0.0
             model.stack.weights[number, used] = torch.from_numpy(coefficients / scale).float().to(model.device)
@@ -86,7 +86,7 @@ def joint_and_single_logits(
         features = model.encode(**{name: tensor.to(model.device) for name, tensor in batch.items()})
         for pattern, mask in shown.items():
             joint_mask = features.modality_mask * features.modality_mask.new_tensor(mask)
-            found[pattern].append(model.heads(features, joint_mask)[0].double().cpu())
+            found[pattern].append(model.heads(features, joint_mask)[0].cpu().double())
         masks.append(features.modality_mask.bool().cpu())
     logits = {pattern: torch.cat(parts).numpy()[back] for pattern, parts in found.items()}
     return logits, torch.cat(masks).numpy()[back]
