@@ -297,6 +297,28 @@ def test_auto_pooling(text, pooling):
     assert not [name for name, _ in model.named_parameters() if "pooler.dense" in name]
 
 
+@pytest.mark.parametrize(
+    "vision", ["vit", "clip_vision_model", "resnet", "torchvision:resnet18", "siglip_vision_model"]
+)
+@pytest.mark.parametrize("pooling", ["cls", "mean", "cls_mean"])
+def test_image_pooling(vision, pooling, tmp_path, batch):
+    has_class_token = vision in ("vit", "clip_vision_model")
+    if pooling != "mean" and not has_class_token:
+        with pytest.raises(ValueError, match=f"image_pooling '{pooling}' needs a class token"):
+            make_model(vision, image_pooling=pooling)
+        return
+    model = make_model(vision, image_pooling=pooling).eval()
+    with torch.no_grad():
+        hidden = model.vision_model(batch["pixel_values"]).last_hidden_state
+        tokens = hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden
+        mean = tokens[:, 1:].mean(dim=1) if has_class_token else tokens.mean(dim=1)
+        parts = {"cls": [tokens[:, 0]], "mean": [mean], "cls_mean": [tokens[:, 0], mean]}[pooling]
+        expected = model.visual_projection(torch.cat(parts, dim=-1))
+        torch.testing.assert_close(model(**batch).image_embeds, expected)
+    model.save_pretrained(tmp_path)
+    assert_same(model, AutoModel.from_pretrained(tmp_path), batch)
+
+
 def test_the_models_own_pooler_is_built_only_when_asked_for():
     names = [name for name, _ in make_model(text="bert", text_pooling="pooler").named_parameters()]
     assert "text_model.pooler.dense.weight" in names

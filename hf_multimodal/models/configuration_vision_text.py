@@ -11,6 +11,7 @@ from .configuration_torchvision import TorchvisionConfig
 OWN_CONFIGS: dict[str, type[PreTrainedConfig]] = {
     config.model_type: config for config in (TorchvisionConfig, RecurrentTextConfig)
 }
+IMAGE_POOLINGS = ("auto", "cls", "mean", "cls_mean")
 TEXT_POOLINGS = ("auto", "cls", "mean", "last", "pooler")
 
 
@@ -38,12 +39,14 @@ class VisionTextConfig(PreTrainedConfig):
         vision_config: Configuration (object or dict with `model_type`) of the vision model.
         text_config: Likewise of the text model.
         hidden_size: Width of the space into which the features of both are projected.
+        image_pooling: How a picture's tokens become one vector: `cls`, `mean` (over the patches), `cls_mean` (both
+            side by side), or `auto`: the model's own way.
         text_pooling: How token features become one vector: `cls`, `mean` (over real tokens), `last` (real token),
             `pooler` (the model's own, which is built only for this choice), or `auto`: `last` for decoders, the
             model's own for CLIP, SigLIP and recurrent models, `mean` for the rest.
 
     Raises:
-        ValueError: If `text_pooling` is none of these.
+        ValueError: If `image_pooling` or `text_pooling` is none of these.
     """
 
     sub_configs: ClassVar[dict[str, type]] = {"vision_config": AutoConfig, "text_config": AutoConfig}
@@ -51,12 +54,15 @@ class VisionTextConfig(PreTrainedConfig):
     vision_config: PreTrainedConfig | dict[str, Any] | None = None
     text_config: PreTrainedConfig | dict[str, Any] | None = None
     hidden_size: int = 256
+    image_pooling: str = "auto"
     text_pooling: str = "auto"
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.vision_config = to_config(self.vision_config)
         self.text_config = to_config(self.text_config)
+        if self.image_pooling not in IMAGE_POOLINGS:
+            raise ValueError(f"image_pooling must be one of {list(IMAGE_POOLINGS)}, got {self.image_pooling!r}.")
         if self.text_pooling not in TEXT_POOLINGS:
             raise ValueError(f"text_pooling must be one of {list(TEXT_POOLINGS)}, got {self.text_pooling!r}.")
         # One of the two label maps alone is completed: transformers leaves the other None or at LABEL_0.

@@ -125,20 +125,36 @@ def to_tokens(hidden: torch.Tensor) -> torch.Tensor:
 class ImagePooling:
     """Pooled feature and tokens of a vision model's output, whichever shape it has.
 
-    The pooled feature is the model's own; else the mean over a feature map; else the class token, if the model has
-    one; else the mean over tokens.
+    With `auto` the pooled feature is the model's own; else the mean over a feature map; else the class token, if the
+    model has one; else the mean over tokens. `mean` leaves the class token out, `cls_mean` puts it beside the mean.
 
     Args:
         model: The vision model.
+        choice: `auto`, `cls`, `mean` or `cls_mean`.
+
+    Raises:
+        ValueError: If the choice needs a class token and the model has none.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.has_class_token = any(name.endswith("cls_token") for name, _ in model.named_parameters())
+    def __init__(self, model: nn.Module, choice: str = "auto") -> None:
+        names = [name.split(".")[-1] for name, _ in model.named_parameters()]
+        self.has_class_token = "cls_token" in names or "class_embedding" in names
+        self.choice = choice
+        if choice in ("cls", "cls_mean") and not self.has_class_token:
+            raise ValueError(
+                f"image_pooling {choice!r} needs a class token, which {type(model).__name__} has not: choose "
+                "'auto' or 'mean'."
+            )
 
     def __call__(self, output: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """(batch, width) and (batch, length, token width)."""
         hidden = output.last_hidden_state
         tokens = to_tokens(hidden)
+        if self.choice != "auto":
+            parts = [tokens[:, 0]] if self.choice != "mean" else []
+            if self.choice != "cls":
+                parts.append(tokens[:, int(self.has_class_token) :].mean(dim=1))
+            return torch.cat(parts, dim=-1), tokens
         pooled = getattr(output, "pooler_output", None)
         if pooled is not None:
             return pooled.flatten(1), tokens
@@ -206,11 +222,11 @@ def image_widths(model: PreTrainedModel, pooling: ImagePooling) -> tuple[int, in
     picture (on the meta device during `from_pretrained`, hence free).
     """
     config = model.config
-    if config.model_type == "torchvision_backbone":
+    if config.model_type == "torchvision_backbone" and pooling.choice == "auto":
         return config.hidden_size, config.feature_channels
     hidden_size = getattr(config, "hidden_size", None)
-    if isinstance(hidden_size, int) and config.model_type != "timm_wrapper":
-        return hidden_size, hidden_size
+    if isinstance(hidden_size, int) and config.model_type not in ("timm_wrapper", "torchvision_backbone"):
+        return (2 if pooling.choice == "cls_mean" else 1) * hidden_size, hidden_size
     sized = hasattr(config, "image_size") or config.model_type == "timm_wrapper"
     height, width = image_size_of(config) if sized else (64, 64)
     weight = next(model.parameters())

@@ -67,7 +67,7 @@ class VisionTextPreTrainedModel(PreTrainedModel):
         token_features: Whether `encode` also returns projected tokens.
 
     Raises:
-        ValueError: If both configurations are None, or `text_pooling` asks for a pooler that the model lacks.
+        ValueError: If both configurations are None, or a pooling asks for what the model lacks.
     """
 
     config_class = VisionTextConfig
@@ -90,7 +90,7 @@ class VisionTextPreTrainedModel(PreTrainedModel):
         self.text_model: Any = None
         if config.vision_config is not None:
             self.vision_model = build_model(config.vision_config)
-            self._image_pooling = ImagePooling(self.vision_model)
+            self._image_pooling = ImagePooling(self.vision_model, config.image_pooling)
             width, token_width = image_widths(self.vision_model, self._image_pooling)
             self.visual_projection = projection(width, config.hidden_size)
             if token_features:

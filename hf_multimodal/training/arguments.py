@@ -14,7 +14,7 @@ from hf_multimodal.data.command_line import CommandLine
 from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.data.presence import MissingRate, PresenceRedraw
 from hf_multimodal.models import FusionForImageTextClassification
-from hf_multimodal.models.configuration_vision_text import TEXT_POOLINGS
+from hf_multimodal.models.configuration_vision_text import IMAGE_POOLINGS, TEXT_POOLINGS
 from hf_multimodal.models.fusion import FUSIONS
 from hf_multimodal.training.freezing import parse_layers
 
@@ -54,7 +54,13 @@ NOT_REPEATED = ("resume_from_checkpoint", "dry_run")
 FROM_SCRATCH_DEFAULTS: dict[str, Any] = {"per_device_train_batch_size": 64, "num_train_epochs": 4, "hidden_size": 64}
 # With no validation rows left, nothing is chosen: the last step is the result.
 FINAL_FIT_DEFAULTS: dict[str, Any] = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
-SHAPED_BY_FUSION = ("hidden_size", "dropout", "text_pooling", "fusion")  # what a trained fused classifier brings
+SHAPED_BY_FUSION = (
+    "hidden_size",
+    "dropout",
+    "image_pooling",
+    "text_pooling",
+    "fusion",
+)  # what a trained fused classifier brings
 LOWER_IS_BETTER = ("loss", "nll", "brier", "ece", "mse", "mae")
 
 
@@ -95,6 +101,7 @@ class ModelArguments:
     )
     hidden_size: int = field(default=256, metadata={"help": "Width of the space that both are projected into."})
     dropout: float = field(default=0.1, metadata={"help": "Dropout inside the fusion."})
+    image_pooling: str = field(default="auto", metadata={"help": f"One of {', '.join(IMAGE_POOLINGS)}."})
     text_pooling: str = field(default="auto", metadata={"help": f"One of {', '.join(TEXT_POOLINGS)}."})
     freeze_vision_layers: str = field(
         default="0", metadata={"help": "Freeze the first N layers and the embeddings of the vision model, or 'all'."}
@@ -126,6 +133,7 @@ class ModelArguments:
     def __post_init__(self) -> None:
         check_choice("modality", self.modality, MODALITIES)
         check_choice("fusion", self.fusion, FUSIONS)
+        check_choice("image_pooling", self.image_pooling, IMAGE_POOLINGS)
         check_choice("text_pooling", self.text_pooling, TEXT_POOLINGS)
         check_choice("class_weights", self.class_weights, CLASS_WEIGHTS)
         for side, modality in (("vision", "image"), ("text", "text")):
@@ -139,8 +147,9 @@ class ModelArguments:
                 raise ValueError(f"{name} {getattr(self, name)!r} has no use with modality {self.modality!r}.")
         if self.modality != "both" and self.fusion != "concat":
             raise ValueError(f"fusion {self.fusion!r} has no use with modality {self.modality!r}.")
-        if self.modality == "image" and self.text_pooling != "auto":
-            raise ValueError(f"text_pooling {self.text_pooling!r} has no use with modality 'image'.")
+        for name, useless in (("text_pooling", "image"), ("image_pooling", "text")):
+            if self.modality == useless and getattr(self, name) != "auto":
+                raise ValueError(f"{name} {getattr(self, name)!r} has no use with modality {useless!r}.")
         if self.word_vectors is not None and not (self.from_scratch and self.modality != "image"):
             raise ValueError("word_vectors needs from_scratch and a text model.")
         if not 0 <= self.weight_average < 1:
@@ -155,6 +164,7 @@ class ModelArguments:
         return {
             "hidden_size": self.hidden_size,
             "dropout": self.dropout,
+            "image_pooling": self.image_pooling,
             "text_pooling": self.text_pooling,
             "fusion": self.fusion,
             "label_smoothing": self.label_smoothing,
