@@ -1,6 +1,6 @@
 """Configuration of the classifier that stays right when an example lacks its image or its text."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 from .configuration_fusion import FusionConfig
 
@@ -23,7 +23,7 @@ class RobustFusionConfig(FusionConfig):
     """
 
     model_type = "multimodal_robust_fusion"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+    keys_to_ignore_at_inference = [
         *FusionConfig.keys_to_ignore_at_inference,
         "joint_logits",
         "image_logits",

@@ -123,23 +123,23 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
             ValueError: If the classifier reads one modality only, or its weights are not those of a fused classifier
                 (a peft model's, before it is merged).
         """
-        is_model = isinstance(model_or_folder, nn.Module)
-        fusion_config = model_or_folder.config if is_model else FusionConfig.from_pretrained(model_or_folder)
+        fusion = model_or_folder if isinstance(model_or_folder, PreTrainedModel) else None
+        fusion_config = FusionConfig.from_pretrained(model_or_folder) if fusion is None else fusion.config
         fields = fusion_config.to_dict()
         for name in ("model_type", "architectures", "auto_map", "transformers_version"):
             fields.pop(name, None)
         config = cls.config_class(**{**fields, **kwargs})
-        if not is_model:
+        if fusion is None:
             return cls.from_pretrained(model_or_folder, config=config)
         model = cls(config)
-        missing, unexpected = model.load_state_dict(model_or_folder.state_dict(), strict=False)
+        missing, unexpected = model.load_state_dict(fusion.state_dict(), strict=False)
         lost = [name for name in missing if not name.startswith(NEW_PARTS)]
         if lost or unexpected:
             raise ValueError(
-                f"{type(model_or_folder).__name__} has not the weights of a fused classifier: missing {lost[:3]}, "
-                f"unexpected {unexpected[:3]}."
+                f"{type(fusion).__name__} has not the weights of a fused classifier: missing {lost[:3]}, unexpected "
+                f"{unexpected[:3]}."
             )
-        return model.to(device=model_or_folder.device, dtype=model_or_folder.dtype).eval()
+        return model.to(device=fusion.device, dtype=fusion.dtype).eval()
 
     @can_return_tuple
     def forward(
@@ -210,7 +210,7 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
         A slot that holds a missing embedding counts as present, so that every fusion reads it.
         """
         tokens = {"image_token_mask": features.image_token_mask, "text_token_mask": features.text_token_mask}
-        masks = {
+        masks: dict[str, Any] = {
             name: None if tokens_here is None else tokens_here & mask[:, column, None]
             for column, (name, tokens_here) in enumerate(tokens.items())
         }

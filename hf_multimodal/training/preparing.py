@@ -56,12 +56,12 @@ def prepare_training_data(
         args = replace(args, on_bad_sample="drop")
     listing = None if args.dry_run or folder is None else folder / "bad_samples.csv"
     checked, bad_samples = args.check(replace(data, splits=DatasetDict(used)), modality, listing)
-    left = dict(checked.splits)
+    hidden = dict(checked.splits)
     for name, rows in checked.splits.items():
         rate = args.eval_missing if name == "test" else args.missing
         if rate is not None:
-            left[name] = take_away(rows, used[name], MissingRate.parse(rate), args.missing_seed)
-    checked = replace(checked, splits=DatasetDict(left))
+            hidden[name] = take_away(rows, used[name], MissingRate.parse(rate), args.missing_seed)
+    checked = replace(checked, splits=DatasetDict(hidden))
     if args.complete_only:
         checked = replace(checked, splits=keep_readable(checked.splits, ("image", "text")))
     elif args.missing is not None and modality != "both":

@@ -36,7 +36,7 @@ class RobustModelArguments(ModelArguments):
     no_stack: bool = field(
         default=False, metadata={"help": "Answer with the joint branch, neither stacked nor calibrated."}
     )
-    from_fusion: str | None = field(
+    from_fusion: str | None = field(  # type: ignore[misc]  # a plain fused classifier has none
         default=None, metadata={"help": "Start from a trained fused classifier: its folder, or its name on the Hub."}
     )
     baselines: bool = field(
