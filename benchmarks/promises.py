@@ -19,7 +19,7 @@ from series import README, run_series
 from hf_multimodal import MultimodalCollator
 from hf_multimodal.data.arguments import SourceArguments
 from hf_multimodal.data.controlled import CONTROLLED_TASKS, ceiling, make_controlled
-from hf_multimodal.evaluation.bootstrap import paired_bootstrap, seed_summary
+from hf_multimodal.evaluation.bootstrap import Difference, paired_bootstrap, seed_summary
 from hf_multimodal.evaluation.calibration import ece_band
 from hf_multimodal.evaluation.predictions import Predictions, read_predictions, write_predictions
 from hf_multimodal.evaluation.report import markdown_table, update_region
@@ -89,12 +89,12 @@ def answers_of(name: str, pattern: str = "predictions") -> Predictions:
     return read_predictions(Path(FOLDER, name, f"{pattern}.csv"))
 
 
-def against(ours: list[Predictions], theirs: list[Predictions], metric: str) -> str:
-    """Mean and spread over seeds of both, and the difference with its paired 95 % interval."""
+def against(ours: list[Predictions], theirs: list[Predictions], metric: str) -> tuple[Difference, str]:
+    """The difference with its paired 95 % interval, and in words with the mean and spread over seeds of both."""
     sides = [seed_summary([run.metrics()[metric] for run in runs]) for runs in (ours, theirs)]
     d = paired_bootstrap(ours, theirs)[metric]
     means = " against ".join(f"{side.mean:.4f} ± {side.sd:.4f}" for side in sides)
-    return f"{means}, {d.difference:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"
+    return d, f"{means}, {d.difference:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"
 
 
 def compare(task: str, level: str, seeds: int) -> list[Found]:
@@ -107,14 +107,14 @@ def compare(task: str, level: str, seeds: int) -> list[Found]:
     robust = {pattern: all_seeds("robust", pattern) for pattern in SHOWN}
     rivals = {name: all_seeds(name) for name in ("image", "text")}
     if level == "complete":
-        d = paired_bootstrap(robust["both"], all_seeds("fusion"))["accuracy"]
-        found.append(Found(1, where, against(robust["both"], all_seeds("fusion"), "accuracy"), d.difference + 0.005))
+        d, number = against(robust["both"], all_seeds("fusion"), "accuracy")
+        found.append(Found(1, where, number, d.difference + 0.005))
     for name, theirs in rivals.items():
-        d = paired_bootstrap(robust[name], theirs)["accuracy"]
-        found.append(Found(2, f"{where}, {name} only", against(robust[name], theirs, "accuracy"), d.difference + 0.01))
+        d, number = against(robust[name], theirs, "accuracy")
+        found.append(Found(2, f"{where}, {name} only", number, d.difference + 0.01))
     best = min(rivals.values(), key=lambda runs: seed_summary([run.metrics()["nll"] for run in runs]).mean)
-    d = paired_bootstrap(robust["both"], best)["nll"]
-    found.append(Found(3, where, against(robust["both"], best, "nll"), -d.low))
+    d, number = against(robust["both"], best, "nll")
+    found.append(Found(3, where, number, -d.low))
     for pattern, runs in robust.items():
         error = seed_summary([run.metrics()["ece"] for run in runs]).mean
         if task == "ecnu":

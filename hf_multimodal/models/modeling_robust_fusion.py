@@ -8,13 +8,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import can_return_tuple
 
 from .configuration_fusion import FusionConfig
 from .configuration_robust_fusion import RobustFusionConfig
 from .features import Features
 from .fusion import FUSIONS, LateFusion
 from .losses import classification_loss
+from .modeling_fusion import ImageTextClassifierOutput
 from .modeling_vision_text import VisionTextPreTrainedModel
 from .stack import Stack
 
@@ -23,30 +24,18 @@ NEW_PARTS = ("unimodal.", "image_classifier.", "text_classifier.", "missing_embe
 
 
 @dataclass
-class RobustFusionOutput(ModelOutput):
-    """Output of [`RobustFusionForImageTextClassification`].
+class RobustFusionOutput(ImageTextClassifierOutput):
+    """Output of [`RobustFusionForImageTextClassification`]; its `logits` are those of the stack, float32 or wider.
 
     Args:
-        loss: Scalar, only where `labels` were given.
-        logits: (batch, num_labels), of the stack, float32 or wider.
         joint_logits: (batch, num_labels), of the joint branch alone, as the three raw heads that the stack weighs.
         image_logits: (batch, num_labels), of the image alone; without meaning where there is none.
         text_logits: (batch, num_labels), likewise of the text.
-        fused_embeds: (batch, fusion's output_size), what the joint classifier reads.
-        image_embeds: (batch, hidden_size), zeros where there is no image.
-        text_embeds: (batch, hidden_size), zeros where there is no text.
-        modality_mask: (batch, 2), 1 = what this model really read.
     """
 
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
     joint_logits: torch.Tensor | None = None
     image_logits: torch.Tensor | None = None
     text_logits: torch.Tensor | None = None
-    fused_embeds: torch.Tensor | None = None
-    image_embeds: torch.Tensor | None = None
-    text_embeds: torch.Tensor | None = None
-    modality_mask: torch.Tensor | None = None
 
 
 class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):

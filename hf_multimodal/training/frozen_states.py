@@ -49,16 +49,16 @@ class FrozenStates:
     ) -> None:
         vision_model = model.vision_model
         self.layers = frozen_layers(vision_model)
-        keys = sorted({picture_key(image) for image in images if image is not None})
-        self.rows = {key: row for row, key in enumerate(keys)}
-        digest = hashlib.sha256(json.dumps([image_processor.to_json_string(), self.layers, keys]).encode())
-        for name, tensor in vision_model.state_dict().items():
-            if name in _frozen_names(vision_model):
-                digest.update(tensor.detach().cpu().float().numpy().tobytes())
+        cells = {picture_key(image): image for image in images if image is not None}
+        self.rows = {key: row for row, key in enumerate(sorted(cells))}
+        digest = hashlib.sha256(json.dumps([image_processor.to_json_string(), self.layers, *self.rows]).encode())
+        for parameter in vision_model.parameters():
+            if not parameter.requires_grad:
+                digest.update(parameter.detach().cpu().float().numpy().tobytes())
         self.path = Path(folder, f"{digest.hexdigest()[:16]}.npy")
         if not self.path.is_file():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._compute(vision_model, image_processor, images, batch_size)
+            self._compute(vision_model, image_processor, [cells[key] for key in self.rows], batch_size)
 
     @cached_property
     def states(self) -> np.ndarray:
@@ -70,16 +70,14 @@ class FrozenStates:
 
     @torch.inference_mode()
     def _compute(self, vision_model: nn.Module, image_processor: Any, images: Sequence[Any], batch_size: int) -> None:
-        cells = {picture_key(image): image for image in images if image is not None}
-        names = list(self.rows)
         unfinished = self.path.with_suffix(f".{os.getpid()}.part")  # two runs may compute the same at a time
         states: Any = None
-        for start in tqdm(range(0, len(names), batch_size), desc="Frozen layers"):
-            pictures = [to_rgb(open_image(cells[name])) for name in names[start : start + batch_size]]
+        for start in tqdm(range(0, len(images), batch_size), desc="Frozen layers"):
+            pictures = [to_rgb(open_image(image)) for image in images[start : start + batch_size]]
             pixels = image_processor(pictures, return_tensors="pt")["pixel_values"]
             found = states_after(vision_model, self.layers, pixels).float().cpu().numpy()
             if states is None:
-                shape = (len(names), *found.shape[1:])
+                shape = (len(images), *found.shape[1:])
                 states = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float32, shape=shape)
             states[start : start + len(found)] = found
         states.flush()
@@ -97,10 +95,6 @@ class FrozenStates:
 def pictures_of(splits: Sequence[Dataset]) -> list[Any]:
     """The picture cells of several splits."""
     return [image for rows in splits for image in rows.select_columns(["image"])[:]["image"]]
-
-
-def _frozen_names(vision_model: nn.Module) -> set[str]:
-    return {name for name, parameter in vision_model.named_parameters() if not parameter.requires_grad}
 
 
 def frozen_layers(vision_model: nn.Module) -> int:

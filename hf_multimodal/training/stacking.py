@@ -10,6 +10,7 @@ from scipy.optimize import minimize, nnls
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from hf_multimodal.inference.missing_curve import SHOWN
 from hf_multimodal.inference.predicting import batches
 from hf_multimodal.models.stack import HEADS, PATTERNS
 
@@ -52,8 +53,7 @@ def fit_stack(
         for number, pattern in enumerate(PATTERNS):
             if pattern not in READS:
                 continue
-            needed = (pattern != "text", pattern != "image")
-            rows = present[:, needed].all(axis=1)
+            rows = present[:, SHOWN[pattern]].all(axis=1)
             if not rows.any():
                 logger.warning("no validation row can show the pattern %r: its head stays as trained.", pattern)
                 continue
@@ -79,14 +79,13 @@ def joint_and_single_logits(
     """
     model.eval()
     loader, back = batches(processor, dataset, batch_size, num_workers)
-    shown = {"image": (1, 0), "text": (0, 1), "both": (1, 1)}
-    found: dict[str, list[torch.Tensor]] = {pattern: [] for pattern in shown}
+    found: dict[str, list[torch.Tensor]] = {pattern: [] for pattern in READS}
     masks = []
     for batch in loader:
         features = model.encode(**{name: tensor.to(model.device) for name, tensor in batch.items()})
-        for pattern, mask in shown.items():
-            joint_mask = features.modality_mask * features.modality_mask.new_tensor(mask)
-            found[pattern].append(model.heads(features, joint_mask)[0].cpu().double())
+        for pattern, parts in found.items():
+            joint_mask = features.modality_mask * features.modality_mask.new_tensor(SHOWN[pattern])
+            parts.append(model.heads(features, joint_mask)[0].cpu().double())
         masks.append(features.modality_mask.bool().cpu())
     logits = {pattern: torch.cat(parts).numpy()[back] for pattern, parts in found.items()}
     return logits, torch.cat(masks).numpy()[back]
