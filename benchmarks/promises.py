@@ -8,6 +8,7 @@ prints what two levels and one seed say, and writes nothing.
 import argparse
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,6 +18,7 @@ import torch
 from series import README, run_series
 
 from hf_multimodal import MultimodalCollator
+from hf_multimodal.data import loading
 from hf_multimodal.data.arguments import SourceArguments
 from hf_multimodal.data.controlled import CONTROLLED_TASKS, ceiling, make_controlled
 from hf_multimodal.evaluation.bootstrap import Difference, paired_bootstrap, seed_summary
@@ -34,6 +36,8 @@ TASKS = ("redundant", "unique", "synergy")
 LEVELS = {"complete": [], "both03": ["--missing", "both:0.3"], "both07": ["--missing", "both:0.7"]}
 MANY = {"synergy": ["--max_train_samples", "53000"], "mixed": ["--max_train_samples", "53000"]}  # 16,000 complete
 ECNU = ["--num_train_epochs", "3", "--label_smoothing", "0.1"]
+# A process trains the runs of one task and seed one after the other, on the same examples: they are drawn once.
+loading.make_controlled = lru_cache(maxsize=4)(make_controlled)
 FROZEN = {"image": ["--freeze_vision_layers", "all"], "text": ["--freeze_text_layers", "all"]}
 
 

@@ -238,6 +238,25 @@ def test_checkpoints_in_half_precision_become_one_model(tmp_path, batch):
     assert {p.dtype for p in FusionForImageTextClassification(config).parameters()} == {torch.float32}
 
 
+def test_only_the_first_layers_are_kept(tmp_path, batch):
+    source = make_model("vit", "bert").eval()
+    source.vision_model.save_pretrained(tmp_path / "vision")
+    name, layers = str(tmp_path / "vision"), source.config.vision_config.num_hidden_layers
+    build = FusionForImageTextClassification.from_vision_text_pretrained
+    model = build(name, vision_layers=layers - 1, num_labels=3, image_pooling="cls").eval()
+    assert model.config.vision_config.num_hidden_layers == layers - 1
+    vision = source.vision_model
+    with torch.no_grad():
+        hidden = vision(batch["pixel_values"], output_hidden_states=True).hidden_states[layers - 1]
+        kept = model.vision_model(batch["pixel_values"]).last_hidden_state
+        torch.testing.assert_close(kept, vision.layernorm(hidden))
+    model.save_pretrained(tmp_path / "cut")
+    assert_same(model, AutoModel.from_pretrained(tmp_path / "cut"), {"pixel_values": batch["pixel_values"]})
+    for wanted in (0, layers + 1):
+        with pytest.raises(ValueError, match=f"first {wanted} layers cannot be kept: num_hidden_layers is {layers}"):
+            build(name, vision_layers=wanted, num_labels=3)
+
+
 def test_a_pooler_that_is_not_there_is_named():
     with pytest.raises(ValueError, match=r"needs a text model that has one; 'distilbert' does not: choose one of"):
         make_model(text="distilbert", text_pooling="pooler")

@@ -76,18 +76,29 @@ def build_model(config: PreTrainedConfig, pooler: bool = False) -> PreTrainedMod
     return without_unused_parameters(AutoModel.from_config(config, **arguments))
 
 
-def load_model(name_or_path: str, side: str, pooler: bool = False) -> PreTrainedModel:
+def load_model(name_or_path: str, side: str, pooler: bool = False, layers: int | None = None) -> PreTrainedModel:
     """Load pretrained weights in float32; of a two-sided checkpoint (CLIP, SigLIP), the named side.
 
     Args:
         name_or_path: Hub name or folder, or `torchvision:resnet50` for one of torchvision's own.
         side: `"vision_config"` or `"text_config"`.
         pooler: Whether the model's own dense pooler is wanted.
+        layers: Keep only so many of the first layers; None means all.
+
+    Raises:
+        ValueError: If there are not so many layers, or the model's configuration does not count them.
     """
     if name_or_path.startswith(TORCHVISION_PREFIX):
+        if layers is not None:
+            raise ValueError(f"the layers of {name_or_path} cannot be cut to the first {layers}: leave that out.")
         return TorchvisionModel.from_torchvision(name_or_path.removeprefix(TORCHVISION_PREFIX))
     config = AutoConfig.from_pretrained(name_or_path)
     config = getattr(config, side, None) or config
+    if layers is not None:
+        most = getattr(config, "num_hidden_layers", 0)
+        if not 0 < layers <= most:
+            raise ValueError(f"of {name_or_path} the first {layers} layers cannot be kept: num_hidden_layers is {most}.")
+        config.num_hidden_layers = layers
     model_class = model_class_of(config)
     arguments = pooler_arguments(model_class, config, pooler)
     model = model_class.from_pretrained(name_or_path, config=config, dtype=torch.float32, **arguments)

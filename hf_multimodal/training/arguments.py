@@ -57,6 +57,7 @@ FINAL_FIT_DEFAULTS: dict[str, Any] = {"eval_strategy": "no", "save_strategy": "n
 SHAPED_BY_FUSION = (
     "hidden_size",
     "dropout",
+    "vision_layers",
     "image_pooling",
     "text_pooling",
     "fusion",
@@ -101,6 +102,9 @@ class ModelArguments:
     )
     hidden_size: int = field(default=256, metadata={"help": "Width of the space that both are projected into."})
     dropout: float = field(default=0.1, metadata={"help": "Dropout inside the fusion."})
+    vision_layers: int | None = field(
+        default=None, metadata={"help": "Keep only the first N layers of the vision model; by default all."}
+    )
     image_pooling: str = field(default="auto", metadata={"help": f"One of {', '.join(IMAGE_POOLINGS)}."})
     text_pooling: str = field(default="auto", metadata={"help": f"One of {', '.join(TEXT_POOLINGS)}."})
     freeze_vision_layers: str = field(
@@ -150,6 +154,8 @@ class ModelArguments:
         for name, useless in (("text_pooling", "image"), ("image_pooling", "text")):
             if self.modality == useless and getattr(self, name) != "auto":
                 raise ValueError(f"{name} {getattr(self, name)!r} has no use with modality {useless!r}.")
+        if self.vision_layers is not None and (self.from_scratch or self.modality == "text"):
+            raise ValueError("vision_layers needs a pretrained vision model.")
         if self.word_vectors is not None and not (self.from_scratch and self.modality != "image"):
             raise ValueError("word_vectors needs from_scratch and a text model.")
         if not 0 <= self.weight_average < 1:

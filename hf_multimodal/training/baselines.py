@@ -32,7 +32,15 @@ NEEDS = {"image alone": ("image",), "text alone": ("text",), "plain fusion": ("i
 # What has no use without the other modality, by the modality that is kept.
 UNUSED = {
     "image": ("text_model", "freeze_text_layers", "text_pooling", "fusion", "word_vectors", "max_length"),
-    "text": ("vision_model", "freeze_vision_layers", "image_pooling", "frozen_states", "fusion", "augment"),
+    "text": (
+        "vision_model",
+        "vision_layers",
+        "freeze_vision_layers",
+        "image_pooling",
+        "frozen_states",
+        "fusion",
+        "augment",
+    ),
 }
 NOT_TAKEN = ("push_to_hub", "hub_model_id", "hub_strategy", "hub_token", "run_name")
 

@@ -97,7 +97,9 @@ def build_model_and_processor(
             )
     else:
         processor = MultimodalProcessor.from_vision_text_pretrained(args.vision_model, args.text_model)
-        model = args.model_class.from_vision_text_pretrained(args.vision_model, args.text_model, **fields)
+        model = args.model_class.from_vision_text_pretrained(
+            args.vision_model, args.text_model, vision_layers=args.vision_layers, **fields
+        )
     if max_length is not None and processor.tokenizer is not None:
         if max_length > processor.tokenizer.model_max_length:
             longest = processor.tokenizer.model_max_length
