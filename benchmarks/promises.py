@@ -38,7 +38,6 @@ MANY = {"synergy": ["--max_train_samples", "53000"], "mixed": ["--max_train_samp
 ECNU = ["--num_train_epochs", "3", "--label_smoothing", "0.1"]
 # A process trains the runs of one task and seed one after the other, on the same examples: they are drawn once.
 loading.make_controlled = lru_cache(maxsize=4)(make_controlled)
-FROZEN = {"image": ["--freeze_vision_layers", "all"], "text": ["--freeze_text_layers", "all"]}
 
 
 @dataclass
@@ -78,9 +77,8 @@ def jobs_of(task: str, level: str, seed: int, data: Path | None) -> dict[str, li
         if data is None:
             common = ["--data", f"controlled:{task}", "--from_scratch"]
         else:
-            common = ["--data", str(data / "ecnu"), "--no_stratify", *ECNU]
-            sides = ("image", "text") if modality == "both" else (modality,)
-            common += [flag for side in sides for flag in (*ecnu.model_flags(data, side), *FROZEN[side])]
+            common = ["--data", str(data / "ecnu"), "--no_stratify", *ECNU, *ecnu.model_flags(data, modality)]
+            common += [] if modality == "image" else ["--freeze_text_layers", "all"]
         return [*common, "--modality", modality, "--seed", str(seed), *LEVELS[level]]
 
     jobs = {f"{task}-{level}-{seed}-robust": ["robust", *flags("both")]}
@@ -190,9 +188,9 @@ def main() -> None:
             parser.error("set HF_MULTIMODAL_DATA to the folder that holds ecnu/ and deit_tiny_patch16_224/.")
         grid += [("ecnu", level, 3, data) for level in LEVELS]
     jobs = {}
-    for task, level, seeds, folder in grid:
-        for seed in range(seeds):
-            jobs |= jobs_of(task, level, seed, folder)
+    for seed in range(5):
+        for task, level, seeds, folder in grid:
+            jobs |= jobs_of(task, level, seed, folder) if seed < seeds else {}
     ceilings = {task: [f"{task}-both07-{seed}-robust" for seed in range(5)] for task in TASKS if task not in MANY}
     ceilings |= {
         task: [f"{task}-many-{seed}" for seed in range(5 if task in TASKS else 1)]
