@@ -51,6 +51,7 @@ def test_flags_override_the_yaml_file(tmp_path: Path) -> None:
         (["--lora_rank", "4"], "lora_rank needs pretrained weights"),
         (["--modality", "image", "--text_model", "t"], "text_model 't' has no use with modality 'image'"),
         (["--modality", "text", "--freeze_vision_layers", "2"], "freeze_vision_layers '2' has no use with modality"),
+        (["--modality", "text", "--vision_layers", "2"], "vision_layers needs a pretrained vision model"),
         (["--modality", "text", "--fusion", "gated"], "fusion 'gated' has no use with modality 'text'"),
         (["--modality", "text", "--augment"], "augment has no use with modality 'text'"),
         (["--modality", "image", "--text_pooling", "cls"], "text_pooling 'cls' has no use with modality 'image'"),
