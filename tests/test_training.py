@@ -23,6 +23,7 @@ from hf_multimodal.data.controlled import make_controlled
 from hf_multimodal.data.presence import PresenceRedraw
 from hf_multimodal.evaluation.metrics import compute_metrics_for
 from hf_multimodal.training.arguments import ModelArguments
+from hf_multimodal.training.averaging import WeightAverage
 from hf_multimodal.training.building import balanced_class_weights, build_model_and_processor
 from hf_multimodal.training.checkpoints import find_checkpoint, remove_checkpoints
 from hf_multimodal.training.freezing import find_blocks, freeze_layers
@@ -258,6 +259,16 @@ def test_the_average_of_the_weights_is_kept(tmp_path: Path) -> None:
         expected = {name: torch.lerp(expected[name], value, share) for name, value in weights.items()}
     assert all(torch.allclose(value, expected[name], atol=1e-6) for name, value in reader.weights().items())
     assert not torch.equal(reader.weights()["classifier.weight"], steps[-1]["classifier.weight"])
+
+
+def test_the_statistics_of_batchnorm_are_averaged_too() -> None:
+    norm = nn.BatchNorm1d(2)
+    average = WeightAverage(norm, decay=0.5)
+    norm.running_mean.fill_(4.0)
+    norm.num_batches_tracked.fill_(7)
+    average.update(step=100)
+    average.copy_to_model()
+    assert norm.running_mean.tolist() == [2.0, 2.0] and norm.num_batches_tracked == 7
 
 
 def test_the_best_average_is_loaded(tmp_path: Path) -> None:

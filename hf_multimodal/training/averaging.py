@@ -11,10 +11,13 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 AVERAGE_FILE = "average.safetensors"
+STATISTICS = ("running_mean", "running_var")
 
 
 class WeightAverage(TrainerCallback):
     """Exponential moving average of a model's trainable parameters, taken after every optimizer step.
+
+    The running statistics of BatchNorm are averaged with them: those of the last step do not belong to the average.
 
     On few and noisily labelled examples the average is better and better calibrated than the last step; see
     [Morales-Brotons et al., 2024](https://arxiv.org/abs/2411.18704).
@@ -39,7 +42,10 @@ class WeightAverage(TrainerCallback):
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.parameters: dict[str, torch.Tensor] = {
+            **{name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad},
+            **{name: buffer for name, buffer in model.named_buffers() if name.endswith(STATISTICS)},
+        }
         self.decay = decay
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
 
