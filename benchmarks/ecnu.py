@@ -18,7 +18,7 @@ from hf_multimodal.evaluation.report import markdown_table, update_region
 
 SPLITS = {"plain": ["--no_stratify"], "grouped": ["--group_duplicates"]}
 RECIPE = ["--num_train_epochs", "3", "--learning_rate", "1e-4", "--label_smoothing", "0.1", "--fit_on_validation"]
-# Frozen features of the tenth layer say more about these pictures than those of the twelfth, and as much as trained ones.
+# Frozen features of the tenth layer say more about these pictures than the twelfth's, and no less than trained ones.
 VISION = ["--vision_layers", "10", "--freeze_vision_layers", "all", "--image_pooling", "cls_mean"]
 
 
