@@ -138,7 +138,9 @@ def test_clip_and_siglip_have_the_same_loss(name):
     ours = LOSSES[name](torch.zeros(5, 5), logits, complete, ~torch.eye(5, dtype=torch.bool), AlignerConfig())
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    gradients = [torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True) for loss in (ours, theirs)]
+    gradients = [
+        torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True) for loss in (ours, theirs)
+    ]
     assert sum(gradient is not None for gradient in gradients[0]) > 20
     for mine, other in zip(*gradients, strict=True):
         assert (mine is None) == (other is None)

@@ -15,10 +15,10 @@ class AlignerConfig(VisionTextConfig):
         projection_dim: Width of the common space; `hidden_size` is another name for it.
         projection: From either model's feature to that space: `linear`, or `mlp` with one hidden layer.
         loss: One of `infonce`, `sigmoid`, `triplet`, `contrastive_pair`, `margin_ranking`.
-        logit_scale_init_value: Logarithm of the scale at the start. None means log(10) for `sigmoid`, as in SigLIP, and
-            2.6592 for the rest, as in CLIP. Only `infonce` and `sigmoid` learn it.
-        logit_bias_init_value: Bias at the start; only `sigmoid` has one. -10, as in SigLIP, makes the many negatives of
-            the first steps cost little.
+        logit_scale_init_value: Logarithm of the scale at the start. None means log(10) for `sigmoid`, as in SigLIP,
+            and 2.6592 for the rest, as in CLIP. Only `infonce` and `sigmoid` learn it.
+        logit_bias_init_value: Bias at the start; only `sigmoid` has one. -10, as in SigLIP, makes the many negatives
+            of the first steps cost little.
         margin: Of `triplet` and `margin_ranking` in cosine, of `contrastive_pair` in Euclidean distance. None means
             the one of the loss: .2, .2 and 1.
         triplet_mining: Which negatives `triplet` takes: `hard`, `semi_hard` or `all`.

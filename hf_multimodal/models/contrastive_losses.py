@@ -1,8 +1,7 @@
 """Losses that align images with texts, over the similarities of all pairs of a batch.
 
 All have one signature. Row r is image r, column c is text c, and the pairs that match stand on the diagonal. What
-`complete` and `negative` leave out is neither pulled nor pushed. Each loss is a mean over the complete pairs, so that a
-batch without any gives 0.
+`complete` and `negative` leave out is neither pulled nor pushed; a batch without a complete pair costs 0.
 """
 
 from collections.abc import Callable
@@ -79,9 +78,7 @@ def sigmoid(
     return _mean(matches + others, complete)
 
 
-def _hardest(
-    similarity: torch.Tensor, complete: torch.Tensor, negative: torch.Tensor, margin: float
-) -> torch.Tensor:
+def _hardest(similarity: torch.Tensor, complete: torch.Tensor, negative: torch.Tensor, margin: float) -> torch.Tensor:
     hardest = similarity.masked_fill(~negative, _lowest(similarity)).amax(dim=1)
     return _mean((margin - similarity.diagonal() + hardest).relu(), complete)
 
@@ -109,9 +106,9 @@ def triplet(
     negative: torch.Tensor,
     config: PreTrainedConfig,
 ) -> torch.Tensor:
-    """A match is to be nearer than a negative that is mined in the batch, by a margin of .2; both directions, averaged.
+    """A match is to be nearer than a negative that is mined in the batch, by a margin of .2.
 
-    `config.triplet_mining` says which negative each image and each text meets: `hard`, the nearest, as in VSE++
+    Averaged over images and texts. `config.triplet_mining` says which negative each image and each text meets: `hard`, the nearest, as in VSE++
     ([Faghri et al., 2018](https://arxiv.org/abs/1707.05612)); `semi_hard`, the nearest of those that are farther than
     the match, if there is one, as in FaceNet ([Schroff et al., 2015](https://arxiv.org/abs/1503.03832)); `all`, the
     mean over every triplet that violates the margin, as in
@@ -149,9 +146,9 @@ def margin_ranking(
     negative: torch.Tensor,
     config: PreTrainedConfig,
 ) -> torch.Tensor:
-    """A match is to rank above every negative by a margin of .2: the sum of what is short of it; both directions, averaged.
+    """A match is to rank above every negative by a margin of .2; what is short of it is summed.
 
-    From DeViSE ([Frome et al., 2013](https://research.google/pubs/pub41473/)), in both directions as in
+    Averaged over images and texts. From DeViSE ([Frome et al., 2013](https://research.google/pubs/pub41473/)), in both directions as in
     [Kiros et al., 2014](https://arxiv.org/abs/1411.2539). Arguments as for [`infonce`].
     """
     margin = 0.2 if config.margin is None else config.margin

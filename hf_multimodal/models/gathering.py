@@ -26,7 +26,8 @@ def gather_rows(rows: torch.Tensor) -> torch.Tensor:
     averaged over the processes, as DDP and FSDP do: two processes step as one does on both batches. As the losses are
     the same, the own slice times the number of processes is what summing the slices of all would give.
 
-    The batches of all processes must be of one size (`dataloader_drop_last=True`), and all processes must call.
+    All processes must call it, with batches of one size (`dataloader_drop_last=True`). Otherwise gloo ends the program
+    with "Received data size doesn't match expected size", and NCCL waits for ever or returns rows without meaning.
 
     Args:
         rows: Of any dtype and device.

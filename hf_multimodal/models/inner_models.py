@@ -97,7 +97,9 @@ def load_model(name_or_path: str, side: str, pooler: bool = False, layers: int |
     if layers is not None:
         most = getattr(config, "num_hidden_layers", 0)
         if not 0 < layers <= most:
-            raise ValueError(f"of {name_or_path} the first {layers} layers cannot be kept: num_hidden_layers is {most}.")
+            raise ValueError(
+                f"of {name_or_path} the first {layers} layers cannot be kept: num_hidden_layers is {most}."
+            )
         config.num_hidden_layers = layers
     model_class = model_class_of(config)
     arguments = pooler_arguments(model_class, config, pooler)
