@@ -108,10 +108,10 @@ def triplet(
 ) -> torch.Tensor:
     """A match is to be nearer than a negative that is mined in the batch, by a margin of .2.
 
-    Averaged over images and texts. `config.triplet_mining` says which negative each image and each text meets: `hard`, the nearest, as in VSE++
-    ([Faghri et al., 2018](https://arxiv.org/abs/1707.05612)); `semi_hard`, the nearest of those that are farther than
-    the match, if there is one, as in FaceNet ([Schroff et al., 2015](https://arxiv.org/abs/1503.03832)); `all`, the
-    mean over every triplet that violates the margin, as in
+    Averaged over images and texts. `config.triplet_mining` says which negative each meets: `hard`, the nearest, as in
+    VSE++ ([Faghri et al., 2018](https://arxiv.org/abs/1707.05612)); `semi_hard`, the nearest of those that are farther
+    than the match, if there is one, as in FaceNet ([Schroff et al., 2015](https://arxiv.org/abs/1503.03832)); `all`,
+    the mean over every triplet that violates the margin, as in
     [Hermans et al., 2017](https://arxiv.org/abs/1703.07737). Arguments as for [`infonce`].
     """
     mine, margin = TRIPLET_MININGS[config.triplet_mining], 0.2 if config.margin is None else config.margin
@@ -148,8 +148,8 @@ def margin_ranking(
 ) -> torch.Tensor:
     """A match is to rank above every negative by a margin of .2; what is short of it is summed.
 
-    Averaged over images and texts. From DeViSE ([Frome et al., 2013](https://research.google/pubs/pub41473/)), in both directions as in
-    [Kiros et al., 2014](https://arxiv.org/abs/1411.2539). Arguments as for [`infonce`].
+    Averaged over images and texts. From DeViSE ([Frome et al., 2013](https://research.google/pubs/pub41473/)), in both
+    directions as in [Kiros et al., 2014](https://arxiv.org/abs/1411.2539). Arguments as for [`infonce`].
     """
     margin = 0.2 if config.margin is None else config.margin
 

@@ -30,6 +30,7 @@ class AlignerOutput(ModelOutput):
         logits_per_text: (texts, images), their transpose.
         image_embeds: (images, projection_dim), of length 1; zeros where there is no image.
         text_embeds: (texts, projection_dim), likewise.
+        modality_mask: (batch, 2), 1 = what was read; None where there are more images than texts or fewer.
         incomplete_pairs: Scalar, how many pairs the loss left out because they lack a side.
     """
 
@@ -38,6 +39,7 @@ class AlignerOutput(ModelOutput):
     logits_per_text: torch.Tensor | None = None
     image_embeds: torch.Tensor | None = None
     text_embeds: torch.Tensor | None = None
+    modality_mask: torch.Tensor | None = None
     incomplete_pairs: torch.Tensor | None = None
 
 
@@ -242,6 +244,7 @@ class AlignerModel(VisionTextPreTrainedModel):
             logits_per_text=logits.T,
             image_embeds=image_embeds,
             text_embeds=text_embeds,
+            modality_mask=mask.long() if len(image_embeds) == len(text_embeds) else None,
             incomplete_pairs=incomplete,
         )
 
