@@ -162,23 +162,31 @@ class AlignerModel(VisionTextPreTrainedModel):
         fields["projection_dim"] = fields.pop("hidden_size")  # given under either name, another width counts
         return start_from(model_or_folder, cls, cls.config_class(**{**fields, **kwargs}), NEW_PARTS)
 
-    def get_image_features(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
+    @can_return_tuple
+    def get_image_features(
+        self, pixel_values: torch.Tensor, modality_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
         """Embed images.
 
         Args:
             pixel_values: (images, channels, height, width).
+            modality_mask: (images, 2), whose column 0 tells which images are there.
 
         Returns:
-            Its `pooler_output` is (images, projection_dim), of length 1.
+            Its `pooler_output` is (images, projection_dim), of length 1, or zeros where there is no image.
         """
-        embeds, _, _ = self._encode_images(pixel_values, None, len(pixel_values), pixel_values.device)
+        present = None if modality_mask is None else modality_mask[:, 0].to(pixel_values.device).bool()
+        embeds, _, _ = self._encode_images(pixel_values, present, len(pixel_values), pixel_values.device)
         return BaseModelOutputWithPooling(pooler_output=nn.functional.normalize(embeds, dim=-1))
 
+    @can_return_tuple
     def get_text_features(
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
+        modality_mask: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
         """Embed texts.
 
@@ -186,12 +194,14 @@ class AlignerModel(VisionTextPreTrainedModel):
             input_ids: (texts, length).
             attention_mask: (texts, length), 1 = real token.
             token_type_ids: (texts, length), for text models that take them.
+            modality_mask: (texts, 2), whose column 1 tells which texts are there.
 
         Returns:
-            Its `pooler_output` is (texts, projection_dim), of length 1.
+            Its `pooler_output` is (texts, projection_dim), of length 1, or zeros where there is no text.
         """
+        present = None if modality_mask is None else modality_mask[:, 1].to(input_ids.device).bool()
         embeds, _, _ = self._encode_texts(
-            input_ids, attention_mask, token_type_ids, None, len(input_ids), input_ids.device
+            input_ids, attention_mask, token_type_ids, present, len(input_ids), input_ids.device
         )
         return BaseModelOutputWithPooling(pooler_output=nn.functional.normalize(embeds, dim=-1))
 
