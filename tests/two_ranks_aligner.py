@@ -1,4 +1,4 @@
-"""Run by `torchrun` in test_distributed.py: steps of the aligner, of which each rank has half the batch."""
+"""Run by `torchrun` in test_distributed.py: one step of the aligner, of which each rank has half the batch."""
 
 import sys
 from pathlib import Path
@@ -24,13 +24,11 @@ def step(loss: str, chunk_size: int | None, rank: int | None) -> dict[str, torch
     if rank is not None:
         batch = {name: value[4 * rank : 4 * rank + 4] for name, value in batch.items()}
     parallel = model if rank is None else DistributedDataParallel(model)
-    for _ in range(2):  # DDP complains in the second step of what the first left open
-        model.zero_grad()
-        if chunk_size is None:
-            output = parallel(**batch, return_loss=True)
-            output.loss.backward()
-        else:
-            output = backward_in_chunks(parallel, batch, chunk_size)
+    if chunk_size is None:
+        output = parallel(**batch, return_loss=True)
+        output.loss.backward()
+    else:
+        output = backward_in_chunks(parallel, batch, chunk_size)
     gradients = {name: p.grad for name, p in model.named_parameters()}
     return {"loss": output.loss.detach(), "incomplete_pairs": output.incomplete_pairs, **gradients}
 
