@@ -1,6 +1,7 @@
 """Image+text models that are ordinary Hugging Face models. Importing it registers them with the auto classes."""
 
 from .data.collator import MultimodalCollator
+from .inference.zero_shot import ZeroShotClassifier
 from .models import (
     FusionConfig,
     FusionForImageTextClassification,
@@ -24,4 +25,5 @@ __all__ = [
     "RobustFusionForImageTextClassification",
     "TorchvisionConfig",
     "TorchvisionModel",
+    "ZeroShotClassifier",
 ]
