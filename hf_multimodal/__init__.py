@@ -1,6 +1,7 @@
 """Image+text models that are ordinary Hugging Face models. Importing it registers them with the auto classes."""
 
 from .data.collator import MultimodalCollator
+from .inference.retriever import Retriever
 from .inference.zero_shot import ZeroShotClassifier
 from .models import (
     FusionConfig,
@@ -21,6 +22,7 @@ __all__ = [
     "MultimodalProcessor",
     "RecurrentTextConfig",
     "RecurrentTextModel",
+    "Retriever",
     "RobustFusionConfig",
     "RobustFusionForImageTextClassification",
     "TorchvisionConfig",

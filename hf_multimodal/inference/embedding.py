@@ -83,7 +83,8 @@ def embed_images(
     check_choice("on_bad_image", on_bad_image, ON_BAD_IMAGE)
     model.eval()
     collate = _PictureBatch(processor, images)
-    loader = DataLoader(range(len(images)), batch_size, collate_fn=collate, num_workers=num_workers)  # type: ignore[arg-type]
+    rows_of_all: Any = range(len(images))
+    loader: DataLoader = DataLoader(rows_of_all, batch_size, collate_fn=collate, num_workers=num_workers)
     parts: list[Tensor] = []
     embedded: list[int] = []
     bad: dict[int, BadImageError] = {}
