@@ -10,6 +10,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets, loa
 
 from .choices import did_you_mean
 from .controlled import CLASS_NAMES, CONTROLLED_TASKS, make_controlled
+from .controlled_retrieval import RETRIEVAL_TASKS, SHAPES, make_retrieval
 from .lab import LAB_COLUMNS, is_lab_folder, read_lab
 from .labels import infer_scheme
 from .rows import SourceRows, read_rows
@@ -119,7 +120,8 @@ def load_data(
     named |= {"id_column": id_column, "image_root": image_root}
     if name.startswith(_CONTROLLED):
         sizes = {"train": train_size, "validation": validation_size, "test": test_size}
-        foreign = label_names is not None and list(label_names) != CLASS_NAMES
+        usual = SHAPES if name.removeprefix(_CONTROLLED) in RETRIEVAL_TASKS else CLASS_NAMES
+        foreign = label_names is not None and list(label_names) != usual
         options = {**named, "encoding": encoding, "data_config": config_name}
         options["problem_type"] = None if problem_type == "single_label_classification" else problem_type
         _refuse_unused(name, "controlled", {**options, "label_names": label_names if foreign else None})
@@ -187,12 +189,16 @@ def _assemble(
 
 def _load_controlled(name: str, sizes: Mapping[str, int], seed: int) -> LoadedData:
     task = name.removeprefix(_CONTROLLED)
-    if task not in CONTROLLED_TASKS:
-        raise ValueError(
-            f"the controlled task must be one of {list(CONTROLLED_TASKS)}, got {task!r}."
-            f"{did_you_mean(task, CONTROLLED_TASKS)}"
-        )
-    splits = DatasetDict({split: make_controlled(task, size=n, seed=seed, split=split) for split, n in sizes.items()})
+    known = [*CONTROLLED_TASKS, *RETRIEVAL_TASKS]
+    if task not in known:
+        raise ValueError(f"the controlled task must be one of {known}, got {task!r}.{did_you_mean(task, known)}")
+
+    def make(size: int, split: str) -> Dataset:
+        if task in RETRIEVAL_TASKS:
+            return make_retrieval(size, seed=seed, split=split, hold_out=RETRIEVAL_TASKS[task])
+        return make_controlled(task, size=size, seed=seed, split=split)
+
+    splits = DatasetDict({split: make(size, split) for split, size in sizes.items()})
     label = next(iter(splits.values())).features["label"]
     assert isinstance(label, ClassLabel)
     return LoadedData(
@@ -313,7 +319,7 @@ def _load_hub(name: str, config_name: str | None, asked: AskedColumns, root: Pat
         beside = [file.name for file in folder.iterdir()] if folder.is_dir() else []
         raise FileNotFoundError(f"there is no file or folder {name!r}.{did_you_mean(Path(name).name, beside)}")
     if ":" in name:  # no name on the Hub has one
-        hint = did_you_mean(name, [_CONTROLLED + task for task in CONTROLLED_TASKS])
+        hint = did_you_mean(name, [_CONTROLLED + task for task in (*CONTROLLED_TASKS, *RETRIEVAL_TASKS)])
         raise ValueError(f"data {name!r} is neither a file, a folder, '{_CONTROLLED}<task>' nor a Hub name.{hint}")
     try:
         loaded = load_dataset(name, config_name)
