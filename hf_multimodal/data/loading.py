@@ -11,6 +11,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets, loa
 from .choices import did_you_mean
 from .controlled import CLASS_NAMES, CONTROLLED_TASKS, make_controlled
 from .controlled_retrieval import RETRIEVAL_TASKS, SHAPES, make_retrieval
+from .images import IMAGE_SUFFIXES
 from .lab import LAB_COLUMNS, is_lab_folder, read_lab
 from .labels import infer_scheme
 from .rows import SourceRows, read_rows
@@ -91,8 +92,8 @@ def load_data(
 
     Args:
         data: A CSV, TSV, JSONL or Parquet table; a folder of tables named by split; a folder in the `datasets`
-            ImageFolder convention (`metadata.csv` or `.jsonl`); a folder in the lab layout; a folder saved by
-            `datasets`; `controlled:<task>`; else the name of a data set on the Hub.
+            ImageFolder convention (`metadata.csv` or `.jsonl`); a folder of pictures alone; a folder in the lab
+            layout; a folder saved by `datasets`; `controlled:<task>`; else the name of a data set on the Hub.
         image_column: Name of the column of pictures; None looks for `image`, `image_path`, `file_name`.
         text_column: None looks for `text`.
         label_column: None looks for `label`. Rows may be unlabelled.
@@ -246,7 +247,7 @@ def _by_split(values: list[Any], path: Path) -> dict[str, list[int]]:
 
 
 def _load_folder(folder: Path, asked: AskedColumns, root: Path | None, encoding: str | None) -> _Loaded:
-    """Find metadata files (ImageFolder) or tables named by split."""
+    """Find metadata files (ImageFolder), tables named by split, or pictures alone, named by their paths."""
     metadata: dict[str, Path] = {}
     tables: dict[str, Path] = {}
     for file in (folder / name for name in _METADATA):
@@ -265,10 +266,18 @@ def _load_folder(folder: Path, asked: AskedColumns, root: Path | None, encoding:
         return parts, columns, {**report, "kind": "ImageFolder"}
     if tables:
         return _load_tables(tables, asked, root, encoding)
+    pictures = [file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
+    if pictures:
+        _refuse_unused(str(folder), "picture", {"image_root": root, "encoding": encoding})
+        names = sorted(file.relative_to(folder).as_posix() for file in pictures)
+        raw = Dataset.from_dict({"image": names, "id": names})
+        found = find_columns(raw.column_names, asked, str(folder))
+        report = {"kind": "pictures", "encodings": {}, "columns": raw.column_names}
+        return {"train": (read_rows(raw, found, str(folder), folder), None)}, found.as_dict(), report
     raise ValueError(
         f"the folder {str(folder)!r} has no known layout. Expected are metadata.csv or metadata.jsonl (ImageFolder, "
-        "also in train/ and test/), tables such as train.csv and test.csv, train.txt beside data/ (the lab layout), "
-        "or a data set written by save_to_disk."
+        "also in train/ and test/), tables such as train.csv and test.csv, pictures alone, train.txt beside data/ "
+        "(the lab layout), or a data set written by save_to_disk."
     )
 
 
