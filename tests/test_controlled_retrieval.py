@@ -53,11 +53,15 @@ def read_place(png, colour):
 
 def test_pictures_and_captions_show_their_attributes():
     wrong = 0
-    for row in make_retrieval(400):
+    for row in make_retrieval(150):
         drawn = {name: row[name] for name in ("shape", "colour", "place")}
         assert read_caption(row["text"]) == drawn
         seen = read_picture(row["image"]["bytes"])
-        seen = {"shape": seen["shape"], "colour": seen["colour"], "place": read_place(row["image"]["bytes"], row["colour"])}
+        seen = {
+            "shape": seen["shape"],
+            "colour": seen["colour"],
+            "place": read_place(row["image"]["bytes"], row["colour"]),
+        }
         wrong += seen != drawn
     assert wrong == 0
 

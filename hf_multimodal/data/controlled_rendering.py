@@ -102,9 +102,7 @@ def draw_placed_picture(shape: int, colour: int, place: int, generator: np.rando
     row, column = divmod(place, 3)
     x, y = (14 + 16 * np.array([column, row]) + generator.integers(0, 5, size=2)).tolist()
     spot = (x, y, radius)
-    return _compose(
-        PICTURE_CHANNELS["shape"][shape], list(COLOURS.values())[colour], False, spot, ground, generator
-    )
+    return _compose(PICTURE_CHANNELS["shape"][shape], list(COLOURS.values())[colour], False, spot, ground, generator)
 
 
 def draw_noise(generator: np.random.Generator) -> bytes:

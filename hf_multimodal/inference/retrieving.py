@@ -130,7 +130,9 @@ def search_index(args: SearchArguments) -> dict[str, Any]:
     pool = len(retriever.texts if args.find == "texts" else retriever.images)
     shown = [load.get("text") or load.get("image", "") for load in hits.payload]
     entries = zip(hits.scores, hits.ids, shown, strict=True)
-    table = markdown_table([[rank, *entry] for rank, entry in enumerate(entries, start=1)], ["rank", "score", "id", args.find])
+    table = markdown_table(
+        [[rank, *entry] for rank, entry in enumerate(entries, start=1)], ["rank", "score", "id", args.find]
+    )
     print(f"the first {args.k} of {pool} {args.find}\n\n{table}")
     if args.sheet is not None:
         Path(args.sheet).parent.mkdir(parents=True, exist_ok=True)
