@@ -156,7 +156,7 @@ def write_caption(shape: int, colour: int, place: int, generator: np.random.Gene
     Example:
 
     >>> write_caption(0, 2, 5, np.random.default_rng(0))
-    ''
+    'a navy disc in the central right'
     """
     row, column = divmod(place, 3)
     words = {

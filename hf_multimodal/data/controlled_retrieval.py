@@ -80,7 +80,7 @@ def make_retrieval(size: int, *, seed: int = 0, split: str = "train", hold_out: 
 
     >>> row = make_retrieval(4, split="test")[3]
     >>> row["text"], row["shape"], row["colour"], row["place"], row["held_out"]
-    ()
+    ('scarlet ink made a box at the middle right', 1, 0, 5, False)
     """
     check_choice("split", split, SPLITS)
     if size < 0:

@@ -195,14 +195,14 @@ class Retriever:
         return self._by_image(self.images, image, k)
 
     def _by_text(self, index: EmbeddingIndex, text: str | Sequence[str], k: int) -> Hits | list[Hits]:
-        index.check_k(k)
         queries = _queries(text, [not (one and one.strip()) for one in _as_list(text)])
+        index.check_k(k)
         found = index.search(embed_texts(self.model, self.processor, queries, batch_size=self.batch_size), k)
         return found if isinstance(text, (list, tuple)) else found[0]
 
     def _by_image(self, index: EmbeddingIndex, image: Any, k: int) -> Hits | list[Hits]:
-        index.check_k(k)
         queries = _queries(image, [one is None for one in _as_list(image)])
+        index.check_k(k)
         found = index.search(embed_images(self.model, self.processor, queries, batch_size=self.batch_size)[0], k)
         return found if isinstance(image, (list, tuple)) else found[0]
 
