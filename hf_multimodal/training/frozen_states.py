@@ -126,7 +126,8 @@ def states_after(vision_model: nn.Module, layers: int, pixel_values: torch.Tenso
     handle = find_blocks(vision_model)[layers - 1].register_forward_hook(lambda *call: kept.append(call[2]))
     was_training = vision_model.training
     try:
-        vision_model.eval()(pixel_values=pixel_values.to(next(vision_model.parameters())))
+        pixels = pixel_values.to(next(vision_model.parameters())).contiguous(memory_format=torch.channels_last)
+        vision_model.eval()(pixel_values=pixels)  # laid out as when all layers run, to round as they do
     finally:
         handle.remove()
         vision_model.train(was_training)
