@@ -2,6 +2,8 @@
 
 from .data.collator import MultimodalCollator
 from .models import (
+    AlignerConfig,
+    AlignerModel,
     FusionConfig,
     FusionForImageTextClassification,
     MultimodalProcessor,
@@ -14,6 +16,8 @@ from .models import (
 )
 
 __all__ = [
+    "AlignerConfig",
+    "AlignerModel",
     "FusionConfig",
     "FusionForImageTextClassification",
     "MultimodalCollator",

@@ -11,6 +11,7 @@ import torch
 import transformers as hf
 import yaml
 from conftest import PATCHES, TEXT
+from two_ranks_aligner import CASES, step
 from two_ranks_missing import step_weights
 
 from hf_multimodal.training.running import train
@@ -83,3 +84,18 @@ def test_a_rank_without_any_image_trains_to_the_same_weights(tmp_path: Path) -> 
             found = torch.load(tmp_path / f"{vision}-{checkpointing}-{rank}.pt")
             for name, value in expected.items():
                 torch.testing.assert_close(found[name], value, rtol=0, atol=1e-12)
+
+
+def test_negatives_of_two_ranks_are_those_of_the_doubled_batch(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    program = [str(Path(__file__).with_name("two_ranks_aligner.py")), str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run([*command, *program], env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for case in CASES:
+        expected = step(*case, rank=None)
+        assert expected["loss"] > 0 and expected["incomplete_pairs"] == 4
+        for found in ranks:
+            for name, value in expected.items():
+                torch.testing.assert_close(found[case][name], value, rtol=0, atol=1e-10, msg=f"{case} {name}")

@@ -207,7 +207,7 @@ def test_a_problem_type_that_the_labels_decide_loads_again(batch, tmp_path):
 def test_from_fusion_takes_no_other_weights():
     config = FusionConfig(vision_config=VISION_CONFIGS["vit"](), text_config=TEXT_CONFIGS["bert"](), hidden_size=16)
     fusion = FusionForImageTextClassification(config)
-    with pytest.raises(ValueError, match=r"has not the weights of a fused classifier: missing \['fusion.gate"):
+    with pytest.raises(ValueError, match=r"has not the weights that Robust.* starts from: missing \['fusion.gate"):
         RobustFusionForImageTextClassification.from_fusion(fusion, fusion="gated")
 
 

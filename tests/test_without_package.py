@@ -12,6 +12,7 @@ from test_processor import make_image_processor, make_tokenizer, picture
 from transformers import AutoModel
 
 from hf_multimodal import (
+    AlignerModel,
     FusionForImageTextClassification,
     MultimodalProcessor,
     RobustFusionForImageTextClassification,
@@ -26,13 +27,14 @@ class Hide:
 sys.meta_path.insert(0, Hide())
 import torch, json
 from PIL import Image
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoProcessor
-folder, batch, again, logits = sys.argv[1:]
+import transformers
+from transformers import AutoConfig, AutoModel, AutoProcessor
+folder, batch, again, logits, auto_class, output = sys.argv[1:]
 model = AutoModel.from_pretrained(folder, trust_remote_code=True)
-also = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
+also = getattr(transformers, auto_class).from_pretrained(folder, trust_remote_code=True)
 batch = torch.load(batch)
 with torch.no_grad():
-    torch.save([model(**batch).logits, also(**batch).logits], logits)
+    torch.save([model(**batch)[output], also(**batch)[output]], logits)
 model.save_pretrained(again)
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 out = processor(images=[Image.new("RGB", (10, 6), (200, 10, 10)), None], text=["a red dog", None], return_tensors="pt")
@@ -43,21 +45,29 @@ print(json.dumps({"config": type(AutoConfig.from_pretrained(folder, trust_remote
 
 
 @pytest.mark.parametrize(
-    ("vision", "text", "fusion", "family"),
+    ("vision", "text", "family", "fields"),
     [
-        ("vit", "bert", "concat", FusionForImageTextClassification),
-        ("torchvision:resnet18", "recurrent_text:gru", "cross_attention", FusionForImageTextClassification),
-        ("vit", "bert", "concat", RobustFusionForImageTextClassification),
+        ("vit", "bert", FusionForImageTextClassification, {"fusion": "concat"}),
+        (
+            "torchvision:resnet18",
+            "recurrent_text:gru",
+            FusionForImageTextClassification,
+            {"fusion": "cross_attention"},
+        ),
+        ("vit", "bert", RobustFusionForImageTextClassification, {"fusion": "concat"}),
+        ("vit", "bert", AlignerModel, {"loss": "sigmoid", "projection": "mlp"}),
     ],
 )
-def test_a_saved_folder_loads_without_the_package(vision, text, fusion, family, tmp_path):
+def test_a_saved_folder_loads_without_the_package(vision, text, family, fields, tmp_path):
     folder, again = tmp_path / "model", tmp_path / "again"
-    model = make_model(vision, text, family, fusion=fusion).eval()
+    model = make_model(vision, text, family, **fields).eval()
+    auto_class = model.auto_classes[1]
+    output = "logits" if auto_class == "AutoModelForSequenceClassification" else "logits_per_image"
     model.save_pretrained(folder)
     MultimodalProcessor(make_image_processor(), make_tokenizer()).save_pretrained(folder)
     batch = make_batch()
     torch.save(batch, tmp_path / "batch.pt")
-    arguments = [folder, tmp_path / "batch.pt", again, tmp_path / "logits.pt"]
+    arguments = [folder, tmp_path / "batch.pt", again, tmp_path / "logits.pt", auto_class, output]
     run = subprocess.run(
         [sys.executable, "-c", STRANGER, *map(str, arguments)],
         capture_output=True,
@@ -73,7 +83,7 @@ def test_a_saved_folder_loads_without_the_package(vision, text, fusion, family, 
     for source in (folder, again):  # what the stranger saved is as good as what was sent
         loaded = AutoModel.from_pretrained(source, trust_remote_code=False)
         with torch.no_grad():
-            expected = loaded(**batch).logits
+            expected = loaded(**batch)[output]
         for logits in torch.load(tmp_path / "logits.pt"):
             torch.testing.assert_close(logits, expected, rtol=0, atol=1e-6)
         travelled = {

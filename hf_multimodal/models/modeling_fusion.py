@@ -11,8 +11,12 @@ from .configuration_fusion import FusionConfig
 from .fusion import FUSIONS, LateFusion
 from .losses import classification_loss
 from .modeling_vision_text import VisionTextPreTrainedModel
+from .warm_start import Trained, common_fields, start_from
 
 logger = logging.get_logger(__name__)
+
+# What an aligner has not, or in another width.
+NEW_PARTS = ("visual_projection.", "text_projection.", "visual_token_", "text_token_", "fusion.", "classifier.")
 
 
 @dataclass
@@ -68,6 +72,21 @@ class FusionForImageTextClassification(VisionTextPreTrainedModel):
         self.fusion = fusion_class(config)
         self.classifier = nn.Linear(self.fusion.output_size, config.num_labels)
         self.post_init()
+
+    @classmethod
+    def from_aligner(cls, model_or_folder: Trained, **kwargs: Any) -> "FusionForImageTextClassification":
+        """Start from a trained aligner: its vision and text model, and its projections where the shapes agree.
+
+        Args:
+            model_or_folder: An `AlignerModel`, or a folder or Hub name of one.
+            kwargs: Fields of the configuration (`num_labels`, `fusion`, ...); inner models, poolings and width are the
+                aligner's unless given.
+
+        Raises:
+            ValueError: If its weights are not those of an aligner (a peft model's, before it is merged).
+        """
+        config = cls.config_class(**{**common_fields(model_or_folder), **kwargs})
+        return start_from(model_or_folder, cls, config, NEW_PARTS)
 
     @can_return_tuple
     def forward(

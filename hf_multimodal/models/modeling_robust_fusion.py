@@ -1,16 +1,13 @@
 """The classifier that stays right and calibrated when an example lacks its image or its text."""
 
-import os
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
-from .configuration_fusion import FusionConfig
 from .configuration_robust_fusion import RobustFusionConfig
 from .features import Features
 from .fusion import FUSIONS, LateFusion
@@ -18,6 +15,7 @@ from .losses import classification_loss
 from .modeling_fusion import ImageTextClassifierOutput
 from .modeling_vision_text import VisionTextPreTrainedModel
 from .stack import Stack
+from .warm_start import Trained, start_from, trained_fields
 
 # What a fused classifier has not.
 NEW_PARTS = ("unimodal.", "image_classifier.", "text_classifier.", "missing_embeddings.", "stack.")
@@ -99,9 +97,7 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
                 init.copy_(getattr(module, name), value)
 
     @classmethod
-    def from_fusion(
-        cls, model_or_folder: PreTrainedModel | str | os.PathLike, **kwargs: Any
-    ) -> "RobustFusionForImageTextClassification":
+    def from_fusion(cls, model_or_folder: Trained, **kwargs: Any) -> "RobustFusionForImageTextClassification":
         """Start from a trained fused classifier: all its weights are kept, the unimodal heads and the rest are new.
 
         Args:
@@ -112,23 +108,8 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
             ValueError: If the classifier reads one modality only, or its weights are not those of a fused classifier
                 (a peft model's, before it is merged).
         """
-        fusion = model_or_folder if isinstance(model_or_folder, PreTrainedModel) else None
-        fusion_config = FusionConfig.from_pretrained(model_or_folder) if fusion is None else fusion.config
-        fields = fusion_config.to_dict()
-        for name in ("model_type", "architectures", "auto_map", "transformers_version"):
-            fields.pop(name, None)
-        config = cls.config_class(**{**fields, **kwargs})
-        if fusion is None:
-            return cls.from_pretrained(model_or_folder, config=config)
-        model = cls(config)
-        missing, unexpected = model.load_state_dict(fusion.state_dict(), strict=False)
-        lost = [name for name in missing if not name.startswith(NEW_PARTS)]
-        if lost or unexpected:
-            raise ValueError(
-                f"{type(fusion).__name__} has not the weights of a fused classifier: missing {lost[:3]}, unexpected "
-                f"{unexpected[:3]}."
-            )
-        return model.to(device=fusion.device, dtype=fusion.dtype).eval()
+        config = cls.config_class(**{**trained_fields(model_or_folder), **kwargs})
+        return start_from(model_or_folder, cls, config, NEW_PARTS)
 
     @can_return_tuple
     def forward(

@@ -211,6 +211,26 @@ class VisionTextPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: If there is neither an image nor a text input that this model reads.
         """
+        image, text, mask = self._encode_sides(pixel_values, input_ids, attention_mask, token_type_ids, modality_mask)
+        (image_embeds, image_tokens, image_token_mask), (text_embeds, text_tokens, text_token_mask) = image, text
+        return Features(
+            embeds=torch.stack([image_embeds, text_embeds.to(image_embeds.dtype)], dim=1),
+            modality_mask=mask.long(),
+            image_tokens=image_tokens,
+            image_token_mask=image_token_mask,
+            text_tokens=text_tokens,
+            text_token_mask=text_token_mask,
+        )
+
+    def _encode_sides(
+        self,
+        pixel_values: torch.Tensor | None,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        token_type_ids: torch.Tensor | None,
+        modality_mask: torch.Tensor | None,
+    ) -> tuple[Encoded, Encoded, torch.Tensor]:
+        """Both sides, which may differ in length if there is no `modality_mask`, and the mask of what was read."""
         images = pixel_values if self.vision_model is not None else None
         texts = input_ids if self.text_model is not None else None
         given = images if images is not None else texts
@@ -222,30 +242,36 @@ class VisionTextPreTrainedModel(PreTrainedModel):
         mask = torch.ones(batch, 2, device=device, dtype=torch.long) if modality_mask is None else modality_mask
         here = torch.tensor([images is not None, texts is not None], device=device)
         mask = mask.to(device).bool() & here  # (batch, 2)
-
-        text_inputs = None
-        if texts is not None:
-            tokens_here = torch.ones_like(texts) if attention_mask is None else attention_mask
-            text_inputs = {"input_ids": texts, "attention_mask": tokens_here}
-            if token_type_ids is not None and "token_type_ids" in self._text_inputs:
-                text_inputs["token_type_ids"] = token_type_ids
-        image_inputs = None if images is None else {"pixel_values": images}
         # Without a mask all is present, and no row needs to be looked at.
         has_image, has_text = (None, None) if modality_mask is None else mask.unbind(dim=1)
-        image, image_tokens, image_token_mask = self._encode_present(
-            self.vision_model, self._run_vision, image_inputs, has_image, batch, device
+        image = self._encode_images(images, has_image, batch, device)
+        text = self._encode_texts(
+            texts, attention_mask, token_type_ids, has_text, batch if texts is None else len(texts), device
         )
-        text, text_tokens, text_token_mask = self._encode_present(
-            self.text_model, self._run_text, text_inputs, has_text, batch, device
-        )
-        return Features(
-            embeds=torch.stack([image, text.to(image.dtype)], dim=1),
-            modality_mask=mask.long(),
-            image_tokens=image_tokens,
-            image_token_mask=image_token_mask,
-            text_tokens=text_tokens,
-            text_token_mask=text_token_mask,
-        )
+        return image, text, mask
+
+    def _encode_images(
+        self, pixel_values: torch.Tensor | None, present: torch.Tensor | None, batch: int, device: torch.device
+    ) -> Encoded:
+        inputs = None if pixel_values is None else {"pixel_values": pixel_values}
+        return self._encode_present(self.vision_model, self._run_vision, inputs, present, batch, device)
+
+    def _encode_texts(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        token_type_ids: torch.Tensor | None,
+        present: torch.Tensor | None,
+        batch: int,
+        device: torch.device,
+    ) -> Encoded:
+        inputs = None
+        if input_ids is not None:
+            tokens_here = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            inputs = {"input_ids": input_ids, "attention_mask": tokens_here}
+            if token_type_ids is not None and "token_type_ids" in self._text_inputs:
+                inputs["token_type_ids"] = token_type_ids
+        return self._encode_present(self.text_model, self._run_text, inputs, present, batch, device)
 
     def _run_vision(self, pixel_values: torch.Tensor) -> Encoded:
         pixel_values = pixel_values.to(self.vision_model.dtype)

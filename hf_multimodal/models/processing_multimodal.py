@@ -220,9 +220,10 @@ class MultimodalProcessor(ProcessorMixin):
         if len(set(lengths)) > 1:
             raise ValueError(f"images and text must be of one length, got {lengths[0]} images and {lengths[1]} texts.")
 
+        if "padding" not in kwargs.get("text_kwargs", {}):
+            kwargs = {"padding": self.padding, **kwargs}
         merged = self._merge_kwargs(
-            tokenizer_init_kwargs=self.tokenizer.init_kwargs if self.tokenizer is not None else {},
-            **{"padding": self.padding, **kwargs},
+            tokenizer_init_kwargs=self.tokenizer.init_kwargs if self.tokenizer is not None else {}, **kwargs
         )
         tensors = merged["text_kwargs"].get("return_tensors")
         mask = np.zeros((lengths[0], 2), dtype=np.int64)

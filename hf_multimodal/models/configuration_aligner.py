@@ -1,0 +1,56 @@
+"""Configuration of the model that aligns images and texts in one space."""
+
+from typing import Any, ClassVar
+
+from .configuration_vision_text import VisionTextConfig
+from .contrastive_losses import LOSSES, TRIPLET_MININGS
+
+PROJECTIONS = ("linear", "mlp")
+
+
+class AlignerConfig(VisionTextConfig):
+    """Configuration of [`AlignerModel`].
+
+    Args:
+        projection_dim: Width of the common space; `hidden_size` is another name for it.
+        projection: From either model's feature to that space: `linear`, or `mlp` with one hidden layer.
+        loss: One of `infonce`, `sigmoid`, `triplet`, `contrastive_pair`, `margin_ranking`.
+        logit_scale_init_value: Logarithm of the scale at the start. None means log(10) for `sigmoid`, as in SigLIP,
+            and 2.6592 for the rest, as in CLIP. Only `infonce` and `sigmoid` learn it.
+        logit_bias_init_value: Bias at the start; only `sigmoid` has one. -10, as in SigLIP, makes the many negatives
+            of the first steps cost little.
+        margin: Of `triplet` and `margin_ranking` in cosine, of `contrastive_pair` in Euclidean distance. None means
+            the one of the loss: .2, .2 and 1.
+        triplet_mining: Which negatives `triplet` takes: `hard`, `semi_hard` or `all`.
+
+    Raises:
+        ValueError: On an unknown `projection`, `loss` or `triplet_mining`, a `margin` that is not positive, or for
+            what [`VisionTextConfig`] refuses.
+
+    Example:
+
+    >>> config = AlignerConfig(projection_dim=64)
+    >>> config.hidden_size, config.loss
+    (64, 'infonce')
+    """
+
+    model_type = "multimodal_aligner"
+    attribute_map: ClassVar[dict[str, str]] = {"hidden_size": "projection_dim"}
+    keys_to_ignore_at_inference = ["logits_per_image", "logits_per_text", "modality_mask", "incomplete_pairs"]
+
+    hidden_size: ClassVar[int]  # type: ignore[misc]  # no field of its own any more: `attribute_map` answers
+    projection_dim: int = 256
+    projection: str = "linear"
+    loss: str = "infonce"
+    logit_scale_init_value: float | int | None = None
+    logit_bias_init_value: float | int = -10.0
+    margin: float | int | None = None
+    triplet_mining: str = "hard"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        for name, allowed in (("projection", PROJECTIONS), ("loss", LOSSES), ("triplet_mining", TRIPLET_MININGS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {list(allowed)}, got {getattr(self, name)!r}.")
+        if self.margin is not None and self.margin <= 0:
+            raise ValueError(f"margin must be more than 0, got {self.margin}.")

@@ -1,0 +1,291 @@
+"""The model that aligns images and texts in one space, for retrieval and zero-shot classification."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .configuration_aligner import AlignerConfig
+from .contrastive_losses import LOSSES, SCALED_LOSSES
+from .gathering import gather_rows
+from .modeling_vision_text import VisionTextPreTrainedModel
+from .warm_start import Trained, common_fields, start_from
+
+# What a classifier has not, or in another width.
+NEW_PARTS = ("visual_projection.", "text_projection.", "scaling.")
+
+
+@dataclass
+class AlignerOutput(ModelOutput):
+    """Output of [`AlignerModel`].
+
+    Args:
+        loss: Scalar, only where `return_loss` is True.
+        logits_per_image: (images, texts), scaled cosines.
+        logits_per_text: (texts, images), their transpose.
+        image_embeds: (images, projection_dim), of length 1; zeros where there is no image.
+        text_embeds: (texts, projection_dim), likewise.
+        modality_mask: (batch, 2), 1 = what was read; None where there are more images than texts or fewer.
+        incomplete_pairs: Scalar, how many pairs the loss left out because they lack a side.
+    """
+
+    loss: torch.Tensor | None = None
+    logits_per_image: torch.Tensor | None = None
+    logits_per_text: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    modality_mask: torch.Tensor | None = None
+    incomplete_pairs: torch.Tensor | None = None
+
+
+class Scaling(nn.Module):
+    """Cosines to logits: a scale, stored as its logarithm and at most 100, and a bias where the loss has one.
+
+    A loss that reads no logits teaches no scale, which is then a buffer.
+
+    Args:
+        config: An [`AlignerConfig`]; its `loss` decides.
+    """
+
+    logit_scale: torch.Tensor
+    logit_bias: torch.Tensor | None
+
+    def __init__(self, config: AlignerConfig) -> None:
+        super().__init__()
+        self.logit_bias = None
+        for name, value in self.start(config).items():
+            if name == "logit_bias" or config.loss in SCALED_LOSSES:
+                setattr(self, name, nn.Parameter(torch.tensor(value)))
+            else:
+                self.register_buffer(name, torch.tensor(value))
+
+    @staticmethod
+    def start(config: AlignerConfig) -> dict[str, float]:
+        """What the scalars are before training.
+
+        Args:
+            config: An [`AlignerConfig`].
+        """
+        scale = config.logit_scale_init_value
+        if config.loss != "sigmoid":
+            return {"logit_scale": 2.6592 if scale is None else float(scale)}
+        scale = math.log(10) if scale is None else float(scale)
+        return {"logit_scale": scale, "logit_bias": float(config.logit_bias_init_value)}
+
+    def forward(self, similarity: torch.Tensor) -> torch.Tensor:
+        """Logits in the shape of the cosines."""
+        logits = similarity * self.logit_scale.exp().clamp(max=100)
+        return logits if self.logit_bias is None else logits + self.logit_bias
+
+
+class AlignerModel(VisionTextPreTrainedModel):
+    """Any vision model and any text model, projected into one space in which what belongs together is near.
+
+    It answers what `CLIPModel` answers, so what is written for CLIP runs on it. A pair that lacks a side is neither
+    pulled nor pushed; captions of one picture (`image_ids`) are never negatives of each other. In training, the
+    negatives come from all processes, with gradients, so that two processes step as one does on both batches.
+
+    Args:
+        config: An [`AlignerConfig`] with a vision and a text configuration; `config.loss` names the entry of `LOSSES`.
+
+    Raises:
+        ValueError: If one of the two configurations is None.
+
+    Example:
+
+    >>> from transformers import BertConfig, ViTConfig
+    >>> from hf_multimodal import AlignerConfig
+    >>> small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    >>> config = AlignerConfig(
+    ...     vision_config=ViTConfig(image_size=8, patch_size=4, **small),
+    ...     text_config=BertConfig(vocab_size=10, **small),
+    ...     projection_dim=4,
+    ... )
+    >>> model = AlignerModel(config).eval()
+    >>> pictures, texts = torch.zeros(2, 3, 8, 8), torch.ones(3, 5, dtype=torch.long)
+    >>> model(pixel_values=pictures, input_ids=texts).logits_per_image.shape
+    torch.Size([2, 3])
+    >>> mask = torch.tensor([[1, 1], [1, 0]])  # the second pair has no text
+    >>> output = model(pixel_values=pictures, input_ids=texts[:2], modality_mask=mask, return_loss=True)
+    >>> output.loss.item(), output.incomplete_pairs.item()
+    (0.0, 1)
+    """
+
+    config_class = AlignerConfig
+    auto_classes = ("AutoModel", "AutoModelForZeroShotImageClassification")
+
+    def __init__(self, config: AlignerConfig) -> None:
+        if config.vision_config is None or config.text_config is None:
+            missing = "vision_config" if config.vision_config is None else "text_config"
+            raise ValueError(f"{missing} is None: there is nothing to align.")
+        super().__init__(config)
+        if config.projection == "mlp":
+            for layers in (self.visual_projection, self.text_projection):
+                layers.extend([nn.GELU(), nn.Linear(config.projection_dim, config.projection_dim)])
+        self.scaling = Scaling(config)  # a module, as peft forgets parameters that stand alone
+        self._loss = LOSSES[config.loss]
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self.scaling:
+            for name, value in module.start(self.config).items():
+                init.constant_(getattr(module, name), value)
+
+    @property
+    def logit_scale(self) -> torch.Tensor:
+        """Logarithm of the scale."""
+        return self.scaling.logit_scale
+
+    @property
+    def logit_bias(self) -> torch.Tensor | None:
+        """What is added to the scaled cosines; None unless the loss is `sigmoid`."""
+        return self.scaling.logit_bias
+
+    @classmethod
+    def from_fusion(cls, model_or_folder: Trained, **kwargs: Any) -> "AlignerModel":
+        """Start from a trained classifier: its vision and text model, and its projections where the shapes agree.
+
+        Args:
+            model_or_folder: A classifier of this package, or a folder or Hub name of one.
+            kwargs: Fields of the configuration (`projection_dim`, `loss`, ...); the rest is the classifier's.
+
+        Raises:
+            ValueError: If the classifier reads one modality only, or its weights are those of a peft model.
+        """
+        fields = common_fields(model_or_folder)
+        fields["projection_dim"] = fields.pop("hidden_size")  # given under either name, another width counts
+        return start_from(model_or_folder, cls, cls.config_class(**{**fields, **kwargs}), NEW_PARTS)
+
+    @can_return_tuple
+    def get_image_features(
+        self, pixel_values: torch.Tensor, modality_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """Embed images.
+
+        Args:
+            pixel_values: (images, channels, height, width).
+            modality_mask: (images, 2), whose column 0 tells which images are there.
+
+        Returns:
+            Its `pooler_output` is (images, projection_dim), of length 1, or zeros where there is no image.
+        """
+        present = None if modality_mask is None else modality_mask[:, 0].to(pixel_values.device).bool()
+        embeds, _, _ = self._encode_images(pixel_values, present, len(pixel_values), pixel_values.device)
+        return BaseModelOutputWithPooling(pooler_output=nn.functional.normalize(embeds, dim=-1))
+
+    @can_return_tuple
+    def get_text_features(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        modality_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling:
+        """Embed texts.
+
+        Args:
+            input_ids: (texts, length).
+            attention_mask: (texts, length), 1 = real token.
+            token_type_ids: (texts, length), for text models that take them.
+            modality_mask: (texts, 2), whose column 1 tells which texts are there.
+
+        Returns:
+            Its `pooler_output` is (texts, projection_dim), of length 1, or zeros where there is no text.
+        """
+        present = None if modality_mask is None else modality_mask[:, 1].to(input_ids.device).bool()
+        embeds, _, _ = self._encode_texts(
+            input_ids, attention_mask, token_type_ids, present, len(input_ids), input_ids.device
+        )
+        return BaseModelOutputWithPooling(pooler_output=nn.functional.normalize(embeds, dim=-1))
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        modality_mask: torch.Tensor | None = None,
+        image_ids: torch.Tensor | None = None,
+        return_loss: bool | None = None,
+        **kwargs: Any,
+    ) -> AlignerOutput:
+        """Embed images and texts and compare each with each.
+
+        Args:
+            input_ids: (texts, length).
+            pixel_values: (images, channels, height, width).
+            attention_mask: (texts, length), 1 = real token.
+            token_type_ids: (texts, length), for text models that take them.
+            modality_mask: (batch, 2), 1 = present, column 0 image, column 1 text. The logits of what is missing are
+                those of a cosine of 0.
+            image_ids: (batch,), a number a picture, the same in all processes: pairs of equal numbers are no negatives
+                of each other.
+            return_loss: Whether row r of the images and row r of the texts are a pair to learn from.
+
+        Returns:
+            [`AlignerOutput`]
+
+        Raises:
+            ValueError: If there are more images than texts or fewer, and a mask is given or the loss asked for.
+        """
+        lengths = [len(side) for side in (pixel_values, input_ids) if side is not None]
+        if len(set(lengths)) > 1 and (return_loss or modality_mask is not None):
+            raise ValueError(
+                f"a loss and a modality_mask need as many images as texts, got {lengths[0]} and {lengths[1]}."
+            )
+        image, text, mask = self._encode_sides(pixel_values, input_ids, attention_mask, token_type_ids, modality_mask)
+        image_embeds = nn.functional.normalize(image[0], dim=-1)
+        text_embeds = nn.functional.normalize(text[0], dim=-1).to(image_embeds.dtype)
+        logits = self.scaling(image_embeds @ text_embeds.T)
+        loss = incomplete = None
+        if return_loss:
+            loss, incomplete = self.contrastive_loss(image_embeds, text_embeds, mask, image_ids)
+        return AlignerOutput(
+            loss=loss,
+            logits_per_image=logits,
+            logits_per_text=logits.T,
+            image_embeds=image_embeds,
+            text_embeds=text_embeds,
+            modality_mask=mask.long() if len(image_embeds) == len(text_embeds) else None,
+            incomplete_pairs=incomplete,
+        )
+
+    def contrastive_loss(
+        self,
+        image_embeds: torch.Tensor,
+        text_embeds: torch.Tensor,
+        modality_mask: torch.Tensor | None = None,
+        image_ids: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of embeddings, in training over those of all processes.
+
+        Args:
+            image_embeds: (batch, projection_dim), of length 1.
+            text_embeds: (batch, projection_dim), of length 1; row r belongs to image r.
+            modality_mask: (batch, 2), 1 = present.
+            image_ids: (batch,), as in `forward`.
+
+        Returns:
+            The loss, float32 or wider, and the number of pairs that it left out.
+        """
+        device = image_embeds.device
+        mask = image_embeds.new_ones(len(image_embeds), 2) if modality_mask is None else modality_mask.to(device)
+        complete = mask.bool().all(dim=1)
+        if self.training:
+            image_embeds, text_embeds, complete = map(gather_rows, (image_embeds, text_embeds, complete))
+            image_ids = None if image_ids is None else gather_rows(image_ids.to(device))
+        same = torch.diag(complete) if image_ids is None else image_ids[:, None] == image_ids
+        negative = complete[:, None] & complete & ~same
+        wide = torch.promote_types(image_embeds.dtype, torch.float32)
+        with torch.autocast(device.type, enabled=False):  # a cosine in bfloat16 has three digits
+            cosines = image_embeds.to(wide) @ text_embeds.to(wide).T
+        loss = self._loss(cosines, self.scaling(cosines), complete, negative, self.config)
+        return loss, (~complete).sum()

@@ -1,0 +1,109 @@
+"""Large batches of pairs on small memory: the activations of one chunk at a time, the negatives of the whole batch."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from torch.utils.checkpoint import get_device_states, set_device_states
+
+from hf_multimodal.models.modeling_aligner import AlignerOutput
+
+
+class RandomState:
+    """The state of the random generators, to draw the same dropout again.
+
+    Args:
+        inputs: Tensors on the devices whose generators are meant; that of the CPU always is.
+    """
+
+    def __init__(self, inputs: dict[str, torch.Tensor]) -> None:
+        self.cpu = torch.get_rng_state()
+        self.devices, self.states = get_device_states(*inputs.values())
+
+    @contextlib.contextmanager
+    def again(self) -> Iterator[None]:
+        """Within, draw what was drawn after this state was taken; afterwards, go on as if nothing had been drawn."""
+        with torch.random.fork_rng(self.devices):
+            torch.set_rng_state(self.cpu)
+            set_device_states(self.devices, self.states)
+            yield
+
+
+def backward_in_chunks(
+    model: Any,
+    inputs: dict[str, Any],
+    chunk_size: int,
+    backward: Callable[[torch.Tensor], None] = torch.Tensor.backward,
+) -> AlignerOutput:
+    """Add to the parameters the gradient of a whole batch's loss, holding the activations of one chunk at a time.
+
+    First the embeddings of all chunks are computed without a graph, then the loss of the whole batch and its gradient
+    with respect to the embeddings, then each chunk runs again, with the same dropout, and passes its part of that
+    gradient on. The loss and the gradients are those of `model(**inputs, return_loss=True).loss.backward()`, at the
+    price of a second forward pass. Gradient caching, from [Gao et al., 2021](https://arxiv.org/abs/2101.06983).
+
+    BatchNorm that learns its statistics sees them a chunk at a time, and each chunk twice: freeze it. Under DDP all
+    processes need as many chunks; gradients are exchanged once, in the last of them.
+
+    Args:
+        model: An `AlignerModel`, or DDP's or `torch.compile`'s wrapper of one.
+        inputs: Of its `forward`, all on the model's device.
+        chunk_size: Rows that run at once.
+        backward: What takes the gradient of the loss; a `Trainer` passes its accelerator's, which scales.
+
+    Returns:
+        `loss`, detached, and `incomplete_pairs`.
+
+    Raises:
+        ValueError: If `chunk_size` is not positive, or the inputs differ in length.
+
+    Example:
+
+    >>> from transformers import BertConfig, ViTConfig
+    >>> from hf_multimodal import AlignerConfig, AlignerModel
+    >>> small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    >>> vision, text = ViTConfig(image_size=8, patch_size=4, **small), BertConfig(vocab_size=10, **small)
+    >>> model = AlignerModel(AlignerConfig(vision_config=vision, text_config=text)).eval()
+    >>> inputs = {"pixel_values": torch.randn(4, 3, 8, 8), "input_ids": torch.arange(8).view(4, 2)}
+    >>> loss = backward_in_chunks(model, inputs, chunk_size=3).loss
+    >>> torch.allclose(loss, model(**inputs, return_loss=True).loss)
+    True
+    """
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be 1 or more, got {chunk_size}.")
+    rows = {
+        name: inputs[name] for name in inputs if name not in ("image_ids", "return_loss") and inputs[name] is not None
+    }
+    lengths = {name: len(value) for name, value in rows.items()}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"inputs must have rows, and all as many, got {lengths}.")
+    starts = range(0, next(iter(lengths.values())), chunk_size)
+    chunks = [{name: value[start : start + chunk_size] for name, value in rows.items()} for start in starts]
+
+    states, images, texts, masks = [], [], [], []
+    with torch.no_grad():
+        for chunk in chunks:
+            states.append(RandomState(chunk))
+            output = model(**chunk)
+            images.append(output.image_embeds)
+            texts.append(output.text_embeds)
+            masks.append(output.modality_mask)
+    image_embeds, text_embeds = (torch.cat(parts).requires_grad_() for parts in (images, texts))
+
+    loss, incomplete = extract_model_from_parallel(model).contrastive_loss(
+        image_embeds, text_embeds, torch.cat(masks), inputs.get("image_ids")
+    )
+    backward(loss)
+
+    gradients = [embeds.grad.split(chunk_size) for embeds in (image_embeds, text_embeds)]  # type: ignore[union-attr]
+    for number, (chunk, state) in enumerate(zip(chunks, states, strict=True)):
+        exchange = number == len(chunks) - 1 or not hasattr(model, "no_sync")
+        with contextlib.nullcontext() if exchange else model.no_sync(), state.again():
+            output = model(**chunk)
+            image_part = (output.image_embeds * gradients[0][number]).sum()
+            text_part = (output.text_embeds * gradients[1][number]).sum()
+            # The scale has its gradient already; DDP waits for it all the same.
+            (image_part + text_part + 0 * output.logits_per_image.sum()).backward()
+    return AlignerOutput(loss=loss.detach(), incomplete_pairs=incomplete)
