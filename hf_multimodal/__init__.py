@@ -1,6 +1,8 @@
 """Image+text models that are ordinary Hugging Face models. Importing it registers them with the auto classes."""
 
 from .data.collator import MultimodalCollator
+from .inference.retriever import Retriever
+from .inference.zero_shot import ZeroShotClassifier
 from .models import (
     AlignerConfig,
     AlignerModel,
@@ -24,8 +26,10 @@ __all__ = [
     "MultimodalProcessor",
     "RecurrentTextConfig",
     "RecurrentTextModel",
+    "Retriever",
     "RobustFusionConfig",
     "RobustFusionForImageTextClassification",
     "TorchvisionConfig",
     "TorchvisionModel",
+    "ZeroShotClassifier",
 ]

@@ -105,6 +105,21 @@ def test_unknown_places(tmp_path):
         load_data(tmp_path)
 
 
+def test_a_folder_of_pictures_alone(tmp_path):
+    (tmp_path / "sea").mkdir()
+    for name in ("b.png", "a.JPG", "sea/1.png", "notes.md"):
+        (tmp_path / name).write_bytes(b"x")
+    data = load_data(tmp_path)
+    rows = data.splits["train"]
+    assert rows["id"] == ["a.JPG", "b.png", "sea/1.png"] and rows["text"] == [None] * 3
+    assert rows["image"][2] == {"bytes": None, "path": str(tmp_path / "sea/1.png")}
+    assert data.report["kind"] == "pictures" and data.columns == {"image": "image", "id": "id"}
+    with pytest.raises(ValueError, match="has no column 'caption'"):
+        load_data(tmp_path, text_column="caption")
+    with pytest.raises(ValueError, match="image_root 'elsewhere' has no use with picture data"):
+        load_data(tmp_path, image_root="elsewhere")
+
+
 @pytest.fixture
 def saved(tmp_path):
     features = Features(

@@ -49,6 +49,17 @@ TEMPLATES = [
 PLACES = ["by the door", "under a tree", "near water", "on the roof", "outdoors", "at home"]
 FILLERS = ["today", "as usual", "at noon", "after rain", "before supper", "again"]
 
+PLACE_ROWS = [["top", "upper"], ["middle", "central"], ["bottom", "lower"]]
+PLACE_COLUMNS = [["left", "leftmost"], ["centre", "inner"], ["right", "rightmost"]]
+CAPTIONS = [
+    "a {colour} {shape} in the {row} {column}",
+    "the {row} {column} shows a {shape} in {colour}",
+    "{filler} a {colour} {shape} stood at the {row} {column}",
+    "there is a {shape} , {colour} , near the {row} {column}",
+    "{colour} ink made a {shape} at the {row} {column}",
+    "a {shape} painted {colour} , {row} {column} , {filler}",
+]
+
 
 def draw_picture(variants: Mapping[str, int], generator: np.random.Generator) -> bytes:
     """Draw one shape on a light ground among small marks of other colours, with pixel noise.
@@ -66,23 +77,32 @@ def draw_picture(variants: Mapping[str, int], generator: np.random.Generator) ->
         channel: variants.get(channel, int(generator.integers(len(names))))
         for channel, names in PICTURE_CHANNELS.items()
     }
-    ground: Colour = tuple((generator.integers(215, 241) + generator.integers(-6, 7, size=3)).tolist())
+    ground = _draw_ground(generator)
     radius = int(generator.integers(11, 21))
     x, y = generator.integers(radius + 2, IMAGE_SIZE - radius - 2, size=2).tolist()
-    image = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), ground)
-    canvas = ImageDraw.Draw(image)
     colour = list(COLOURS.values())[chosen["colour"]]
-    if PICTURE_CHANNELS["tint"][chosen["tint"]] == "pale":
-        pale = [round(PALE_STRENGTH * c + (1 - PALE_STRENGTH) * g) for c, g in zip(colour, ground, strict=True)]
-        _draw_shape(canvas, PICTURE_CHANNELS["shape"][chosen["shape"]], x, y, radius, (pale[0], pale[1], pale[2]))
-    else:
-        _draw_shape(canvas, PICTURE_CHANNELS["shape"][chosen["shape"]], x, y, radius, colour, OUTLINE)
-    others = [other for other in COLOURS.values() if other != colour]
-    for _ in range(int(generator.integers(2, 6))):
-        left, top, width, height, which = generator.integers((0, 0, 1, 1, 0), (61, 61, 4, 4, len(others))).tolist()
-        canvas.rectangle((left, top, left + width, top + height), fill=others[which])
-    noise = 10.0 * generator.standard_normal((IMAGE_SIZE, IMAGE_SIZE, 1), dtype=np.float32)  # brightness only
-    return _encode(np.asarray(image) + noise)
+    pale = PICTURE_CHANNELS["tint"][chosen["tint"]] == "pale"
+    return _compose(PICTURE_CHANNELS["shape"][chosen["shape"]], colour, pale, (x, y, radius), ground, generator)
+
+
+def draw_placed_picture(shape: int, colour: int, place: int, generator: np.random.Generator) -> bytes:
+    """Draw one sharp shape in one of nine places, among the same marks and noise as `draw_picture`.
+
+    Args:
+        shape: Position in `PICTURE_CHANNELS["shape"]`.
+        colour: Position in `PICTURE_CHANNELS["colour"]`.
+        place: Three times the row, from the top, plus the column, from the left.
+        generator: Source of the nuisance.
+
+    Returns:
+        A PNG of `IMAGE_SIZE` × `IMAGE_SIZE` pixels, mode RGB.
+    """
+    ground = _draw_ground(generator)
+    radius = int(generator.integers(10, 13))
+    row, column = divmod(place, 3)
+    x, y = (14 + 16 * np.array([column, row]) + generator.integers(0, 5, size=2)).tolist()
+    spot = (x, y, radius)
+    return _compose(PICTURE_CHANNELS["shape"][shape], list(COLOURS.values())[colour], False, spot, ground, generator)
 
 
 def draw_noise(generator: np.random.Generator) -> bytes:
@@ -119,6 +139,63 @@ def write_sentence(variants: Mapping[str, int], generator: np.random.Generator) 
         variant = variants.get(channel, int(generator.integers(len(synonyms))))
         words[channel] = _choose(synonyms[variant], generator)
     return _choose(TEMPLATES, generator).format(**words)
+
+
+def write_caption(shape: int, colour: int, place: int, generator: np.random.Generator) -> str:
+    """Write one sentence that names a shape, its colour and its place, each once.
+
+    Args:
+        shape: Position in `SENTENCE_CHANNELS["shape"]`.
+        colour: Position in `SENTENCE_CHANNELS["colour"]`.
+        place: Three times the row plus the column.
+        generator: Source of the template, the synonyms and the fillers.
+
+    Returns:
+        The sentence, in lower case.
+
+    Example:
+
+    >>> write_caption(0, 2, 5, np.random.default_rng(0))
+    'a navy disc in the central right'
+    """
+    row, column = divmod(place, 3)
+    words = {
+        "shape": _choose(SENTENCE_CHANNELS["shape"][shape], generator),
+        "colour": _choose(SENTENCE_CHANNELS["colour"][colour], generator),
+        "row": _choose(PLACE_ROWS[row], generator),
+        "column": _choose(PLACE_COLUMNS[column], generator),
+        "filler": _choose(FILLERS, generator),
+    }
+    return _choose(CAPTIONS, generator).format(**words)
+
+
+def _draw_ground(generator: np.random.Generator) -> Colour:
+    red, green, blue = (generator.integers(215, 241) + generator.integers(-6, 7, size=3)).tolist()
+    return red, green, blue
+
+
+def _compose(
+    shape: str,
+    colour: Colour,
+    pale: bool,
+    spot: tuple[int, int, int],
+    ground: Colour,
+    generator: np.random.Generator,
+) -> bytes:
+    """Draw a shape at (x, y, radius), then the marks and the noise."""
+    image = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), ground)
+    canvas = ImageDraw.Draw(image)
+    if pale:
+        mixed = [round(PALE_STRENGTH * c + (1 - PALE_STRENGTH) * g) for c, g in zip(colour, ground, strict=True)]
+        _draw_shape(canvas, shape, *spot, (mixed[0], mixed[1], mixed[2]))
+    else:
+        _draw_shape(canvas, shape, *spot, colour, OUTLINE)
+    others = [other for other in COLOURS.values() if other != colour]
+    for _ in range(int(generator.integers(2, 6))):
+        left, top, width, height, which = generator.integers((0, 0, 1, 1, 0), (61, 61, 4, 4, len(others))).tolist()
+        canvas.rectangle((left, top, left + width, top + height), fill=others[which])
+    noise = 10.0 * generator.standard_normal((IMAGE_SIZE, IMAGE_SIZE, 1), dtype=np.float32)  # brightness only
+    return _encode(np.asarray(image) + noise)
 
 
 def _choose(options: Sequence[str], generator: np.random.Generator) -> str:

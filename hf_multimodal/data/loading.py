@@ -10,6 +10,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets, loa
 
 from .choices import did_you_mean
 from .controlled import CLASS_NAMES, CONTROLLED_TASKS, make_controlled
+from .controlled_retrieval import RETRIEVAL_TASKS, SHAPES, make_retrieval
+from .images import IMAGE_SUFFIXES
 from .lab import LAB_COLUMNS, is_lab_folder, read_lab
 from .labels import infer_scheme
 from .rows import SourceRows, read_rows
@@ -90,8 +92,8 @@ def load_data(
 
     Args:
         data: A CSV, TSV, JSONL or Parquet table; a folder of tables named by split; a folder in the `datasets`
-            ImageFolder convention (`metadata.csv` or `.jsonl`); a folder in the lab layout; a folder saved by
-            `datasets`; `controlled:<task>`; else the name of a data set on the Hub.
+            ImageFolder convention (`metadata.csv` or `.jsonl`); a folder of pictures alone; a folder in the lab
+            layout; a folder saved by `datasets`; `controlled:<task>`; else the name of a data set on the Hub.
         image_column: Name of the column of pictures; None looks for `image`, `image_path`, `file_name`.
         text_column: None looks for `text`.
         label_column: None looks for `label`. Rows may be unlabelled.
@@ -119,7 +121,8 @@ def load_data(
     named |= {"id_column": id_column, "image_root": image_root}
     if name.startswith(_CONTROLLED):
         sizes = {"train": train_size, "validation": validation_size, "test": test_size}
-        foreign = label_names is not None and list(label_names) != CLASS_NAMES
+        usual = SHAPES if name.removeprefix(_CONTROLLED) in RETRIEVAL_TASKS else CLASS_NAMES
+        foreign = label_names is not None and list(label_names) != usual
         options = {**named, "encoding": encoding, "data_config": config_name}
         options["problem_type"] = None if problem_type == "single_label_classification" else problem_type
         _refuse_unused(name, "controlled", {**options, "label_names": label_names if foreign else None})
@@ -187,12 +190,16 @@ def _assemble(
 
 def _load_controlled(name: str, sizes: Mapping[str, int], seed: int) -> LoadedData:
     task = name.removeprefix(_CONTROLLED)
-    if task not in CONTROLLED_TASKS:
-        raise ValueError(
-            f"the controlled task must be one of {list(CONTROLLED_TASKS)}, got {task!r}."
-            f"{did_you_mean(task, CONTROLLED_TASKS)}"
-        )
-    splits = DatasetDict({split: make_controlled(task, size=n, seed=seed, split=split) for split, n in sizes.items()})
+    known = [*CONTROLLED_TASKS, *RETRIEVAL_TASKS]
+    if task not in known:
+        raise ValueError(f"the controlled task must be one of {known}, got {task!r}.{did_you_mean(task, known)}")
+
+    def make(size: int, split: str) -> Dataset:
+        if task in RETRIEVAL_TASKS:
+            return make_retrieval(size, seed=seed, split=split, hold_out=RETRIEVAL_TASKS[task])
+        return make_controlled(task, size=size, seed=seed, split=split)
+
+    splits = DatasetDict({split: make(size, split) for split, size in sizes.items()})
     label = next(iter(splits.values())).features["label"]
     assert isinstance(label, ClassLabel)
     return LoadedData(
@@ -240,7 +247,7 @@ def _by_split(values: list[Any], path: Path) -> dict[str, list[int]]:
 
 
 def _load_folder(folder: Path, asked: AskedColumns, root: Path | None, encoding: str | None) -> _Loaded:
-    """Find metadata files (ImageFolder) or tables named by split."""
+    """Find metadata files (ImageFolder), tables named by split, or pictures alone, named by their paths."""
     metadata: dict[str, Path] = {}
     tables: dict[str, Path] = {}
     for file in (folder / name for name in _METADATA):
@@ -259,10 +266,18 @@ def _load_folder(folder: Path, asked: AskedColumns, root: Path | None, encoding:
         return parts, columns, {**report, "kind": "ImageFolder"}
     if tables:
         return _load_tables(tables, asked, root, encoding)
+    pictures = [file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
+    if pictures:
+        _refuse_unused(str(folder), "picture", {"image_root": root, "encoding": encoding})
+        names = sorted(file.relative_to(folder).as_posix() for file in pictures)
+        raw = Dataset.from_dict({"image": names, "id": names})
+        found = find_columns(raw.column_names, asked, str(folder))
+        report = {"kind": "pictures", "encodings": {}, "columns": raw.column_names}
+        return {"train": (read_rows(raw, found, str(folder), folder), None)}, found.as_dict(), report
     raise ValueError(
         f"the folder {str(folder)!r} has no known layout. Expected are metadata.csv or metadata.jsonl (ImageFolder, "
-        "also in train/ and test/), tables such as train.csv and test.csv, train.txt beside data/ (the lab layout), "
-        "or a data set written by save_to_disk."
+        "also in train/ and test/), tables such as train.csv and test.csv, pictures alone, train.txt beside data/ "
+        "(the lab layout), or a data set written by save_to_disk."
     )
 
 
@@ -313,7 +328,7 @@ def _load_hub(name: str, config_name: str | None, asked: AskedColumns, root: Pat
         beside = [file.name for file in folder.iterdir()] if folder.is_dir() else []
         raise FileNotFoundError(f"there is no file or folder {name!r}.{did_you_mean(Path(name).name, beside)}")
     if ":" in name:  # no name on the Hub has one
-        hint = did_you_mean(name, [_CONTROLLED + task for task in CONTROLLED_TASKS])
+        hint = did_you_mean(name, [_CONTROLLED + task for task in (*CONTROLLED_TASKS, *RETRIEVAL_TASKS)])
         raise ValueError(f"data {name!r} is neither a file, a folder, '{_CONTROLLED}<task>' nor a Hub name.{hint}")
     try:
         loaded = load_dataset(name, config_name)

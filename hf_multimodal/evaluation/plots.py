@@ -3,8 +3,6 @@
 Each function draws on a `Figure` of its own, without pyplot and its global state, and returns it.
 """
 
-import unicodedata
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
-from PIL import Image, ImageOps
+from PIL import Image
 
+from .drawing import GREY, blank, box, cut, literal, rgb, save, wrap
 from .fonts import ems, families_for
 
-DPI = 150
-BLUE, ORANGE, GREEN, GREY, PALE = "#2b6cb0", "#dd6b20", "#2f855a", "#718096", "#f4f6f9"
+BLUE, ORANGE, GREEN = "#2b6cb0", "#dd6b20", "#2f855a"
 NAME_EMS = 15.0  # a longer class name is cut in its middle on an axis
 TEXT_EMS, TEXT_LINES = 60.0, 14
 MOST_BARS = 30
@@ -71,7 +69,7 @@ def plot_history(log_history: Sequence[Mapping[str, Any]], path: str | Path | No
             axes.legend(frameon=False, fontsize=9)
         else:
             axes.text(0.5, 0.5, "nothing logged", ha="center", va="center", color=GREY, transform=axes.transAxes)
-    _save(figure, path)
+    save(figure, path)
     return figure
 
 
@@ -131,8 +129,8 @@ def plot_confusion(matrix: npt.ArrayLike, class_names: Sequence[str], path: str 
     edge = axes.inset_axes((1 + 0.12 / side, 0, 0.17 / side, 1))  # as tall as the matrix, whatever the layout does
     bar = figure.colorbar(image, cax=edge, label="share of the true class")
     bar.outline.set_visible(False)  # type: ignore[operator]
-    _literal([*axes.get_xticklabels(), *axes.get_yticklabels()], families_for(*names))
-    _save(figure, path)
+    literal([*axes.get_xticklabels(), *axes.get_yticklabels()], families_for(*names))
+    save(figure, path)
     return figure
 
 
@@ -173,7 +171,7 @@ def plot_missing_curve(points: Sequence[Mapping[str, Any]], path: str | Path | N
         axes.set_xlabel("rows that lack something, %")
         axes.set_ylabel(names[metric].removeprefix("validation "))
         axes.legend(frameon=False, fontsize=9)
-    _save(figure, path)
+    save(figure, path)
     return figure
 
 
@@ -214,8 +212,8 @@ def plot_prediction(
     regression = problem_type == "regression"
     if not regression and len(values) != len(class_names):
         raise ValueError(f"{len(class_names)} classes need as many probabilities, got {len(values)}.")
-    lines = _wrap(text, TEXT_EMS, TEXT_LINES) if text and text.strip() else []
-    title = _wrap(_answer(values, class_names, problem_type), 44.0, 3)
+    lines = wrap(text, TEXT_EMS, TEXT_LINES) if text and text.strip() else []
+    title = wrap(_answer(values, class_names, problem_type), 44.0, 3)
     order = [] if regression else np.argsort(-values, kind="stable")[:MOST_BARS].tolist()
     upper, lower = max(3.0, 0.26 * len(order) + 0.6), 0.3 + 0.19 * max(len(lines), 1)
     figure = Figure(figsize=(9.2, upper + lower + 0.2 + 0.26 * len(title)), layout="constrained")
@@ -223,9 +221,9 @@ def plot_prediction(
     picture = figure.add_subplot(grid[0, :] if regression else grid[0, 0])
     drawn: list[Text] = [figure.suptitle("\n".join(title), x=0.01, ha="left", fontsize=14)]
     if image is None:
-        _box(picture, "no image")
+        box(picture, "no image")
     else:
-        picture.imshow(_rgb(image))
+        picture.imshow(rgb(image))
         picture.set_axis_off()
     if not regression:
         bars = figure.add_subplot(grid[0, 1])
@@ -236,17 +234,17 @@ def plot_prediction(
         drawn += bars.get_yticklabels()
     words = figure.add_subplot(grid[1, :])
     if lines:
-        _blank(words)
+        blank(words)
         block = words.text(0.012, 0.5, "\n".join(lines), va="center", fontsize=10.5, linespacing=1.3)
         block.set_in_layout(False)  # an overlong line must not squeeze the picture
         drawn.append(block)
     else:
-        _box(words, "no text")
+        box(words, "no text")
     families = families_for(*lines, *title, *class_names)
-    _literal(drawn, families)
+    literal(drawn, families)
     if len(families) == 1:  # fallback fonts come in one weight
         drawn[0].set_fontweight("bold")
-    _save(figure, path)
+    save(figure, path)
     return figure
 
 
@@ -278,32 +276,6 @@ def _draw_bars(axes: Axes, names: list[str], values: npt.NDArray[np.float64], ch
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
-def _blank(axes: Axes) -> None:
-    axes.set_facecolor(PALE)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
-
-
-def _box(axes: Axes, message: str) -> None:
-    _blank(axes)
-    axes.text(0.5, 0.5, message, ha="center", va="center", color=GREY, fontsize=12, transform=axes.transAxes)
-
-
-def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith(("I", "F")):  # 16-bit and float grey: convert() would clip them to white
-        grey = np.asarray(upright, dtype=np.float64)
-        spread = float(np.ptp(grey))
-        upright = Image.fromarray(((grey - grey.min()) / (spread or 1.0) * 255).astype(np.uint8))
-    if upright.has_transparency_data:
-        ground = Image.new("RGBA", upright.size, "white")
-        upright = Image.alpha_composite(ground, upright.convert("RGBA"))
-    picture = upright.convert("RGB")
-    picture.thumbnail((1024, 1024))  # only ever shrinks: more pixels than the page can show
-    return np.asarray(picture)
-
-
 def _series(log_history: Iterable[Mapping[str, Any]], key: str) -> dict[float, float]:
     points: dict[float, float] = {}
     for entry in log_history:
@@ -319,49 +291,6 @@ def _line(axes: Axes, points: Mapping[float, float], label: str, color: str, mar
 
 def _short_names(class_names: Sequence[str]) -> list[str]:
     """Names that fit on an axis; those that cutting makes equal are led by their index."""
-    names = [_cut(name, NAME_EMS) for name in class_names]
+    names = [cut(name, NAME_EMS) for name in class_names]
     double = [names.count(name) > 1 for name in names]
-    return [f"{k}: {_cut(class_names[k], NAME_EMS - 2)}" if double[k] else name for k, name in enumerate(names)]
-
-
-def _cut(name: str, width: float) -> str:
-    flat = " ".join(name.split())
-    keep = len(flat)
-    cut = flat
-    while ems(cut) > width:
-        keep -= 1
-        cut = f"{flat[: keep - keep // 2]}…{flat[len(flat) - keep // 2 :]}"
-    return cut
-
-
-def _wrap(text: str, width: float, most: int) -> list[str]:
-    """Lines of at most `width` ems, broken at spaces, between Chinese characters, or within an overlong word."""
-    lines = [""]
-    for word in text.split():
-        divided = ems(word) > width or any(unicodedata.east_asian_width(char) in "WF" for char in word)
-        for position, piece in enumerate(word if divided else [word]):
-            gap = " " if position == 0 and lines[-1] else ""
-            if ems(lines[-1] + gap + piece) > width:
-                lines.append(piece)
-            else:
-                lines[-1] += gap + piece
-    if len(lines) <= most:
-        return lines
-    last = lines[most - 1]
-    while ems(last + " …") > width:
-        last = last[:-1]
-    return [*lines[: most - 1], last.rstrip() + " …"]
-
-
-def _literal(drawn: Iterable[Text], families: list[str]) -> None:
-    """Show the strings as they are: in fonts that have their characters, and no formula between two dollar signs."""
-    for text in drawn:
-        text.set_fontfamily(families)
-        text.set_parse_math(False)
-
-
-def _save(figure: Figure, path: str | Path | None) -> None:
-    if path is not None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph .* missing from")  # fonts.py has said it, with the cure
-            figure.savefig(path, dpi=DPI, bbox_inches="tight", pad_inches=0.12)
+    return [f"{k}: {cut(class_names[k], NAME_EMS - 2)}" if double[k] else name for k, name in enumerate(names)]

@@ -8,16 +8,15 @@ import torch
 from datasets import Dataset, Features, Image, Value
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, AutoProcessor, PreTrainedModel
 
 from hf_multimodal.data.collator import MultimodalCollator
 from hf_multimodal.evaluation.metrics import outputs_from_logits
 from hf_multimodal.evaluation.predictions import Predictions
-from hf_multimodal.models import MultimodalProcessor
 
 
-def load_model(folder: str | Path) -> tuple[PreTrainedModel, MultimodalProcessor]:
-    """Load a trained classifier for predicting.
+def load_model(folder: str | Path) -> tuple[PreTrainedModel, Any]:
+    """Load a trained model for predicting.
 
     Args:
         folder: Folder of a run, or a name on the Hub.
@@ -26,7 +25,7 @@ def load_model(folder: str | Path) -> tuple[PreTrainedModel, MultimodalProcessor
         The model in eval mode, on the accelerator if there is one, and its processor.
     """
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    return AutoModel.from_pretrained(folder).eval().to(device), MultimodalProcessor.from_pretrained(folder)
+    return AutoModel.from_pretrained(folder).eval().to(device), AutoProcessor.from_pretrained(folder)
 
 
 def modality_of(config: Any) -> str:

@@ -1,0 +1,146 @@
+"""Pictures and texts to embeddings, by any model that answers as `transformers.CLIPModel` does."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from hf_multimodal.data.choices import check_choice
+from hf_multimodal.data.collator import ON_BAD_IMAGE
+from hf_multimodal.data.images import BadImageError, open_image
+from hf_multimodal.models.processing_multimodal import padding_of, to_rgb
+
+
+@torch.inference_mode()
+def embed_texts(
+    model: PreTrainedModel, processor: Any, texts: Sequence[str], *, batch_size: int = 64, show_progress: bool = False
+) -> Tensor:
+    """Embed texts; those of like length share a batch, so that little is spent on padding.
+
+    Args:
+        model: A `CLIPModel`, a `SiglipModel`, or one that has their `get_text_features`; it is put into eval mode.
+        processor: Its processor.
+        texts: One or more texts; longer ones than the tokenizer's limit are cut.
+        batch_size: Texts a forward pass.
+        show_progress: Whether to show a progress bar.
+
+    Returns:
+        (texts, width) of length 1 each, float32, on the CPU, in the order of the texts.
+
+    Raises:
+        ValueError: If an embedding is not finite.
+    """
+    model.eval()
+    padding = padding_of(model.config.text_config)
+    order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
+    parts = []
+    for start in tqdm(range(0, len(order), batch_size), desc="Texts", disable=not show_progress):
+        chosen = [texts[row] for row in order[start : start + batch_size]]
+        tokens = dict(processor(text=chosen, padding=padding, truncation=True, return_tensors="pt"))
+        tokens.pop("modality_mask", None)
+        features = model.get_text_features(**{name: tensor.to(model.device) for name, tensor in tokens.items()})
+        parts.append(_normalized(features.pooler_output, [f"text {text!r:.80}" for text in chosen]))
+    return torch.cat(parts)[torch.tensor(order).argsort()]
+
+
+@torch.inference_mode()
+def embed_images(
+    model: PreTrainedModel,
+    processor: Any,
+    images: Sequence[Any],
+    *,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    on_bad_image: str = "error",
+    show_progress: bool = False,
+) -> tuple[Tensor, list[int], dict[int, BadImageError]]:
+    """Embed pictures, brought upright and into three channels of 8 bits as everywhere in this package.
+
+    Args:
+        model: As for `embed_texts`, with `get_image_features`.
+        processor: Its processor.
+        images: Pictures of Pillow, or what `open_image` opens: paths, bytes, `{"bytes", "path"}` dicts; None where
+            there is none.
+        batch_size: Pictures a forward pass.
+        num_workers: Processes that decode.
+        on_bad_image: `"error"` raises on a picture that cannot be read; `"missing"` leaves it out.
+        show_progress: Whether to show a progress bar.
+
+    Returns:
+        (readable pictures, width) of length 1 each, float32, on the CPU; the rows that they come from, rising; and by
+        row what is wrong with an unreadable one.
+
+    Raises:
+        BadImageError: On an unreadable picture under `"error"`; names the row.
+        ValueError: If an embedding is not finite, or on an unknown `on_bad_image`.
+    """
+    check_choice("on_bad_image", on_bad_image, ON_BAD_IMAGE)
+    model.eval()
+    collate = _PictureBatch(processor, images)
+    rows_of_all: Any = range(len(images))
+    loader: DataLoader = DataLoader(rows_of_all, batch_size, collate_fn=collate, num_workers=num_workers)
+    parts: list[Tensor] = []
+    embedded: list[int] = []
+    bad: dict[int, BadImageError] = {}
+    for rows, pixels, errors in tqdm(loader, desc="Images", disable=not show_progress):
+        for row, error in errors.items():
+            bad[row] = BadImageError(error.reason, f"{error.name} (row {row})", error.detail)
+            if on_bad_image == "error":
+                raise bad[row]
+        if rows:
+            features = model.get_image_features(pixel_values=pixels.to(model.device))
+            parts.append(_normalized(features.pooler_output, [f"image {row}" for row in rows]))
+            embedded += rows
+    return torch.cat(parts) if parts else torch.empty(0, 0), embedded, bad
+
+
+def pair_logits(model: PreTrainedModel, similarity: Tensor) -> Tensor:
+    """Scale cosines as the model does: by its `logit_scale`, and shifted by `logit_bias` where it has one.
+
+    Args:
+        model: The model that made the embeddings.
+        similarity: Cosines, of any shape.
+
+    Returns:
+        What the model gives as `logits_per_image` for these pairs.
+    """
+    logits = similarity * model.logit_scale.detach().exp().to(similarity)
+    bias = getattr(model, "logit_bias", None)
+    return logits if bias is None else logits + bias.detach().to(similarity)
+
+
+class _PictureBatch:
+    """Open and process the pictures of some rows, in the process that decodes."""
+
+    def __init__(self, processor: Any, images: Sequence[Any]) -> None:
+        self.processor = processor
+        self.images = images
+
+    def __call__(self, rows: list[int]) -> tuple[list[int], Tensor | None, dict[int, BadImageError]]:
+        opened: dict[int, Any] = {}
+        errors = {}
+        for row in rows:
+            image = self.images[row]
+            if image is None:
+                continue
+            try:
+                opened[row] = to_rgb(image if isinstance(image, Image.Image) else open_image(image))
+            except BadImageError as error:
+                errors[row] = error
+        if not opened:
+            return [], None, errors
+        batch = self.processor(images=list(opened.values()), return_tensors="pt")
+        return list(opened), batch["pixel_values"], errors
+
+
+def _normalized(features: Tensor, names: list[str]) -> Tensor:
+    broken = (~features.isfinite().all(dim=1)).nonzero()[:, 0].tolist()
+    if broken:
+        raise ValueError(f"the model gives an embedding that is not finite for {names[broken[0]]}.")
+    return F.normalize(features.float(), dim=-1).cpu()

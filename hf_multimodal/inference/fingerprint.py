@@ -1,0 +1,40 @@
+"""Which model made an embedding: a hash of what decides it."""
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+
+def fingerprint(model: PreTrainedModel, processor: Any) -> dict[str, str]:
+    """Hash a model's weights and its processor's settings and vocabulary.
+
+    It survives saving and loading, and using the processor (which sets padding and truncation inside the tokenizer).
+
+    Args:
+        model: Any model; a tensor in another precision is another tensor.
+        processor: Its processor, with `image_processor` and `tokenizer`.
+
+    Returns:
+        `weights` and `processor`, 32 hexadecimal digits each.
+    """
+    weights = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(model.state_dict().items()):
+        weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    tokenizer = processor.tokenizer
+    if hasattr(tokenizer, "backend_tokenizer"):
+        words = json.loads(tokenizer.backend_tokenizer.to_str())
+        words = {name: part for name, part in words.items() if name not in ("padding", "truncation")}
+    else:
+        words = tokenizer.get_vocab()
+    settings = processor.image_processor.to_dict().items()
+    pictures = {name: value for name, value in settings if name not in ("auto_map", "processor_class")}
+    content = [pictures, words, tokenizer.model_max_length, tokenizer.padding_side]
+    text = json.dumps(content, sort_keys=True, default=str)
+    return {
+        "weights": weights.hexdigest(),
+        "processor": hashlib.blake2b(text.encode(), digest_size=16).hexdigest(),
+    }

@@ -1,0 +1,94 @@
+"""A page that shows what a search found."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+
+from hf_multimodal.data.images import BadImageError, open_image
+from hf_multimodal.evaluation.drawing import GREY, blank, box, cut, literal, rgb, save, wrap
+from hf_multimodal.evaluation.fonts import families_for
+from hf_multimodal.inference.index import Hits
+
+COLUMNS = 5
+INCHES = 2.3  # side of a picture's field
+
+
+def result_sheet(
+    query: Any, hits: Hits, path: str | Path | None = None, *, pictures: Mapping[str, Any] | None = None
+) -> Figure:
+    """Draw a query and the pictures it found, best first, each with its rank, its cosine and its id.
+
+    Args:
+        query: A text, or a picture: one of Pillow, bytes or a `Path`.
+        hits: What `Retriever.search_images` or `search_similar_images` found for it; pictures are opened from
+            `image` in the payload.
+        path: PNG to write; None writes nothing.
+        pictures: Pictures by id, for those that were added from memory.
+
+    Returns:
+        The figure: axes of the query, then of each hit.
+
+    Raises:
+        ValueError: If there are no hits.
+
+    Example:
+
+    >>> figure = result_sheet("a wet dog", Hits(["7"], [0.31], [{}]), pictures={"7": Image.new("RGB", (8, 8))})
+    >>> [axes.get_title(loc="left") for axes in figure.axes]
+    ['query', '1   0.310']
+    """
+    if not hits.ids:
+        raise ValueError("there are no hits to draw.")
+    columns = min(COLUMNS, len(hits.ids) + 1)
+    rows = -(-(len(hits.ids) + 1) // columns)
+    figure = Figure(figsize=(INCHES * columns, (INCHES + 0.45) * rows), layout="constrained")
+    fields = [figure.add_subplot(rows, columns, place + 1) for place in range(len(hits.ids) + 1)]
+    lines = wrap(query, 13.0, 9) if isinstance(query, str) else []
+    drawn = [fields[0].set_title("query", loc="left", fontsize=10)]
+    if lines:
+        blank(fields[0])
+        fields[0].set_box_aspect(1)
+        drawn.append(
+            fields[0].text(0.5, 0.5, "\n".join(lines), ha="center", va="center", transform=fields[0].transAxes)
+        )
+    else:
+        _show(fields[0], query)
+    names = [cut(name, 19.0) for name in hits.ids]
+    for rank, (axes, name, score) in enumerate(zip(fields[1:], names, hits.scores, strict=True), start=1):
+        payload, known = hits.payload[rank - 1], pictures or {}
+        _show(axes, known.get(hits.ids[rank - 1]) or (Path(payload["image"]) if "image" in payload else None))
+        drawn += [axes.set_title(f"{rank}   {score:.3f}", loc="left", fontsize=10), _label(axes, name)]
+    families = families_for(*lines, *names)
+    literal(drawn, families)
+    if len(families) == 1:  # fallback fonts come in one weight
+        drawn[0].set_fontweight("bold")
+    save(figure, path)
+    return figure
+
+
+def _show(axes: Axes, picture: Any) -> None:
+    """Draw a picture into a square field, or say why not."""
+    try:
+        opened = picture if picture is None or isinstance(picture, Image.Image) else open_image(picture)
+    except BadImageError:
+        box(axes, "cannot be read")
+    else:
+        if opened is None:
+            box(axes, "no picture")
+        else:
+            axes.imshow(rgb(opened))
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.spines[:].set_visible(False)
+            return
+    axes.set_box_aspect(1)
+
+
+def _label(axes: Axes, name: str) -> Text:
+    axes.set_xlabel(name, fontsize=8.5, color=GREY)
+    return axes.xaxis.label

@@ -1,0 +1,140 @@
+"""Index pictures and texts and search them, as `scripts/retrieve.py` does."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hf_multimodal.data.arguments import SourceArguments
+from hf_multimodal.data.checks import MODALITIES, write_bad_samples
+from hf_multimodal.data.choices import check_choice
+from hf_multimodal.evaluation.report import markdown_table
+from hf_multimodal.inference.choosing import SPLITS, load_rows
+from hf_multimodal.inference.index import KINDS, Hits
+from hf_multimodal.inference.predicting import load_model
+from hf_multimodal.inference.result_sheet import result_sheet
+from hf_multimodal.inference.retriever import Retriever
+
+FINDS = ("images", "texts")
+
+
+@dataclass
+class IndexArguments:
+    """What is indexed, and where the index goes."""
+
+    model: str = field(metadata={"help": "Folder or Hub name of an aligner, a CLIP or a SigLIP."})
+    index_dir: str = field(metadata={"help": "Folder of the index; one that is there is replaced."})
+    modality: str = field(
+        default="both", metadata={"help": f"One of {', '.join(MODALITIES)}: the pictures, the texts or both."}
+    )
+    split: str | None = field(
+        default=None,
+        metadata={"help": f"One of {', '.join(SPLITS)}. Default: the test split that the data give, else all rows."},
+    )
+    index: str = field(
+        default="exact", metadata={"help": f"One of {', '.join(KINDS)}; all but exact need the extra `retrieval`."}
+    )
+    batch_size: int = field(default=64, metadata={"help": "Pictures or texts a forward pass."})
+    num_workers: int = field(default=0, metadata={"help": "Processes that decode pictures."})
+
+    def __post_init__(self) -> None:
+        check_choice("modality", self.modality, MODALITIES)
+        check_choice("index", self.index, KINDS)
+        if self.split is not None:
+            check_choice("split", self.split, SPLITS)
+
+
+@dataclass
+class SearchArguments:
+    """What is searched for, and where."""
+
+    model: str = field(metadata={"help": "Folder or Hub name of the model that made the index."})
+    index_dir: str = field(metadata={"help": "Folder of the index."})
+    text: str | None = field(default=None, metadata={"help": "Find pictures for this text."})
+    image: str | None = field(default=None, metadata={"help": "Find pictures like this one, or texts for it."})
+    find: str = field(default="images", metadata={"help": f"One of {', '.join(FINDS)}; texts are found by --image."})
+    k: int = field(default=10, metadata={"help": "Number of hits."})
+    sheet: str | None = field(default=None, metadata={"help": "PNG with the query and the pictures that it found."})
+
+    def __post_init__(self) -> None:
+        check_choice("find", self.find, FINDS)
+        if (self.text is None) == (self.image is None):
+            raise ValueError("a search needs --text or --image, one of the two.")
+        if self.find == "texts" and self.image is None:
+            raise ValueError("texts are found by --image, not by --text.")
+        if self.find == "texts" and self.sheet is not None:
+            raise ValueError("sheet shows pictures: it has no use with --find texts.")
+
+
+def index_data(args: IndexArguments, source: SourceArguments) -> dict[str, int]:
+    """Index the pictures and texts of a table, a folder or a Hub data set, and write the index.
+
+    A picture file that stands in several rows, as with several captions, is indexed once, under the id of the first.
+
+    Args:
+        args: What is indexed.
+        source: The data; bad samples are dealt with by `on_bad_sample` and listed in `bad_samples.csv`.
+
+    Returns:
+        Number of `images`, `texts` and `bad_samples`.
+
+    Raises:
+        ValueError: If there is neither a picture nor a text, or an unknown split.
+        BadSamplesError: If the policy refuses some.
+    """
+    loaded = load_rows(args.model, args.split, source, prediction=True)
+    folder = Path(args.index_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    checked, bad_samples = source.check(loaded, args.modality, folder / "bad_samples.csv", prediction=True)
+    write_bad_samples(folder / "bad_samples.csv", bad_samples)
+    rows = checked.splits["predict"]
+    first: dict[str | int, int] = {}
+    if args.modality != "text":
+        for row, image in enumerate(rows["image"]):
+            if image is not None:
+                first.setdefault(row if image["bytes"] is not None else image["path"], row)
+    texts = [] if args.modality == "image" else [row for row, text in enumerate(rows["text"]) if text is not None]
+    if not first and not texts:
+        raise ValueError(f"{source.data} has nothing to index: no picture and no text.")
+    retriever = Retriever(
+        *load_model(args.model), index=args.index, batch_size=args.batch_size, num_workers=args.num_workers
+    )
+    pictured, written = rows.select(list(first.values())), rows.select(texts)
+    retriever.add_images(pictured["image"], ids=list(pictured["id"]))
+    retriever.add_texts(list(written["text"]), ids=list(written["id"]))
+    retriever.save(folder)
+    result = {"images": len(first), "texts": len(texts), "bad_samples": len(bad_samples)}
+    print(f"{result['images']} images and {result['texts']} texts in {folder}; {len(bad_samples)} bad samples.")
+    return result
+
+
+def search_index(args: SearchArguments) -> dict[str, Any]:
+    """Search an index, print a table of hits, and draw them where asked.
+
+    Args:
+        args: The query.
+
+    Returns:
+        `ids`, `scores` and `payload` of the hits, and `pool`, the number of items that were searched.
+
+    Raises:
+        ValueError: If the index was made by another model, or holds fewer than `k` items.
+    """
+    retriever = Retriever.load(args.index_dir, *load_model(args.model), show_progress=False)
+    if args.text is not None:
+        hits = retriever.search_images(args.text, args.k)
+    elif args.find == "texts":
+        hits = retriever.search_texts(args.image, args.k)
+    else:
+        hits = retriever.search_similar_images(args.image, args.k)
+    assert isinstance(hits, Hits)
+    pool = len(retriever.texts if args.find == "texts" else retriever.images)
+    shown = [load.get("text") or load.get("image", "") for load in hits.payload]
+    entries = zip(hits.scores, hits.ids, shown, strict=True)
+    table = markdown_table(
+        [[rank, *entry] for rank, entry in enumerate(entries, start=1)], ["rank", "score", "id", args.find]
+    )
+    print(f"the first {args.k} of {pool} {args.find}\n\n{table}")
+    if args.sheet is not None:
+        Path(args.sheet).parent.mkdir(parents=True, exist_ok=True)
+        result_sheet(args.text if args.image is None else Path(args.image), hits, args.sheet)
+    return {**asdict(hits), "pool": pool}
