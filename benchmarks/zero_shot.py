@@ -1,9 +1,9 @@
 """python benchmarks/zero_shot.py [--rows 2000] [-- more flags of train_aligner.py]
 
 Classes by their names alone, on generated pictures: shape and colour, by templates that no caption has. One aligner
-saw every combination of the two in training, the other never a red circle, green square, blue triangle or yellow cross.
-Every picture shows both plainly, so the ceiling is 1; the baseline answers the most frequent class. The table goes into
-the README.
+saw every combination of the two in training, the other never a red circle, a green square, a blue triangle or a yellow
+cross. Every picture shows both plainly, so the ceiling is 1; the baseline answers the most frequent class. The table
+goes into the README.
 """
 
 import argparse

@@ -22,7 +22,7 @@ class SourceArguments:
         },
     )
     image_column: str | None = field(default=None, metadata={"help": "Column of image paths. Default: image."})
-    text_column: str | None = field(default=None, metadata={"help": "Column of texts. Default: text, caption."})
+    text_column: str | None = field(default=None, metadata={"help": "Column of texts. Default: text."})
     label_column: str | None = field(default=None, metadata={"help": "Column of labels. Default: label."})
     id_column: str | None = field(default=None, metadata={"help": "Column of ids. Default: id, or the row number."})
     image_root: str | None = field(default=None, metadata={"help": "Folder that image paths are relative to."})

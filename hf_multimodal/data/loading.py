@@ -99,7 +99,7 @@ def load_data(
             ImageFolder convention (`metadata.csv` or `.jsonl`); a folder of pictures alone; a folder in the lab
             layout; a folder saved by `datasets`; `controlled:<task>`; else the name of a data set on the Hub.
         image_column: Name of the column of pictures; None looks for `image`, `image_path`, `file_name`.
-        text_column: None looks for `text`, `caption`.
+        text_column: None looks for `text`, with `pairs` first for `caption`.
         label_column: None looks for `label`. Rows may be unlabelled.
         id_column: None looks for `id`, `guid`, else rows are numbered.
         image_id_column: Column that names the picture of a row; rows of one picture share it.
@@ -138,7 +138,8 @@ def load_data(
     asked: dict[str, str | tuple[str, ...] | None] = {ours: (usual,) for ours, usual in (usual_columns or {}).items()}
     given = {"image": image_column, "text": text_column, "label": label_column, "id": id_column}
     given |= {"image_id": image_id_column, "group": group_column}
-    asked |= {"label": ()} if pairs else {}
+    if pairs:
+        asked = {"text": ("caption",), **asked, "label": ()}
     asked |= {ours: column for ours, column in given.items() if column is not None}
     root = None if image_root is None else Path(image_root)
     path = Path(name)

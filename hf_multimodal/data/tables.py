@@ -18,7 +18,7 @@ from .encodings import decode_file
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 DEFAULT_COLUMNS = {
     "image": ("image", "image_path", "file_name"),
-    "text": ("text", "caption"),
+    "text": ("text",),
     "label": ("label",),
     "id": ("id", "guid"),
     "image_id": (),  # these two are read where they are named

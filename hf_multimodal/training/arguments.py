@@ -321,7 +321,7 @@ def parse_training_arguments(
         )
     training_args.per_device_train_batch_size = share
     metric = training_args.metric_for_best_model
-    if metric is not None and metric.removeprefix("eval_") in LOWER_IS_BETTER:
+    if metric is not None and (metric.removeprefix("eval_") in LOWER_IS_BETTER or metric.endswith("_rank")):
         training_args.greater_is_better = False
     if training_args.dataloader_num_workers == 0:
         training_args.dataloader_persistent_workers = False
