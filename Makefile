@@ -48,4 +48,15 @@ promises: .venv/installed  ## what the robust classifier promises, on all tasks 
 promises-quick: .venv/installed  ## the same with one seed and two levels on three tasks, printed
 	$(BIN)/python benchmarks/promises.py --quick
 
+flickr8k: .venv/installed  ## retrieval on the captions of HF_MULTIMODAL_DATA, three seeds, into the README
+	$(BIN)/python benchmarks/flickr8k.py
+
+alignment: .venv/installed  ## the five losses and zero-shot on generated pictures, into the README
+	$(BIN)/python benchmarks/alignment_losses.py
+	$(BIN)/python benchmarks/zero_shot.py
+
+gradient-cache: .venv/installed  ## memory of a step with and without gradient caching, into the README
+	$(BIN)/python benchmarks/bench_gradient_cache.py
+
 .PHONY: help demo test test-slow style check ceilings fusions ecnu bench promises promises-quick
+.PHONY: flickr8k alignment gradient-cache

@@ -12,7 +12,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from hf_multimodal import FusionConfig, RobustFusionConfig
+from hf_multimodal import AlignerConfig, FusionConfig, RobustFusionConfig
+from hf_multimodal.training.aligner_arguments import AlignerModelArguments
 from hf_multimodal.training.arguments import FROM_SCRATCH_DEFAULTS, TRAINING_DEFAULTS
 from hf_multimodal.training.from_scratch import small_text_config, small_vision_config
 from hf_multimodal.training.robust import RobustModelArguments
@@ -27,10 +28,20 @@ def recipe_digest() -> str:
     usual = {name: value for name, value in TRAINING_DEFAULTS.items() if not name.startswith("dataloader")}
     classifiers = [{f.name: f.default for f in fields(kind)} for kind in (FusionConfig, RobustFusionConfig)]
     robust = RobustModelArguments(from_scratch=True)
-    content = json.dumps(
-        [usual, FROM_SCRATCH_DEFAULTS, models, classifiers, vars(robust)], sort_keys=True, default=str
-    )
-    return hashlib.sha256(content.encode()).hexdigest()[:8]
+    return _digest([usual, FROM_SCRATCH_DEFAULTS, models, classifiers, vars(robust)])
+
+
+def aligner_digest() -> str:
+    """The same for aligners."""
+    models = [small_vision_config().to_dict(), small_text_config().to_dict()]
+    kind = AlignerModelArguments
+    usual = {name: value for name, value in kind.training_defaults.items() if not name.startswith("dataloader")}
+    aligner = {f.name: f.default for f in fields(AlignerConfig)}
+    return _digest([usual, kind.from_scratch_defaults, models, aligner, vars(kind(from_scratch=True))])
+
+
+def _digest(content: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def controlled_job(task: str, fusion: str = "concat") -> list[str]:
@@ -44,6 +55,8 @@ def run_series(
     run: Callable[[list[str]], dict[str, Any]] = train,
     processes: int = 1,
     same_result: Callable[[str], list[str]] = lambda name: [],
+    recipe: str | None = None,
+    leaves: str = "predictions.csv",
 ) -> dict[str, dict[str, Any]]:
     """Train every job that has no row yet.
 
@@ -54,6 +67,8 @@ def run_series(
         processes: Jobs at a time. With more than one, each computes on one core: two threads each on two busy cores
             are several times slower.
         same_result: Gives more flags for a job's name, such as change how long a run takes and not what it finds.
+        recipe: Digest of the defaults; by default `recipe_digest()`, that of the classifiers.
+        leaves: A file that is in a run's folder when it has ended.
 
     Returns:
         By name: the flags, the metrics and the seconds of the whole run.
@@ -63,13 +78,13 @@ def run_series(
     rows: dict[str, dict[str, Any]] = {}
     if path.exists():
         rows = {row["name"]: row for row in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
-    recipe = recipe_digest()
+    recipe = recipe or recipe_digest()
     due = {
         name: flags
         for name, flags in jobs.items()
         if name not in rows
         or (rows[name]["flags"], rows[name].get("recipe")) != (flags, recipe)
-        or not (path.parent / name / "predictions.csv").is_file()
+        or not (path.parent / name / leaves).is_file()
     }
 
     def keep(name: str, metrics: dict[str, Any], seconds: float) -> None:

@@ -152,6 +152,19 @@ def test_image_and_text_batches_may_differ_in_length(batch):
             model(pixel_values=batch["pixel_values"], **texts, **asked)
 
 
+@pytest.mark.parametrize("ids", [None, torch.tensor([5, 5, 7, 7])])
+def test_a_picture_with_several_texts_runs_once_and_costs_what_its_copies_cost(batch, ids):
+    model, seen = build().double(), []
+    pixels = batch["pixel_values"][:2].double()
+    texts = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    copies = pixels.repeat_interleave(2, dim=0)
+    expected = model(pixel_values=copies, **texts, image_ids=torch.tensor([0, 0, 1, 1]), return_loss=True)
+    model.vision_model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    output = model(pixel_values=pixels, **texts, image_ids=ids, return_loss=True)
+    assert seen == [2] and output.logits_per_image.shape == (2, 4) and output.incomplete_pairs == 0
+    torch.testing.assert_close(output.loss, expected.loss, rtol=0, atol=1e-12)
+
+
 def test_features_are_the_embeddings(batch):
     model = build(text="roberta")
     output = model(**batch)

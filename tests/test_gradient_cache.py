@@ -40,6 +40,24 @@ def test_loss_and_gradients_are_those_of_the_whole_batch(loss, chunk_size):
         torch.testing.assert_close(gradient, expected[name], rtol=0, atol=1e-10, msg=name)
 
 
+def test_chunks_of_pictures_with_several_texts_each():
+    model = without_dropout(build()).double().train()
+    inputs = make_inputs()
+    del inputs["modality_mask"], inputs["image_ids"]
+    inputs["pixel_values"] = inputs["pixel_values"][:3]
+    for name in ("input_ids", "attention_mask"):
+        inputs[name] = inputs[name][:6]
+    direct = model(**inputs, return_loss=True).loss
+    direct.backward()
+    expected, seen = gradients(model), []
+    model.vision_model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    cached = backward_in_chunks(model, inputs, chunk_size=2)
+    assert seen == [2, 1, 2, 1]
+    torch.testing.assert_close(cached.loss, direct.detach(), rtol=0, atol=1e-12)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=0, atol=1e-10, msg=name)
+
+
 def test_a_side_left_out_costs_nothing():
     model = build().double().train()
     inputs = make_inputs()
@@ -112,7 +130,7 @@ def test_what_cannot_be_cut_is_refused():
     model, inputs = build().double(), make_inputs()
     with pytest.raises(ValueError, match="chunk_size must be 1 or more, got 0"):
         backward_in_chunks(model, inputs, 0)
-    with pytest.raises(ValueError, match="all as many, got {'pixel_values': 7, 'input_ids': 6}"):
+    with pytest.raises(ValueError, match="for each image, got {'pixel_values': 7, 'input_ids': 6}"):
         backward_in_chunks(
             model, {"pixel_values": inputs["pixel_values"], "input_ids": inputs["input_ids"][:6]}, chunk_size=3
         )

@@ -1,7 +1,7 @@
 """One door for every kind of data: `load_data`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from .controlled_retrieval import RETRIEVAL_TASKS, SHAPES, make_retrieval
 from .images import IMAGE_SUFFIXES
 from .lab import LAB_COLUMNS, is_lab_folder, read_lab
 from .labels import infer_scheme
+from .pairs import name_pictures
 from .rows import SourceRows, read_rows
 from .tables import TABLE_SUFFIXES, AskedColumns, ColumnNames, find_columns, read_table
 
@@ -73,6 +74,9 @@ def load_data(
     text_column: str | None = None,
     label_column: str | None = None,
     id_column: str | None = None,
+    image_id_column: str | None = None,
+    group_column: str | None = None,
+    pairs: bool = False,
     image_root: str | Path | None = None,
     encoding: str | None = None,
     problem_type: str | None = None,
@@ -95,16 +99,19 @@ def load_data(
             ImageFolder convention (`metadata.csv` or `.jsonl`); a folder of pictures alone; a folder in the lab
             layout; a folder saved by `datasets`; `controlled:<task>`; else the name of a data set on the Hub.
         image_column: Name of the column of pictures; None looks for `image`, `image_path`, `file_name`.
-        text_column: None looks for `text`.
+        text_column: None looks for `text`, with `pairs` first for `caption`.
         label_column: None looks for `label`. Rows may be unlabelled.
         id_column: None looks for `id`, `guid`, else rows are numbered.
+        image_id_column: Column that names the picture of a row; rows of one picture share it.
+        group_column: Column kept as `group`, by which results are told apart.
+        pairs: The rows are pictures with captions: no label is read, and the column `image_id` is there in any case.
+            By default it is the path of the picture, or a hash of it where it comes without a file.
         image_root: Folder that picture paths are relative to; by default the table's own.
         encoding: For texts that are not UTF-8, in place of a decision by plausibility.
         problem_type: As transformers names it; None reads it off the labels.
         label_names: The classes of a trained model, in order. By default they are read off the training labels.
         config_name: Configuration of a data set on the Hub.
-        usual_columns: Names to look for before the usual ones, by `image`, `text`, `label` and `id`; they need not be
-            there.
+        usual_columns: Names to look for before the usual ones, by our name of the column; they need not be there.
         splits: The controlled splits that are wanted; None means all. Other data are always read whole.
         train_size: Rows of the controlled training split.
         validation_size: Rows of the controlled validation split.
@@ -118,7 +125,7 @@ def load_data(
     """
     name = str(data)
     named: dict[str, Any] = {"image_column": image_column, "text_column": text_column, "label_column": label_column}
-    named |= {"id_column": id_column, "image_root": image_root}
+    named |= {"id_column": id_column, "image_id_column": image_id_column, "image_root": image_root}
     if name.startswith(_CONTROLLED):
         sizes = {"train": train_size, "validation": validation_size, "test": test_size}
         usual = SHAPES if name.removeprefix(_CONTROLLED) in RETRIEVAL_TASKS else CLASS_NAMES
@@ -126,9 +133,13 @@ def load_data(
         options = {**named, "encoding": encoding, "data_config": config_name}
         options["problem_type"] = None if problem_type == "single_label_classification" else problem_type
         _refuse_unused(name, "controlled", {**options, "label_names": label_names if foreign else None})
-        return _load_controlled(name, {split: sizes[split] for split in splits or sizes}, seed)
+        found = _load_controlled(name, {split: sizes[split] for split in splits or sizes}, seed, group_column)
+        return _name_all_pictures(found) if pairs else found
     asked: dict[str, str | tuple[str, ...] | None] = {ours: (usual,) for ours, usual in (usual_columns or {}).items()}
     given = {"image": image_column, "text": text_column, "label": label_column, "id": id_column}
+    given |= {"image_id": image_id_column, "group": group_column}
+    if pairs:
+        asked = {"text": ("caption",), **asked, "label": ()}
     asked |= {ours: column for ours, column in given.items() if column is not None}
     root = None if image_root is None else Path(image_root)
     path = Path(name)
@@ -142,11 +153,16 @@ def load_data(
         parts, columns, report = _load_datasets(load_from_disk(name), name, asked, root)
         report["kind"] = "saved by datasets"
     elif is_lab_folder(path):
-        _refuse_unused(name, "lab", named)
+        _refuse_unused(name, "lab", {**named, "group_by": group_column})
         parts, columns, report = _load_lab(path, encoding)
     else:
         parts, columns, report = _load_folder(path, asked, root, encoding)
-    return _assemble(parts, columns, report, problem_type, label_names)
+    found = _assemble(parts, columns, report, problem_type, label_names)
+    return _name_all_pictures(found) if pairs else found
+
+
+def _name_all_pictures(data: LoadedData) -> LoadedData:
+    return replace(data, splits=DatasetDict({name: name_pictures(rows) for name, rows in data.splits.items()}))
 
 
 def _refuse_unused(name: str, kind: str, options: Mapping[str, Any]) -> None:
@@ -188,7 +204,7 @@ def _assemble(
     )
 
 
-def _load_controlled(name: str, sizes: Mapping[str, int], seed: int) -> LoadedData:
+def _load_controlled(name: str, sizes: Mapping[str, int], seed: int, group: str | None) -> LoadedData:
     task = name.removeprefix(_CONTROLLED)
     known = [*CONTROLLED_TASKS, *RETRIEVAL_TASKS]
     if task not in known:
@@ -200,7 +216,11 @@ def _load_controlled(name: str, sizes: Mapping[str, int], seed: int) -> LoadedDa
         return make_controlled(task, size=size, seed=seed, split=split)
 
     splits = DatasetDict({split: make(size, split) for split, size in sizes.items()})
-    label = next(iter(splits.values())).features["label"]
+    features = next(iter(splits.values())).features
+    if group is not None:
+        find_columns(list(features), {"group": group}, name)  # refuses one that is not there
+        splits = DatasetDict({s: rows.add_column("group", list(map(str, rows[group]))) for s, rows in splits.items()})
+    label = features["label"]
     assert isinstance(label, ClassLabel)
     return LoadedData(
         splits,

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class SourceRows:
         ids: Unique unless noted in `faults`.
         faults: For each row, what is wrong with it.
         label_names: Class names where the source declares them.
+        extra: Columns kept as words, by our name: `image_id`, `group`.
     """
 
     source: str
@@ -38,9 +39,10 @@ class SourceRows:
     ids: list[str]
     faults: list[list[Fault]]
     label_names: list[str] | None = None
+    extra: dict[str, list[str | None]] = field(default_factory=dict)
 
     def build(self, scheme: LabelScheme) -> Dataset:
-        """Encode the labels and join all columns: `image`, `text`, `label`, `id`, `index` and `faults`."""
+        """Encode the labels and join `image`, `text`, `label`, `id`, `index`, `faults` and the extra columns."""
         labels, reasons = scheme.encode(self.labels)
         faults = [
             [*found, {"column": "label", "value": str(value), "reason": reason}] if reason else found
@@ -50,6 +52,8 @@ class SourceRows:
         columns |= {"index": list(range(len(self.ids))), "faults": faults}
         features: dict[str, Any] = {"text": Value("string"), "label": scheme.feature, "id": Value("string")}
         features |= {"index": Value("int64"), "faults": FAULT_FEATURE}
+        columns |= self.extra
+        features |= dict.fromkeys(self.extra, Value("string"))
         if isinstance(self.images, Dataset):
             return concatenate_datasets([self.images, Dataset.from_dict(columns, features=Features(features))], axis=1)
         return Dataset.from_dict(
@@ -82,7 +86,7 @@ def read_rows(
     root: Path | None,
     known_faults: Sequence[list[Fault]] | None = None,
 ) -> SourceRows:
-    """Take the four columns out of a source.
+    """Take our columns out of a source.
 
     Args:
         raw: The source's columns. Pictures may be paths, bytes, or an `Image` feature.
@@ -109,6 +113,11 @@ def read_rows(
         ids=_ids(cells[columns.id], faults) if columns.id else [str(i) for i in range(count)],
         faults=faults,
         label_names=label_names,
+        extra={
+            name: [_text(value) for value in cells[theirs]]
+            for name, theirs in columns.as_dict().items()
+            if name in ("image_id", "group")
+        },
     )
 
 

@@ -30,7 +30,8 @@ def make_splits(
     and is stratified in either case.
 
     Args:
-        dataset: Rows with `label`, and `image` and `text` for `group_duplicates`.
+        dataset: Rows with `label`, and `image` and `text` for `group_duplicates`. Rows that share an `image_id`, where
+            there is that column, always stay on one side.
         seed: Of both cuts.
         stratify: Give the test split each class's share. Continuous labels are never stratified.
         group_duplicates: Keep rows that share a byte-identical picture, or a text that differs in white space and
@@ -87,11 +88,12 @@ def complete_splits(
     return DatasetDict({name: completed[name] for name in sorted(completed, key=_order)})
 
 
-def duplicate_groups(dataset: Dataset) -> np.ndarray:
-    """Number the groups of rows that hang together by equal pictures or equal texts.
+def duplicate_groups(dataset: Dataset, by_content: bool = True) -> np.ndarray:
+    """Number the groups of rows that hang together by equal pictures or equal texts, or by their `image_id`.
 
     Args:
-        dataset: Rows with `image` and `text`; missing ones link nothing.
+        dataset: Rows with `image` and `text`, perhaps `image_id`; missing ones link nothing.
+        by_content: Whether equal pictures and texts link; else only `image_id` does.
 
     Returns:
         A group number for each row, shape (rows,).
@@ -105,10 +107,13 @@ def duplicate_groups(dataset: Dataset) -> np.ndarray:
     count = len(dataset)
     keys: dict[Any, int] = {}
     edges: list[tuple[int, int]] = []  # (row, node): a node for each picture or text that is seen
-    for row, text in enumerate(dataset["text"]):
+    for row, name in enumerate(dataset["image_id"] if "image_id" in dataset.column_names else []):
+        if name is not None:
+            edges.append((row, keys.setdefault(("image_id", name), len(keys))))
+    for row, text in enumerate(dataset["text"] if by_content else []):
         if text is not None:
             edges.append((row, keys.setdefault(("text", " ".join(text.split()).casefold()), len(keys))))
-    for row, picture in enumerate(_picture_keys(dataset)):
+    for row, picture in enumerate(_picture_keys(dataset) if by_content else []):
         if picture is not None:
             edges.append((row, keys.setdefault(picture, len(keys))))
     size = count + len(keys)
@@ -121,11 +126,11 @@ def _cut(dataset: Dataset, share: float, seed: int, stratify: bool, group_duplic
     """Give (rest, cut), the cut holding about `share` of the rows."""
     count = len(dataset)
     strata = _strata(dataset) if stratify else None
-    if group_duplicates:
+    if group_duplicates or "image_id" in dataset.column_names:
         folds = StratifiedGroupKFold(n_splits=max(2, round(1 / share)), shuffle=True, random_state=seed)
         classes = np.zeros(count, dtype=int) if strata is None else strata
         try:
-            rest, cut = next(folds.split(np.zeros(count), classes, duplicate_groups(dataset)))
+            rest, cut = next(folds.split(np.zeros(count), classes, duplicate_groups(dataset, group_duplicates)))
         except ValueError as error:
             raise ValueError(f"{count} rows cannot be cut into {folds.n_splits} grouped folds: {error}") from None
         if not len(rest) or not len(cut):

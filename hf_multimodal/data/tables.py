@@ -21,7 +21,10 @@ DEFAULT_COLUMNS = {
     "text": ("text",),
     "label": ("label",),
     "id": ("id", "guid"),
+    "image_id": (),  # these two are read where they are named
+    "group": (),
 }
+FLAGS = {"group": "group_by"}  # all others are named like `image_column`
 
 
 AskedColumns = Mapping[str, str | tuple[str, ...] | None]
@@ -29,12 +32,14 @@ AskedColumns = Mapping[str, str | tuple[str, ...] | None]
 
 @dataclass(frozen=True)
 class ColumnNames:
-    """The source's names of the columns that this package calls `image`, `text`, `label` and `id`; None if absent."""
+    """The source's names of the columns that this package calls `image`, `text`, `label` and so on; None if absent."""
 
     image: str | None = None
     text: str | None = None
     label: str | None = None
     id: str | None = None
+    image_id: str | None = None
+    group: str | None = None
 
     def as_dict(self) -> dict[str, str]:
         """The columns that are there, by our name."""
@@ -46,8 +51,8 @@ def find_columns(available: Sequence[str], asked: AskedColumns, source: str) -> 
 
     Args:
         available: The source's column names.
-        asked: For each of `image`, `text`, `label` and `id` the name the user gave, a tuple of names to look for
-            before the usual ones, or None.
+        asked: For each of `image`, `text`, `label`, `id`, `image_id` and `group` the name the user gave, a tuple of
+            names to look for before the usual ones (an empty one if the column is not wanted), or None.
         source: The source's name, for messages.
 
     Raises:
@@ -65,13 +70,17 @@ def find_columns(available: Sequence[str], asked: AskedColumns, source: str) -> 
     for ours, usual in DEFAULT_COLUMNS.items():
         name = asked.get(ours)
         if isinstance(name, str) and name not in available:
+            flag = FLAGS.get(ours, f"{ours}_column")
             raise ValueError(
-                f"{source} has no column {name!r} ({ours}_column), its columns are {list(available)}."
+                f"{source} has no column {name!r} ({flag}), its columns are {list(available)}."
                 f"{did_you_mean(name, available)}"
             )
-        looked_for = (name,) if isinstance(name, str) else (*(name or ()), *usual)
-        found[ours] = next((n for n in looked_for if n in available), None)
-    if found["image"] is None and found["text"] is None:
+        if isinstance(name, str):
+            found[ours] = name
+        elif name != ():  # what names the pictures does not name the rows
+            looked_for = (n for n in (*(name or ()), *usual) if n != asked.get("image_id"))
+            found[ours] = next((n for n in looked_for if n in available), None)
+    if found.get("image") is None and found.get("text") is None:
         raise ValueError(
             f"{source} has neither an image nor a text column under the usual names, its columns are "
             f"{list(available)}: name them with image_column and text_column."

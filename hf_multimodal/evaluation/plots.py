@@ -25,6 +25,7 @@ MOST_BARS = 30
 LOSSES = {"nll": "validation NLL", "mse": "validation squared error"}
 MISSING_LABELS = {"image": "no image", "text": "no text", "both": "half no image, half no text"}
 SCORES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "mAP": "mAP", "r2": "R²", "pearson": "Pearson's r"}
+SCORES |= {"image_to_text_recall_at_1": "R@1, image to text", "text_to_image_recall_at_1": "R@1, text to image"}
 
 
 def plot_history(log_history: Sequence[Mapping[str, Any]], path: str | Path | None = None) -> Figure:
@@ -54,7 +55,7 @@ def plot_history(log_history: Sequence[Mapping[str, Any]], path: str | Path | No
         if points:
             best = min(points, key=lambda epoch: (points[epoch], epoch))
             left.axvline(best, color=BLUE, linestyle=":", linewidth=1, label=f"lowest, epoch {best:g}")
-    for (key, label), color in zip(SCORES.items(), (BLUE, ORANGE, GREEN, BLUE, ORANGE), strict=True):
+    for (key, label), color in zip(SCORES.items(), (BLUE, ORANGE, GREEN, BLUE, ORANGE, BLUE, ORANGE), strict=True):
         _line(right, _series(log_history, f"eval_{key}"), label, color, marker="o")
     majority = list(_series(log_history, "eval_majority_accuracy").values())
     if majority:

@@ -58,6 +58,7 @@ def embed_images(
     batch_size: int = 64,
     num_workers: int = 0,
     on_bad_image: str = "error",
+    states: Any = None,
     show_progress: bool = False,
 ) -> tuple[Tensor, list[int], dict[int, BadImageError]]:
     """Embed pictures, brought upright and into three channels of 8 bits as everywhere in this package.
@@ -70,6 +71,7 @@ def embed_images(
         batch_size: Pictures a forward pass.
         num_workers: Processes that decode.
         on_bad_image: `"error"` raises on a picture that cannot be read; `"missing"` leaves it out.
+        states: As for `MultimodalCollator`, for a model that reads states of frozen layers and not pictures.
         show_progress: Whether to show a progress bar.
 
     Returns:
@@ -82,7 +84,7 @@ def embed_images(
     """
     check_choice("on_bad_image", on_bad_image, ON_BAD_IMAGE)
     model.eval()
-    collate = _PictureBatch(processor, images)
+    collate: Any = _PictureBatch(processor, images) if states is None else _StateBatch(states, images)
     rows_of_all: Any = range(len(images))
     loader: DataLoader = DataLoader(rows_of_all, batch_size, collate_fn=collate, num_workers=num_workers)
     parts: list[Tensor] = []
@@ -137,6 +139,17 @@ class _PictureBatch:
             return [], None, errors
         batch = self.processor(images=list(opened.values()), return_tensors="pt")
         return list(opened), batch["pixel_values"], errors
+
+
+class _StateBatch:
+    """Read the states of some rows' pictures, which have been read before."""
+
+    def __init__(self, states: Any, images: Sequence[Any]) -> None:
+        self.states = states
+        self.images = images
+
+    def __call__(self, rows: list[int]) -> tuple[list[int], Tensor, dict[int, BadImageError]]:
+        return rows, self.states.batch([self.images[row] for row in rows]), {}
 
 
 def _normalized(features: Tensor, names: list[str]) -> Tensor:

@@ -15,6 +15,7 @@ from hf_multimodal.evaluation.bootstrap import paired_bootstrap
 from hf_multimodal.evaluation.plots import plot_missing_curve
 from hf_multimodal.evaluation.predictions import Predictions, read_predictions
 from hf_multimodal.evaluation.report import markdown_table, write_run
+from hf_multimodal.inference.aligning import evaluate_aligner
 from hf_multimodal.inference.choosing import SPLITS, load_rows
 from hf_multimodal.inference.missing_curve import answers_by_presence, curve_table, missing_curve
 from hf_multimodal.inference.predicting import class_names_of, load_model, modality_of, predict_dataset
@@ -48,6 +49,13 @@ class EvaluationArguments:
     curve_models: list[str] = field(
         default_factory=list, metadata={"help": "Runs of the same recipe with other seeds, for the curve's bands."}
     )
+    group_by: str | None = field(
+        default=None, metadata={"help": "Of an aligner: column by which recalls are told apart."}
+    )
+    image_id_column: str | None = field(
+        default=None,
+        metadata={"help": "Of an aligner: column that names each row's picture. Default: as in its run, or the path."},
+    )
     output_dir: str | None = field(default=None, metadata={"help": "Folder for metrics, predictions and plots."})
     batch_size: int = field(default=64, metadata={"help": "Examples a forward pass."})
     num_workers: int = field(default=0, metadata={"help": "Processes that decode and tokenize."})
@@ -57,6 +65,17 @@ class EvaluationArguments:
             check_choice("split", self.split, SPLITS)
         if self.missing is not None:
             MissingRate.parse(self.missing)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the files go; None writes none."""
+        return None if self.output_dir is None else Path(self.output_dir)
+
+    def kept_metrics(self) -> dict[str, Any]:
+        """What the folder's `metrics.json` tells of anything but the test rows, such as the run itself."""
+        file = Path(self.output_dir or ".", "metrics.json")
+        found = json.loads(file.read_text(encoding="utf-8")) if self.output_dir and file.is_file() else {}
+        return {name: entry for name, entry in found.items() if name != "test"}
 
 
 def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, Any]:
@@ -75,6 +94,11 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
             allow, or if the other predictions are of other rows.
     """
     model, processor = load_model(args.model)
+    if model.config.model_type == "multimodal_aligner":
+        return evaluate_aligner(args, source, model, processor)
+    for name in ("group_by", "image_id_column"):
+        if getattr(args, name) is not None:
+            raise ValueError(f"{name} is for aligners, and {args.model!r} is a {model.config.model_type}.")
     names = class_names_of(model.config)
     options = {"label_names": names or None, "problem_type": model.config.problem_type}
     chosen = load_rows(args.model, args.split, source, **options)
@@ -83,7 +107,7 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
         raise ValueError(f"{source.data}: {' Also, '.join(missing)}")
     for sentence in missing:
         warnings.warn(f"{source.data}: {sentence}", stacklevel=2)
-    folder = None if args.output_dir is None else Path(args.output_dir)
+    folder = args.folder
     listing = None if folder is None else folder / "bad_samples.csv"
     before = chosen.splits["test"]
     chosen, bad_samples = source.check(chosen, modality_of(model.config), listing)
@@ -112,8 +136,7 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
                 )
         extra["missing_curve"] = missing_curve(runs, presence(complete))
     if folder is not None:
-        kept = {name: entry for name, entry in _metrics_in(folder).items() if name != "test"}  # of the run itself
-        result = write_run(folder, {"test": predictions}, extra=kept | extra)
+        result = write_run(folder, {"test": predictions}, extra=args.kept_metrics() | extra)
         write_bad_samples(folder / "bad_samples.csv", bad_samples)
         if args.missing_curve:
             plot_missing_curve(extra["missing_curve"], folder / "missing_curve.png")
@@ -121,11 +144,6 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
     if args.missing_curve:
         print(f"\n{curve_table(extra['missing_curve'])}")
     return result | extra
-
-
-def _metrics_in(folder: Path) -> dict[str, Any]:
-    file = folder / "metrics.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def compare(predictions: Predictions, against: str) -> dict[str, Any]:

@@ -226,20 +226,23 @@ class AlignerModel(VisionTextPreTrainedModel):
             token_type_ids: (texts, length), for text models that take them.
             modality_mask: (batch, 2), 1 = present, column 0 image, column 1 text. The logits of what is missing are
                 those of a cosine of 0.
-            image_ids: (batch,), a number a picture, the same in all processes: pairs of equal numbers are no negatives
+            image_ids: (texts,), a number a picture, the same in all processes: pairs of equal numbers are no negatives
                 of each other.
-            return_loss: Whether row r of the images and row r of the texts are a pair to learn from.
+            return_loss: Whether images and texts are pairs to learn from: row r and row r, or, with n times as many
+                texts as images, image r and the n texts from n * r on. Each image then runs once.
 
         Returns:
             [`AlignerOutput`]
 
         Raises:
-            ValueError: If there are more images than texts or fewer, and a mask is given or the loss asked for.
+            ValueError: If there are more images than texts or fewer and a mask is given, or if the loss is asked for
+                and the texts are not as many as the images or several times as many.
         """
         lengths = [len(side) for side in (pixel_values, input_ids) if side is not None]
-        if len(set(lengths)) > 1 and (return_loss or modality_mask is not None):
+        if len(set(lengths)) > 1 and (modality_mask is not None or (return_loss and lengths[1] % lengths[0])):
             raise ValueError(
-                f"a loss and a modality_mask need as many images as texts, got {lengths[0]} and {lengths[1]}."
+                f"a modality_mask and a loss need as many images as texts, got {lengths[0]} and {lengths[1]}; "
+                "without a mask a loss also takes several texts for each image."
             )
         image, text, mask = self._encode_sides(pixel_values, input_ids, attention_mask, token_type_ids, modality_mask)
         image_embeds = nn.functional.normalize(image[0], dim=-1)
@@ -268,22 +271,25 @@ class AlignerModel(VisionTextPreTrainedModel):
         """The loss of embeddings, in training over those of all processes.
 
         Args:
-            image_embeds: (batch, projection_dim), of length 1.
-            text_embeds: (batch, projection_dim), of length 1; row r belongs to image r.
-            modality_mask: (batch, 2), 1 = present.
-            image_ids: (batch,), as in `forward`.
+            image_embeds: (images, projection_dim), of length 1.
+            text_embeds: (n * images, projection_dim), of length 1; rows n * r to n * r + n - 1 belong to image r.
+            modality_mask: (images, 2), 1 = present.
+            image_ids: (n * images,), as in `forward`.
 
         Returns:
             The loss, float32 or wider, and the number of pairs that it left out.
         """
         device = image_embeds.device
+        captions = len(text_embeds) // len(image_embeds)
         mask = image_embeds.new_ones(len(image_embeds), 2) if modality_mask is None else modality_mask.to(device)
-        complete = mask.bool().all(dim=1)
+        complete = mask.bool().all(dim=1).repeat_interleave(captions)
+        image_embeds = image_embeds.repeat_interleave(captions, dim=0)
         if self.training:
             image_embeds, text_embeds, complete = map(gather_rows, (image_embeds, text_embeds, complete))
             image_ids = None if image_ids is None else gather_rows(image_ids.to(device))
-        same = torch.diag(complete) if image_ids is None else image_ids[:, None] == image_ids
-        negative = complete[:, None] & complete & ~same
+        if image_ids is None:
+            image_ids = torch.arange(len(text_embeds), device=device) // captions
+        negative = complete[:, None] & complete & (image_ids[:, None] != image_ids)
         wide = torch.promote_types(image_embeds.dtype, torch.float32)
         with torch.autocast(device.type, enabled=False):  # a cosine in bfloat16 has three digits
             cosines = image_embeds.to(wide) @ text_embeds.to(wide).T

@@ -10,10 +10,11 @@ from transformers import TrainingArguments
 from hf_multimodal.data.arguments import SourceArguments
 from hf_multimodal.data.checks import MODALITIES
 from hf_multimodal.data.choices import check_choice
+from hf_multimodal.data.collator import MultimodalCollator
 from hf_multimodal.data.command_line import CommandLine
 from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.data.presence import MissingRate, PresenceRedraw
-from hf_multimodal.models import FusionForImageTextClassification
+from hf_multimodal.models import FusionForImageTextClassification, MultimodalProcessor
 from hf_multimodal.models.configuration_vision_text import IMAGE_POOLINGS, TEXT_POOLINGS
 from hf_multimodal.models.fusion import FUSIONS
 from hf_multimodal.training.freezing import parse_layers
@@ -71,6 +72,9 @@ class ModelArguments:
 
     model_class: ClassVar[Any] = FusionForImageTextClassification
     default_output_dir: ClassVar[str] = "runs/fusion"
+    training_defaults: ClassVar[dict[str, Any]] = TRAINING_DEFAULTS
+    from_scratch_defaults: ClassVar[dict[str, Any]] = FROM_SCRATCH_DEFAULTS
+    reads_labels: ClassVar[bool] = True
     fits_stack: ClassVar[bool] = False
     from_fusion: ClassVar[str | None] = None
 
@@ -180,6 +184,16 @@ class ModelArguments:
         """What hides modalities from the joint branch in training; a plain fused classifier has none."""
         return None
 
+    def collator(self, processor: MultimodalProcessor, seed: int, **options: Any) -> MultimodalCollator:
+        """What makes batches to train on.
+
+        Args:
+            processor: The model's.
+            seed: Of all that is drawn.
+            options: Further arguments of `MultimodalCollator`.
+        """
+        return MultimodalCollator(processor, redraw=self.presence_redraw(seed), **options)
+
     def learning_rates(self, learning_rate: float | None) -> tuple[float, float]:
         """Fill in what the user left open.
 
@@ -252,6 +266,7 @@ def parse_training_arguments(
     argv: list[str] | None,
     description: str | None = None,
     model_arguments: type[ModelArguments] = ModelArguments,
+    data_arguments: type[DataArguments] = DataArguments,
 ) -> tuple[ModelArguments, DataArguments, TrainingArguments, dict[str, Any]]:
     """Read the arguments of a training run and check what can be known before data are loaded.
 
@@ -259,6 +274,7 @@ def parse_training_arguments(
         argv: The flags; None means those of the process.
         description: Docstring of the script.
         model_arguments: The dataclass of the family of models.
+        data_arguments: The dataclass of its data.
 
     Returns:
         The three dataclasses, with both learning rates filled in and the batch size divided by the number of
@@ -268,10 +284,11 @@ def parse_training_arguments(
         ValueError: On an unknown flag, key or choice, arguments that contradict each other, or
             `label_smoothing_factor`.
     """
-    types = (model_arguments, DataArguments, TrainingArguments)
-    defaults = {"output_dir": model_arguments.default_output_dir, **TRAINING_DEFAULTS}
+    types = (model_arguments, data_arguments, TrainingArguments)
+    defaults = {"output_dir": model_arguments.default_output_dir, **model_arguments.training_defaults}
     given = CommandLine(types, argv, description, defaults, HELP).given()
-    for name, changed in (("from_scratch", FROM_SCRATCH_DEFAULTS), ("fit_on_validation", FINAL_FIT_DEFAULTS)):
+    from_scratch = model_arguments.from_scratch_defaults
+    for name, changed in (("from_scratch", from_scratch), ("fit_on_validation", FINAL_FIT_DEFAULTS)):
         defaults = {**defaults, **changed} if given.get(name) else defaults
     line = CommandLine(types, argv, description, defaults, HELP)
     model_args, data_args, training_args = line.parse()
@@ -304,7 +321,7 @@ def parse_training_arguments(
         )
     training_args.per_device_train_batch_size = share
     metric = training_args.metric_for_best_model
-    if metric is not None and metric.removeprefix("eval_") in LOWER_IS_BETTER:
+    if metric is not None and (metric.removeprefix("eval_") in LOWER_IS_BETTER or metric.endswith("_rank")):
         training_args.greater_is_better = False
     if training_args.dataloader_num_workers == 0:
         training_args.dataloader_persistent_workers = False

@@ -128,17 +128,23 @@ def build_for_data(
     Raises:
         ValueError: If `label_smoothing` is asked for where an example has no single class.
     """
+    fields = _label_fields(model_args, data) if model_args.reads_labels else {}
+    set_seed(seed)
+    texts = data.splits["train"]["text"]
+    model, processor = build_model_and_processor(model_args, texts, data_args.max_length, **fields)
+    return (add_lora(model, model_args.lora_rank) if model_args.lora_rank else model), processor
+
+
+def _label_fields(model_args: ModelArguments, data: LoadedData) -> dict[str, Any]:
+    """What the labels of a data set say of a classifier's configuration."""
     if model_args.label_smoothing and data.problem_type != "single_label_classification":
         raise ValueError(f"label_smoothing needs one class an example, but problem_type is {data.problem_type!r}.")
-    set_seed(seed)
-    train = data.splits["train"]
     fields: dict[str, Any] = {"problem_type": data.problem_type}
     fields |= {"id2label": data.id2label} if data.id2label else {"num_labels": 1}
     if model_args.class_weights == "balanced":
-        labels = train["label"][:]
+        labels = data.splits["train"]["label"][:]
         fields["class_weights"] = balanced_class_weights(labels, data.problem_type, len(data.id2label))
-    model, processor = build_model_and_processor(model_args, train["text"], data_args.max_length, **fields)
-    return (add_lora(model, model_args.lora_rank) if model_args.lora_rank else model), processor
+    return fields
 
 
 def parameter_counts(model: nn.Module) -> dict[str, int]:

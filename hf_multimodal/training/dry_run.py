@@ -3,10 +3,10 @@
 from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import TrainingArguments
 
 from hf_multimodal.data.checks import BadSample
-from hf_multimodal.data.collator import MultimodalCollator
 from hf_multimodal.data.counts import count_rows
 from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.evaluation.report import markdown_table
@@ -22,6 +22,7 @@ def dry_run(
     training_args: TrainingArguments,
     data: LoadedData,
     bad_samples: list[BadSample],
+    examples: Dataset | None = None,
 ) -> dict[str, Any]:
     """Print counts of data and parameters, and run one training step. Nothing is written.
 
@@ -31,6 +32,7 @@ def dry_run(
         training_args: Batch size, weight decay and device.
         data: Checked splits.
         bad_samples: What the checks let pass.
+        examples: What the collator takes, where it does not take the training rows as they are.
 
     Returns:
         The report: `splits` (rows by class and by presence), `source` (kind, encodings), `bad_samples`,
@@ -51,7 +53,8 @@ def dry_run(
             for name, rows in data.splits.items()
         }
     report |= parameter_counts(model)
-    report["loss"] = _one_step(model, processor, data, model_args, training_args)
+    rows = data.splits["train"] if examples is None else examples
+    report["loss"] = _one_step(model, processor, rows, model_args, training_args)
     if training_args.process_index == 0:
         _print(report, data_args.on_bad_sample)
     return report
@@ -60,14 +63,12 @@ def dry_run(
 def _one_step(
     model: torch.nn.Module,
     processor: Any,
-    data: LoadedData,
+    rows: Dataset,
     model_args: ModelArguments,
     training_args: TrainingArguments,
 ) -> float:
-    rows = data.splits["train"]
     size = min(training_args.per_device_train_batch_size, len(rows))
-    collator = MultimodalCollator(processor, redraw=model_args.presence_redraw(training_args.seed))
-    batch = collator([rows[index] for index in range(size)])
+    batch = model_args.collator(processor, training_args.seed)([rows[index] for index in range(size)])
     assert model_args.head_learning_rate is not None
     groups = parameter_groups(
         model,
@@ -76,7 +77,10 @@ def _one_step(
         weight_decay=training_args.weight_decay,
     )
     model.to(training_args.device).train()
-    loss = model(**{name: tensor.to(training_args.device) for name, tensor in batch.items()}).loss
+    batch = {
+        name: value.to(training_args.device) if torch.is_tensor(value) else value for name, value in batch.items()
+    }
+    loss = model(**batch).loss
     loss.backward()
     torch.optim.AdamW(groups).step()
     return loss.item()

@@ -50,7 +50,7 @@ def backward_in_chunks(
     Args:
         model: An `AlignerModel`, or DDP's or `torch.compile`'s wrapper of one.
         inputs: Of its `forward`, all on the model's device.
-        chunk_size: Rows that run at once.
+        chunk_size: Images that run at once, each with its texts.
         backward: What takes the gradient of the loss; a `Trainer` passes its accelerator's, which scales.
 
     Returns:
@@ -77,10 +77,14 @@ def backward_in_chunks(
         name: inputs[name] for name in inputs if name not in ("image_ids", "return_loss") and inputs[name] is not None
     }
     lengths = {name: len(value) for name, value in rows.items()}
-    if len(set(lengths.values())) != 1:
-        raise ValueError(f"inputs must have rows, and all as many, got {lengths}.")
-    starts = range(0, next(iter(lengths.values())), chunk_size)
-    chunks = [{name: value[start : start + chunk_size] for name, value in rows.items()} for start in starts]
+    count = lengths.get("pixel_values", max(lengths.values(), default=0))
+    if not count or any(length % count for length in lengths.values()):
+        raise ValueError(f"inputs must have rows, and all as many or several texts for each image, got {lengths}.")
+    each = {name: length // count for name, length in lengths.items()}
+    chunks = [
+        {name: value[start * each[name] : (start + chunk_size) * each[name]] for name, value in rows.items()}
+        for start in range(0, count, chunk_size)
+    ]
 
     states, images, texts, masks = [], [], [], []
     with torch.no_grad():
@@ -92,12 +96,16 @@ def backward_in_chunks(
             masks.append(output.modality_mask)
     image_embeds, text_embeds = (torch.cat(parts).requires_grad_() for parts in (images, texts))
 
+    mask = None if masks[0] is None else torch.cat(masks)  # several texts an image are all there
     loss, incomplete = extract_model_from_parallel(model).contrastive_loss(
-        image_embeds, text_embeds, torch.cat(masks), inputs.get("image_ids")
+        image_embeds, text_embeds, mask, inputs.get("image_ids")
     )
     backward(loss)
 
-    gradients = [embeds.grad.split(chunk_size) for embeds in (image_embeds, text_embeds)]  # type: ignore[union-attr]
+    gradients = [
+        embeds.grad.split([len(part) for part in parts])  # type: ignore[union-attr]
+        for embeds, parts in ((image_embeds, images), (text_embeds, texts))
+    ]
     for number, (chunk, state) in enumerate(zip(chunks, states, strict=True)):
         exchange = number == len(chunks) - 1 or not hasattr(model, "no_sync")
         with contextlib.nullcontext() if exchange else model.no_sync(), state.again():

@@ -20,7 +20,7 @@ logger = logging.get_logger(__name__)
 
 
 def prepare_training_data(
-    args: DataArguments, modality: str, folder: Path | None = None
+    args: DataArguments, modality: str, folder: Path | None = None, labelled: bool = True
 ) -> tuple[LoadedData, list[BadSample]]:
     """Load, split and check the data of a training run.
 
@@ -28,6 +28,7 @@ def prepare_training_data(
         args: The arguments.
         modality: `both`, `image` or `text`; files of a modality that is not read are not opened.
         folder: Where bad samples are listed if the policy refuses some.
+        labelled: Whether every row needs a label.
 
     Returns:
         Data with the splits `train`, `validation` (unless the final fit trains on it) and `test`, and all bad samples
@@ -40,10 +41,11 @@ def prepare_training_data(
     data = args.load()
     if "train" not in data.splits:
         raise ValueError(f"{args.data} has no training rows, only {sorted(map(str, data.splits))}.")
-    missing = missing_columns(data, modality)
+    missing = missing_columns(data, modality, labels=labelled)
     if missing:
         left = [name for name in ("image", "text") if name in data.columns]
-        way_out = f" --modality {left[0]} trains on that alone." if modality == "both" and len(left) == 1 else ""
+        alone = labelled and modality == "both" and len(left) == 1
+        way_out = f" --modality {left[0]} trains on that alone." if alone else ""
         raise ValueError(f"{args.data}: {' Also, '.join(missing)}{way_out}")
     splits = complete_splits(data.splits, **args.split_options)
     limits = {
@@ -55,7 +57,9 @@ def prepare_training_data(
     if args.dry_run and args.on_bad_sample == "error":  # a dry run reports bad samples instead of stopping at them
         args = replace(args, on_bad_sample="drop")
     listing = None if args.dry_run or folder is None else folder / "bad_samples.csv"
-    checked, bad_samples = args.check(replace(data, splits=DatasetDict(used)), modality, listing)
+    checked, bad_samples = args.check(
+        replace(data, splits=DatasetDict(used)), modality, listing, prediction=not labelled
+    )
     hidden = dict(checked.splits)
     for name, rows in checked.splits.items():
         rate = args.eval_missing if name == "test" else args.missing

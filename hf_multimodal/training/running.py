@@ -85,9 +85,7 @@ def build_trainer(
     return MultimodalTrainer(
         model=model,
         args=training_args,
-        data_collator=MultimodalCollator(
-            processor, augment=augment, redraw=model_args.presence_redraw(training_args.seed), states=states
-        ),
+        data_collator=model_args.collator(processor, training_args.seed, augment=augment, states=states),
         eval_collator=MultimodalCollator(processor, on_empty="keep", states=states),
         train_dataset=splits["train"],
         eval_dataset=splits.get("validation"),
@@ -123,15 +121,7 @@ def run_training(
     checkpoint = find_checkpoint(training_args.resume_from_checkpoint, str(training_args.output_dir))
     model, processor = build_for_data(model_args, data_args, data, training_args.seed)
     trainer = build_trainer(model_args, data_args, training_args, data, model, processor)
-    if checkpoint is None and training_args.process_index == 0:
-        remove_checkpoints(str(training_args.output_dir))  # only now: a start that fails leaves them
-    states = trainer.data_collator.states
-    with contextlib.nullcontext() if states is None else reading_states(model.vision_model, states.layers):
-        output = trainer.train(resume_from_checkpoint=checkpoint)
-    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # predict in full precision
-    counts = parameter_counts(model)
-    if model_args.lora_rank:
-        model = model.merge_and_unload()
+    model, run = fit(trainer, checkpoint, model_args)
     if model_args.fits_stack:
         fit_stack(
             model,
@@ -144,13 +134,9 @@ def run_training(
     if not trainer.is_world_process_zero():
         return {}
 
-    folder = Path(str(training_args.output_dir))
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    write_bad_samples(folder / "bad_samples.csv", bad_samples)
+    folder = save_run(trainer, model, bad_samples, given)
     if data_args.missing is not None or data_args.eval_missing is not None:
         write_presence(folder / "presence.csv", data.splits)
-    (folder / "run.yaml").write_text(yaml.safe_dump(given, sort_keys=False, allow_unicode=True), encoding="utf-8")
     predictions = {
         split: predict_dataset(
             model,
@@ -163,20 +149,63 @@ def run_training(
         for split in ("test", "validation")
         if split in data.splits
     }
-    run = {
+    run |= {
         "modality": model_args.modality,
         "fusion": model.config.fusion if model_args.modality == "both" else None,
-        "seed": training_args.seed,
-        "world_size": training_args.world_size,
-        "examples_per_step": training_args.train_batch_size
-        * training_args.world_size
-        * training_args.gradient_accumulation_steps,
+        "train_rows": len(data.splits["train"]),
+        "bad_samples": len(bad_samples),
+    }
+    return write_run(folder, predictions, log_history=trainer.state.log_history, extra={"run": run})
+
+
+def fit(trainer: MultimodalTrainer, checkpoint: str | None, model_args: ModelArguments) -> tuple[Any, dict[str, Any]]:
+    """Train, from a checkpoint where there is one.
+
+    Args:
+        trainer: Its collator's states are read in place of pictures.
+        checkpoint: From `find_checkpoint`; without one the checkpoints of an earlier run are removed.
+        model_args: Whether there are LoRA matrices to merge.
+
+    Returns:
+        The model in full precision, and what `metrics.json` tells of every run.
+    """
+    args, states = trainer.args, trainer.data_collator.states
+    if checkpoint is None and args.process_index == 0:
+        remove_checkpoints(str(args.output_dir))  # only now: a start that fails leaves them
+    vision_model = trainer.model.vision_model
+    with contextlib.nullcontext() if states is None else reading_states(vision_model, states.layers):
+        output = trainer.train(resume_from_checkpoint=checkpoint)
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    run = {
+        "seed": args.seed,
+        "world_size": args.world_size,
+        "examples_per_step": args.train_batch_size * args.world_size * args.gradient_accumulation_steps,
         "steps": output.global_step,
         "best_step": trainer.state.best_global_step,
         "epochs": trainer.state.epoch,
         "train_seconds": round(output.metrics["train_runtime"], 2),
-        "train_rows": len(data.splits["train"]),
-        "bad_samples": len(bad_samples),
-        **counts,
+        **parameter_counts(model),
     }
-    return write_run(folder, predictions, log_history=trainer.state.log_history, extra={"run": run})
+    return (model.merge_and_unload() if model_args.lora_rank else model), run
+
+
+def save_run(
+    trainer: MultimodalTrainer, model: PreTrainedModel, bad_samples: list[BadSample], given: dict[str, Any]
+) -> Path:
+    """Write what every run leaves whatever its task: model, processor, bad samples and `run.yaml`.
+
+    Args:
+        trainer: Of the run.
+        model: The trained model.
+        bad_samples: What the checks let pass.
+        given: The arguments that differ from their defaults.
+
+    Returns:
+        The run's folder.
+    """
+    folder = Path(str(trainer.args.output_dir))
+    model.save_pretrained(folder)
+    trainer.data_collator.processor.save_pretrained(folder)
+    write_bad_samples(folder / "bad_samples.csv", bad_samples)
+    (folder / "run.yaml").write_text(yaml.safe_dump(given, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return folder

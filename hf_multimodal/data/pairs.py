@@ -1,0 +1,72 @@
+"""Rows of a picture and a caption, seen as pictures with their captions."""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, Features, Image, List, Value
+
+from .counts import presence
+
+
+def name_pictures(rows: Dataset) -> Dataset:
+    """Add the column `image_id`, the same for all rows of one picture, unless the source has brought it.
+
+    Args:
+        rows: Rows with `image`.
+
+    Returns:
+        The rows; a picture is named by its path, one without a file by a hash of its content, a missing one by None.
+    """
+    if "image_id" in rows.column_names:
+        return rows
+    names = [_name(image) for image in rows.select_columns(["image"])[:]["image"]]
+    return rows.add_column("image_id", names, feature=Value("string"))
+
+
+def group_pairs(rows: Dataset) -> tuple[Dataset, int]:
+    """Join the captions of each picture.
+
+    A row that lacks its picture or its caption is no pair: it can teach and test nothing, and is left out.
+
+    Args:
+        rows: Rows with `image`, `text`, `id` and `image_id`, perhaps `group`.
+
+    Returns:
+        A row for each picture, in the order of their first rows: `image`, `texts`, `id` (the picture's), `index` (the
+        number of the row), and `group` where there is one; and the number of rows that were left out.
+
+    Example:
+
+    >>> picture = {"bytes": b"", "path": None}
+    >>> columns = {"image": [picture, picture, None], "text": ["a dog", "a wet dog", "a cat"]}
+    >>> pictures, incomplete = group_pairs(Dataset.from_dict({**columns, "image_id": ["d", "d", None]}))
+    >>> pictures["texts"][:], incomplete
+    ([['a dog', 'a wet dog']], 1)
+    """
+    complete = np.flatnonzero(presence(rows).all(axis=1))
+    kept = rows.select(complete)
+    first: dict[str, int] = {}
+    texts: dict[str, list[str]] = {}
+    for row, (name, text) in enumerate(zip(kept["image_id"][:], kept["text"][:], strict=True)):
+        first.setdefault(name, row)
+        texts.setdefault(name, []).append(text)
+    chosen = kept.select(list(first.values()))
+    columns: dict[str, Any] = {
+        "image": chosen.select_columns(["image"])[:]["image"],
+        "texts": list(texts.values()),
+        "id": list(first),
+        "index": list(range(len(first))),
+    }
+    features: dict[str, Any] = {"image": Image(decode=False), "texts": List(Value("string"))}
+    features |= {"id": Value("string"), "index": Value("int64")}
+    if "group" in rows.column_names:
+        columns["group"] = [value or "(none)" for value in chosen["group"][:]]
+        features["group"] = Value("string")
+    return Dataset.from_dict(columns, features=Features(features)), len(rows) - len(kept)
+
+
+def _name(image: Any) -> str | None:
+    if image is None:
+        return None
+    return image["path"] if image["bytes"] is None else hashlib.sha256(image["bytes"]).hexdigest()

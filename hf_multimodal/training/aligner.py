@@ -1,0 +1,135 @@
+"""One training run of an aligner, from its flags to the folder that it leaves."""
+
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArguments
+from transformers.utils import logging
+
+from hf_multimodal.data.augmentation import ImageAugmentation
+from hf_multimodal.data.pairs import group_pairs
+from hf_multimodal.evaluation.plots import plot_history
+from hf_multimodal.evaluation.report import write_json
+from hf_multimodal.inference.aligning import measure_retrieval
+from hf_multimodal.models import MultimodalProcessor
+from hf_multimodal.training.aligner_arguments import AlignerDataArguments, AlignerModelArguments
+from hf_multimodal.training.aligner_trainer import AlignerTrainer
+from hf_multimodal.training.arguments import DataArguments, parse_training_arguments
+from hf_multimodal.training.building import build_for_data
+from hf_multimodal.training.checkpoints import find_checkpoint
+from hf_multimodal.training.dry_run import dry_run
+from hf_multimodal.training.frozen_states import FrozenStates, pictures_of
+from hf_multimodal.training.preparing import prepare_training_data
+from hf_multimodal.training.running import fit, save_run
+
+logger = logging.get_logger(__name__)
+
+
+def train_aligner(argv: list[str] | None = None, description: str | None = None) -> dict[str, Any]:
+    """Do what `scripts/train_aligner.py` does.
+
+    Args:
+        argv: Its flags; None means those of the process.
+        description: Docstring of the script, shown by `--help`.
+
+    Returns:
+        What `metrics.json` holds, or the report of a dry run; an empty dict on all ranks but the first.
+
+    Raises:
+        ValueError: If a split has no pair of a picture and a caption.
+    """
+    model_args, data_args, training_args, given = parse_training_arguments(
+        argv, description, AlignerModelArguments, AlignerDataArguments
+    )
+    assert isinstance(model_args, AlignerModelArguments)
+    if training_args.world_size > 1:
+        training_args.dataloader_drop_last = True  # negatives are gathered from batches of one size
+    folder = Path(str(training_args.output_dir)) if training_args.process_index == 0 else None
+    data, bad_samples = prepare_training_data(data_args, "both", folder, labelled=False)
+    pictures: dict[str, Dataset] = {}
+    incomplete: dict[str, int] = {}
+    for name, rows in data.splits.items():
+        split = str(name)
+        pictures[split], incomplete[split] = group_pairs(rows)
+        if incomplete[split]:
+            logger.warning(
+                "%s: %d rows lack their picture or their caption and are left out.", split, incomplete[split]
+            )
+        if not len(pictures[split]):
+            raise ValueError(f"{data_args.data}: the split {split!r} has no pair of a picture and a caption.")
+    if data_args.dry_run:
+        report = dry_run(model_args, data_args, training_args, data, bad_samples, pictures["train"])
+        return report | {"incomplete_pairs": incomplete}
+
+    checkpoint = find_checkpoint(training_args.resume_from_checkpoint, str(training_args.output_dir))
+    model, processor = build_for_data(model_args, data_args, data, training_args.seed)
+    trainer = build_trainer(model_args, data_args, training_args, pictures, model, processor)
+    model, run = fit(trainer, checkpoint, model_args)
+    if not trainer.is_world_process_zero():
+        return {}
+    folder = save_run(trainer, model, bad_samples, given)
+    found: dict[str, Any] = {
+        split: measure_retrieval(
+            model,
+            processor,
+            pictures[split],
+            batch_size=training_args.per_device_eval_batch_size,
+            num_workers=training_args.dataloader_num_workers,
+            show_progress=not training_args.disable_tqdm,
+        )
+        for split in ("test", "validation")
+        if split in pictures
+    }
+    found["run"] = run | {
+        "train_rows": len(data.splits["train"]),
+        "train_pictures": len(pictures["train"]),
+        "incomplete_pairs": incomplete,
+        "bad_samples": len(bad_samples),
+    }
+    write_json(folder / "metrics.json", found)
+    plot_history(trainer.state.log_history, folder / "history.png")
+    return found
+
+
+def build_trainer(
+    model_args: AlignerModelArguments,
+    data_args: DataArguments,
+    training_args: TrainingArguments,
+    pictures: dict[str, Dataset],
+    model: PreTrainedModel,
+    processor: MultimodalProcessor,
+) -> AlignerTrainer:
+    """Build the trainer of a run.
+
+    Args:
+        model_args: Learning rate of the head, captions, gradient caching, early stopping.
+        data_args: Augmentation, states of frozen layers.
+        training_args: As transformers has them.
+        pictures: By split, from `group_pairs`; `train` and `validation` are used.
+        model: From `build_for_data`.
+        processor: From `build_for_data`.
+
+    Returns:
+        The trainer, ready for `train()`.
+    """
+    callbacks = []
+    if model_args.early_stopping_patience and training_args.load_best_model_at_end:
+        callbacks.append(EarlyStoppingCallback(model_args.early_stopping_patience))
+    augment = ImageAugmentation(training_args.seed) if data_args.augment else None
+    states = None
+    if data_args.frozen_states is not None:
+        used = [pictures[name] for name in ("train", "validation") if name in pictures]
+        states = FrozenStates(data_args.frozen_states, model, processor.image_processor, pictures_of(used))
+    assert model_args.head_learning_rate is not None
+    return AlignerTrainer(
+        model=model,
+        args=training_args,
+        data_collator=model_args.collator(processor, training_args.seed, augment=augment, states=states),
+        train_dataset=pictures["train"],
+        eval_dataset=pictures.get("validation"),
+        callbacks=callbacks,
+        head_learning_rate=model_args.head_learning_rate,
+        weight_average=model_args.weight_average,
+        cache_chunk_size=model_args.cache_chunk_size,
+    )

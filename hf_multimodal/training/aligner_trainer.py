@@ -1,0 +1,69 @@
+"""What `MultimodalTrainer` lacks for an aligner: gradient caching, and evaluation by retrieval."""
+
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers.trainer_utils import EvalLoopOutput
+
+from hf_multimodal.evaluation.retrieval import DIRECTIONS
+from hf_multimodal.inference.aligning import measure_retrieval
+from hf_multimodal.training.gradient_cache import backward_in_chunks
+from hf_multimodal.training.trainer import MultimodalTrainer
+
+
+class AlignerTrainer(MultimodalTrainer):
+    """A `MultimodalTrainer` whose examples are pictures with captions.
+
+    Evaluation searches the whole validation split, as one pool; in a distributed run each process does so, since
+    recall is not the mean of recalls in smaller pools.
+
+    Args:
+        cache_chunk_size: Pictures whose activations are held at once, by gradient caching; None holds the batch.
+        *args, **kwargs: As for `MultimodalTrainer`; `data_collator` is a `PairCollator`, the data sets are those of
+            `group_pairs`.
+    """
+
+    def __init__(self, *args: Any, cache_chunk_size: int | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cache_chunk_size = cache_chunk_size
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """One batch, forward and backward, in chunks if so asked."""
+        if self.cache_chunk_size is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        share = self.current_gradient_accumulation_steps
+        output = backward_in_chunks(
+            model,
+            self._prepare_inputs(inputs),
+            self.cache_chunk_size,
+            backward=lambda loss: self.accelerator.backward(loss / share),
+        )
+        assert output.loss is not None
+        return output.loss / share
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Recalls and ranks in both directions, the pool beside them, and their rsum."""
+        pictures: Any = dataloader.dataset
+        found = measure_retrieval(
+            self.accelerator.unwrap_model(self.model),
+            self.data_collator.processor,
+            pictures,
+            batch_size=self.args.eval_batch_size,
+            num_workers=self.args.dataloader_num_workers,
+            states=self.data_collator.states,
+        )
+        metrics = {f"{metric_key_prefix}_rsum": found["rsum"]}
+        for way in DIRECTIONS:
+            metrics |= {f"{metric_key_prefix}_{way}_{name}": value for name, value in found[way].items()}
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(pictures))

@@ -1,0 +1,193 @@
+"""`scripts/train_aligner.py` from a table to the folder that it leaves, and that folder evaluated again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import PATCHES
+from PIL import Image
+from safetensors.torch import load_file
+from test_scripts import script, write_table
+from transformers import AutoModel, TrainingArguments, ViTConfig, ViTImageProcessor
+
+from hf_multimodal.data.checks import BadSamplesError
+from hf_multimodal.data.loading import load_data
+from hf_multimodal.data.pair_collator import PairCollator
+from hf_multimodal.data.pairs import group_pairs
+from hf_multimodal.inference.embedding import embed_texts
+from hf_multimodal.inference.predicting import load_model
+from hf_multimodal.training.aligner_trainer import AlignerTrainer
+
+train, evaluate = script("train_aligner"), script("evaluate")
+
+FAST = ["--from_scratch", "--use_cpu", "--dataloader_num_workers", "0", "--disable_tqdm", "true"]
+FAST += ["--per_device_train_batch_size", "6", "--num_train_epochs", "1", "--projection_dim", "16"]
+COLOURS = {"blue": (20, 40, 250), "red": (250, 60, 20), "green": (30, 220, 40)}
+
+
+def make_rows(folder: Path, pictures: int = 30) -> list[dict[str, str]]:
+    """Two captions a picture; the split as captions.csv of flickr8k has it; two rows lack a side."""
+    rows = []
+    for number in range(pictures):
+        name = list(COLOURS)[number % 3]
+        Image.new("RGB", (16, 16), COLOURS[name]).save(folder / f"{number}.png")
+        split = "train" if number < 18 else "dev" if number < 24 else "test"
+        for caption in range(2):
+            text = f"{['a', 'one'][caption]} {name} thing number {number}"
+            rows.append({"image": f"{number}.png", "caption_id": str(caption), "caption": text, "split": split})
+            rows[-1]["colour"] = name
+    rows[1]["caption"], rows[5]["image"] = "", ""
+    return rows
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Any]]:
+    """A trained aligner, the table it was trained on, and what the script returned."""
+    folder = tmp_path_factory.mktemp("aligner")
+    table = write_table(folder / "captions.csv", make_rows(folder))
+    flags = ["--captions_per_image", "2", "--group_by", "colour"]
+    metrics = train(["--data", str(table), "--output_dir", str(folder / "run"), *FAST, *flags])
+    return folder / "run", table, metrics
+
+
+def test_a_run_leaves_all_its_files(run):
+    folder, _, metrics = run
+    files = {path.name for path in folder.iterdir()}
+    assert files >= {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "run.yaml"}
+    assert files >= {"metrics.json", "history.png", "bad_samples.csv"}
+    assert json.loads((folder / "metrics.json").read_text()) == metrics
+    assert type(AutoModel.from_pretrained(folder)).__name__ == "AlignerModel"
+    for split in ("test", "validation"):
+        assert metrics[split]["image_to_text"]["queries"] == metrics[split]["text_to_image"]["pool"] == 6
+        assert metrics[split]["image_to_text"]["pool"] == metrics[split]["text_to_image"]["queries"] == 12
+        assert set(metrics[split]["groups"]) == set(COLOURS)
+    facts = metrics["run"]
+    assert facts["steps"] == 3 and facts["best_step"] == 3  # a picture stands once in an epoch
+    assert (facts["train_rows"], facts["train_pictures"], facts["examples_per_step"]) == (36, 18, 6)
+    assert facts["incomplete_pairs"] == {"train": 2, "validation": 0, "test": 0}
+
+
+def test_evaluate_finds_the_metrics_of_the_run(run, tmp_path, capsys):
+    folder, table, metrics = run
+    flags = ["--model", str(folder), "--data", str(table), "--output_dir", str(tmp_path)]
+    found = evaluate([*flags, "--group_by", "colour"])["test"]
+    assert found.pop("incomplete_pairs") == 0
+    assert found == metrics["test"]
+    assert json.loads((tmp_path / "metrics.json").read_text())["test"]["rsum"] == found["rsum"]
+    assert "| image to text | all | 6 | 12 |" in capsys.readouterr().out
+    assert evaluate([*flags[:4], "--split", "all"])["test"]["incomplete_pairs"] == 2
+    with pytest.raises(ValueError, match="missing_curve is for classifiers, and .* is an aligner"):
+        evaluate([*flags, "--missing_curve"])
+
+
+@pytest.mark.parametrize("more", [[], ["--cache_chunk_size", "4"]], ids=["whole", "cached"])
+def test_a_resumed_run_repeats_the_whole_bit_for_bit(run, tmp_path, more):
+    _, table, _ = run
+    flags = ["--data", str(table), *FAST, "--num_train_epochs", "3", "--augment", *more]
+    keep = ["--load_best_model_at_end", "false", "--save_total_limit", "5"]
+    train([*flags, *keep, "--output_dir", str(tmp_path / "whole")])
+    whole = load_file(tmp_path / "whole" / "model.safetensors")
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "whole" / "checkpoint-3").rename(tmp_path / "cut" / "checkpoint-3")
+    train([*flags, *keep, "--output_dir", str(tmp_path / "cut"), "--resume_from_checkpoint"])
+    cut = load_file(tmp_path / "cut" / "model.safetensors")
+    assert all(torch.equal(value, cut[name]) for name, value in whole.items())
+
+
+@pytest.fixture
+def tiny_vit(tmp_path):
+    ViTConfig(**PATCHES, hidden_dropout_prob=0.0).save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
+    return str(tmp_path / "vit")
+
+
+def make_trainer(folder, table, tmp_path, **options):
+    model, processor = load_model(folder)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    args = TrainingArguments(tmp_path, use_cpu=True, remove_unused_columns=False, gradient_accumulation_steps=2)
+    rows, _ = group_pairs(load_data(table, pairs=True).splits["train"])
+    collator = PairCollator(processor, captions_per_image=2)
+    trainer = AlignerTrainer(
+        model, args, data_collator=collator, train_dataset=rows, head_learning_rate=1e-3, **options
+    )
+    trainer.current_gradient_accumulation_steps = 2
+    return trainer, collator([rows[number] for number in range(7)])
+
+
+def test_gradient_caching_steps_as_the_whole_batch_does(run, tiny_vit, tmp_path):
+    _, table, _ = run  # on a model without BatchNorm
+    train(["--data", str(table), *FAST, "--vision_model", tiny_vit, "--output_dir", str(tmp_path / "run")])
+    found = []
+    for size in (None, 3):
+        trainer, batch = make_trainer(tmp_path / "run", table, tmp_path, cache_chunk_size=size)
+        loss = trainer.training_step(trainer.model, batch)
+        found.append((loss, {name: p.grad for name, p in trainer.model.named_parameters()}))
+    (direct, expected), (cached, gradients) = found
+    assert direct > 0
+    torch.testing.assert_close(cached, direct, rtol=0, atol=1e-6)
+    for name, value in expected.items():
+        torch.testing.assert_close(gradients[name], value, rtol=0, atol=1e-5, msg=name)
+
+
+def test_a_run_on_states_equals_a_run_on_pictures(run, tiny_vit, tmp_path):
+    _, table, _ = run
+    flags = ["--data", str(table), *FAST, "--vision_model", tiny_vit, "--freeze_vision_layers", "1"]
+    flags += ["--captions_per_image", "2"]
+    plain = train([*flags, "--output_dir", str(tmp_path / "plain")])
+    kept = train([*flags, "--frozen_states", str(tmp_path / "states"), "--output_dir", str(tmp_path / "kept")])
+    assert kept["test"]["rsum"] == pytest.approx(plain["test"]["rsum"], abs=1e-3)
+    models = [load_model(tmp_path / name) for name in ("plain", "kept")]
+    embeds = [embed_texts(model, processor, ["a red thing", "one blue thing"]) for model, processor in models]
+    torch.testing.assert_close(embeds[1], embeds[0], rtol=0, atol=1e-3)
+    assert len(list((tmp_path / "states").iterdir())) == 1
+
+
+def test_a_dry_run_counts_pairs_and_writes_nothing(run, tmp_path, capsys):
+    _, table, _ = run
+    report = train(["--data", str(table), "--output_dir", str(tmp_path / "run"), "--dry_run", *FAST])
+    assert not (tmp_path / "run").exists() and report["loss"] > 0
+    assert report["incomplete_pairs"] == {"train": 2, "validation": 0, "test": 0}
+    assert report["splits"]["train"]["presence"] == {"both": 34, "image": 1, "text": 1, "neither": 0}
+    assert "loss of one step" in capsys.readouterr().out
+
+
+def test_bad_pictures_go_by_the_policy(tmp_path):
+    table = write_table(tmp_path / "captions.csv", make_rows(tmp_path))
+    (tmp_path / "4.png").write_bytes(b"")
+    flags = ["--data", str(table), "--output_dir", str(tmp_path / "run"), *FAST]
+    with pytest.raises(BadSamplesError, match="row 8 .*'image', .*4.png.*zero bytes"):
+        train(flags)
+    metrics = train([*flags, "--on_bad_sample", "missing"])
+    assert metrics["run"]["incomplete_pairs"]["train"] == 4 and metrics["run"]["train_pictures"] == 17
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--text_column", "captoin"], r"no column 'captoin' \(text_column\), .* Did you mean 'caption'\?"),
+        (["--group_by", "color"], r"no column 'color' \(group_by\), .* Did you mean 'colour'\?"),
+        (["--label_column", "colour"], "unknown argument 'label_column'"),
+        (["--loss", "infonec"], r"loss must be one of \[.*\], got 'infonec'"),
+        (["--captions_per_image", "0"], "captions_per_image must be 1 or more, got 0"),
+        (["--cache_chunk_size", "0"], "cache_chunk_size must be 1 or more, got 0"),
+        (["--margin", "-1", "--loss", "triplet"], "margin must be more than 0, got -1.0"),
+    ],
+)
+def test_a_wrong_choice_is_named(run, tmp_path, flags, message):
+    _, table, _ = run
+    with pytest.raises(ValueError, match=message):
+        train(["--data", str(table), "--output_dir", str(tmp_path), *FAST, *flags])
+
+
+def test_a_table_without_pairs_is_refused(tmp_path):
+    rows = [{**row, "caption": ""} if row["split"] == "dev" else row for row in make_rows(tmp_path)]
+    table = write_table(tmp_path / "captions.csv", rows)
+    with pytest.raises(ValueError, match="the split 'validation' has no pair of a picture and a caption"):
+        train(["--data", str(table), "--output_dir", str(tmp_path / "run"), *FAST])
+    table = write_table(tmp_path / "pictures.csv", [{"image": row["image"]} for row in rows])
+    with pytest.raises(ValueError, match="no column 'text', their columns are"):
+        train(["--data", str(table), "--output_dir", str(tmp_path / "run"), *FAST])
