@@ -6,6 +6,7 @@ from conftest import PATCHES, TEXT, VOCABULARY
 from PIL import Image
 from test_processor import make_tokenizer
 from transformers import (
+    BertConfig,
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
@@ -14,10 +15,11 @@ from transformers import (
     SiglipImageProcessor,
     SiglipModel,
     SiglipProcessor,
+    ViTConfig,
     ViTImageProcessor,
 )
 
-from hf_multimodal import MultimodalProcessor
+from hf_multimodal import AlignerConfig, AlignerModel, MultimodalProcessor
 from hf_multimodal.data.images import BadImageError
 from hf_multimodal.inference.embedding import embed_images, embed_texts, pair_logits
 
@@ -92,6 +94,17 @@ def test_logits_are_those_of_the_model(pair):
     tokens = processor.tokenizer(WORDS, padding="max_length", return_tensors="pt")
     expected = model(pixel_values=pixels, **tokens).logits_per_image
     torch.testing.assert_close(pair_logits(model, images @ texts.T), expected, rtol=0, atol=1e-4)
+
+
+def test_the_scale_of_an_aligner_ends_at_100():
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = AlignerConfig(
+        vision_config=ViTConfig(image_size=8, patch_size=4, **small),
+        text_config=BertConfig(vocab_size=10, **small),
+        logit_scale_init_value=6.0,  # exp(6) is 403
+    )
+    similarity = torch.tensor([[0.5, -1.0]])
+    assert pair_logits(AlignerModel(config), similarity).tolist() == [[50.0, -100.0]]
 
 
 def test_a_bad_picture_is_an_error_or_left_out(tmp_path):

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from hf_multimodal.data.choices import check_choice
 from hf_multimodal.data.collator import ON_BAD_IMAGE
 from hf_multimodal.data.images import BadImageError, open_image
+from hf_multimodal.models import AlignerModel
 from hf_multimodal.models.processing_multimodal import padding_of, to_rgb
 
 
@@ -112,6 +113,8 @@ def pair_logits(model: PreTrainedModel, similarity: Tensor) -> Tensor:
     Returns:
         What the model gives as `logits_per_image` for these pairs.
     """
+    if isinstance(model, AlignerModel):
+        return model.scaling(similarity).detach()  # whose scale is at most 100
     logits = similarity * model.logit_scale.detach().exp().to(similarity)
     bias = getattr(model, "logit_bias", None)
     return logits if bias is None else logits + bias.detach().to(similarity)
