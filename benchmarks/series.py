@@ -101,7 +101,11 @@ def run_series(
     elif due:
         os.environ["OMP_NUM_THREADS"] = "1"  # read by the new processes when they import torch
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        # Spawned processes would spawn their own: each worker of each data loader would import everything anew.
+        usual = (multiprocessing.get_start_method(), True)
+        with ProcessPoolExecutor(
+            processes, mp_context=context, initializer=multiprocessing.set_start_method, initargs=usual
+        ) as pool:
             futures = {
                 pool.submit(_timed, run, [*flags, *same_result(name)], path.parent / name): name
                 for name, flags in due.items()
