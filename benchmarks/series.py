@@ -12,9 +12,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedConfig
+
 from hf_multimodal import AlignerConfig, FusionConfig, RobustFusionConfig
 from hf_multimodal.training.aligner_arguments import AlignerModelArguments
-from hf_multimodal.training.arguments import FROM_SCRATCH_DEFAULTS, TRAINING_DEFAULTS
+from hf_multimodal.training.arguments import ModelArguments
 from hf_multimodal.training.from_scratch import small_text_config, small_vision_config
 from hf_multimodal.training.robust import RobustModelArguments
 from hf_multimodal.training.running import train
@@ -22,26 +24,29 @@ from hf_multimodal.training.running import train
 README = Path(__file__).parents[1] / "README.md"
 
 
-def recipe_digest() -> str:
-    """Eight letters that change with the defaults that a row's flags do not show."""
+def recipe_digest(
+    arguments: type[ModelArguments] = RobustModelArguments,
+    configs: tuple[type[PreTrainedConfig], ...] = (FusionConfig, RobustFusionConfig),
+) -> str:
+    """Eight letters that change with the defaults that a row's flags do not show.
+
+    Args:
+        arguments: Of a training run; those of the robust classifier hold the plain one's.
+        configs: Of the models.
+    """
     models = [small_vision_config().to_dict(), small_text_config().to_dict()]
-    usual = {name: value for name, value in TRAINING_DEFAULTS.items() if not name.startswith("dataloader")}
-    classifiers = [{f.name: f.default for f in fields(kind)} for kind in (FusionConfig, RobustFusionConfig)]
-    robust = RobustModelArguments(from_scratch=True)
-    return _digest([usual, FROM_SCRATCH_DEFAULTS, models, classifiers, vars(robust)])
+    usual = {name: value for name, value in arguments.training_defaults.items() if not name.startswith("dataloader")}
+    families = [{f.name: f.default for f in fields(kind)} for kind in configs]
+    given = vars(arguments(from_scratch=True))
+    content = json.dumps(
+        [usual, arguments.from_scratch_defaults, models, families, given], sort_keys=True, default=str
+    )
+    return hashlib.sha256(content.encode()).hexdigest()[:8]
 
 
 def aligner_digest() -> str:
     """The same for aligners."""
-    models = [small_vision_config().to_dict(), small_text_config().to_dict()]
-    kind = AlignerModelArguments
-    usual = {name: value for name, value in kind.training_defaults.items() if not name.startswith("dataloader")}
-    aligner = {f.name: f.default for f in fields(AlignerConfig)}
-    return _digest([usual, kind.from_scratch_defaults, models, aligner, vars(kind(from_scratch=True))])
-
-
-def _digest(content: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    return recipe_digest(AlignerModelArguments, (AlignerConfig,))
 
 
 def controlled_job(task: str, fusion: str = "concat") -> list[str]:

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import TEXT_CONFIGS, VISION_CONFIGS
+from conftest import TEXT_CONFIGS, VISION_CONFIGS, without_dropout
 from test_fusion_model import PAIRS
 from transformers import AutoModel, AutoModelForZeroShotImageClassification
 
@@ -28,13 +28,6 @@ def build(vision: str | None = "vit", text: str | None = "bert", family=AlignerM
         **{"hidden_size": 16, **fields},
     )
     return family(config).eval()
-
-
-def without_dropout(model: torch.nn.Module) -> torch.nn.Module:
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    return model
 
 
 def assert_same(model, loaded, batch) -> None:

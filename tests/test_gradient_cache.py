@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import make_batch
-from test_aligner_model import build, without_dropout
+from conftest import make_batch, without_dropout
+from test_aligner_model import build
 
 from hf_multimodal.models.contrastive_losses import LOSSES
 from hf_multimodal.training.gradient_cache import backward_in_chunks

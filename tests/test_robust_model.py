@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import TEXT_CONFIGS, VISION_CONFIGS
+from conftest import TEXT_CONFIGS, VISION_CONFIGS, without_dropout
 
 from hf_multimodal import (
     FusionConfig,
@@ -29,13 +29,6 @@ def build(
         **{"num_labels": 3, "problem_type": "single_label_classification", **fields},
     )
     return RobustFusionForImageTextClassification(config).eval()
-
-
-def without_dropout(model: torch.nn.Module) -> torch.nn.Module:
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    return model
 
 
 def fitted(model: RobustFusionForImageTextClassification) -> RobustFusionForImageTextClassification:

@@ -90,3 +90,9 @@ def test_a_saved_folder_loads_without_the_package(vision, text, family, fields, 
             name for name, tensor in model.state_dict().items() if torch.equal(tensor, loaded.state_dict()[name])
         }
         assert travelled == set(model.state_dict())
+
+
+def test_importing_the_package_leaves_out_what_only_retrieval_needs():
+    heavy = "{'datasets', 'sklearn'} & set(sys.modules)"
+    code = f"import sys, hf_multimodal as h; assert not {heavy}; h.Retriever, h.ZeroShotClassifier; assert {heavy}"
+    subprocess.run([sys.executable, "-c", code], check=True)

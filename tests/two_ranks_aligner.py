@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 import torch
-from conftest import make_batch
-from test_aligner_model import build, without_dropout
+from conftest import make_batch, without_dropout
+from test_aligner_model import build
 from torch.nn.parallel import DistributedDataParallel
 
 from hf_multimodal.models.contrastive_losses import LOSSES
