@@ -35,9 +35,11 @@ FOLDER = "runs/promises"
 TASKS = ("redundant", "unique", "synergy")
 LEVELS = {"complete": [], "both03": ["--missing", "both:0.3"], "both07": ["--missing", "both:0.7"]}
 MANY = {"synergy": ["--max_train_samples", "53000"], "mixed": ["--max_train_samples", "53000"]}  # 16,000 complete
-# Chosen for calibration (docs/log.md): an average over fast steps, and validation rows enough for a temperature.
+# Chosen for calibration (docs/log.md): an average over fast steps, and validation rows enough for a temperature. The
+# average of the last step is what counts, so that no step between is evaluated or saved.
 CONTROLLED = ["--from_scratch", "--learning_rate", "3e-3", "--lr_scheduler_type", "constant_with_warmup"]
 CONTROLLED += ["--weight_average", "0.998", "--max_eval_samples", "6000"]
+CONTROLLED += ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
 ECNU = ["--num_train_epochs", "3", "--label_smoothing", "0.1"]
 # A process trains the runs of one task and seed one after the other, on the same examples: they are drawn once.
 loading.make_controlled = lru_cache(maxsize=4)(make_controlled)
@@ -206,13 +208,14 @@ def main() -> None:
         for seed, name in enumerate(names):
             robust = ["robust", "--data", f"controlled:{task}", *CONTROLLED, "--seed", str(seed)]
             jobs.setdefault(name, [*robust, *LEVELS["both07"], *MANY.get(task, [])])
-    states = ["--frozen_states", f"{FOLDER}/states"]
+    alone = ["--dataloader_num_workers", "0"]  # a run has one core, which loading would only share
+    states = [*alone, "--frozen_states", f"{FOLDER}/states"]
     run_series(
         FOLDER,
         jobs,
         run=train_and_answer,
         processes=args.processes,
-        same_result=lambda name: states if name.startswith("ecnu") and not name.endswith("text") else [],
+        same_result=lambda name: states if name.startswith("ecnu") and not name.endswith("text") else alone,
     )
 
     found = [line for task, level, seeds, _ in grid for line in compare(task, level, seeds)]
