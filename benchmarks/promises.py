@@ -35,7 +35,7 @@ FOLDER = "runs/promises"
 TASKS = ("redundant", "unique", "synergy")
 LEVELS = {"complete": [], "both03": ["--missing", "both:0.3"], "both07": ["--missing", "both:0.7"]}
 MANY = {"synergy": ["--max_train_samples", "53000"], "mixed": ["--max_train_samples", "53000"]}  # 16,000 complete
-# Default settings, but for validation rows enough for the temperature of those that have both (docs/log.md), and nothing
+# Default settings, but for validation rows enough for the temperature of those with both (docs/log.md), and nothing
 # evaluated or saved between: the rate falls to 0, and the last step is the result.
 CONTROLLED = ["--from_scratch", "--max_eval_samples", "6000"]
 CONTROLLED += ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
