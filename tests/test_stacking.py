@@ -65,7 +65,7 @@ def test_scales_mend_what_one_temperature_cannot():
     knots, scales = fit_scales(logits[fitted], labels[fitted])
     assert (np.diff(knots) > 0).all() and (scales > 0).all()
     stack = Stack(num_labels=4)
-    stack.knots[3], stack.scales[3] = torch.from_numpy(knots), torch.from_numpy(scales)
+    stack.knots[3], stack.scales[3] = torch.from_numpy(knots), torch.from_numpy(scales[:, None])
     heads = torch.from_numpy(logits[fresh])[:, None].expand(-1, 3, -1)
     answers = stack(heads, torch.ones(10000, 2)).numpy()
     by_hand = np.interp(log_softmax(logits[fresh], axis=1).max(axis=1), knots, scales)[:, None] * logits[fresh]

@@ -61,9 +61,9 @@ class Stack(nn.Module):
             num_labels: Width of the logits.
 
         Returns:
-            `weights` (patterns, heads, num_labels), `temperatures` (patterns, num_labels), `scales` (patterns, knots)
-            at the log-probabilities of the first class `knots` (patterns, knots), rising, with straight lines between
-            them, and `prior` (num_labels,), the logits of an example without image and text.
+            `weights` (patterns, heads, num_labels), `temperatures` (patterns, num_labels), `scales` (patterns, knots,
+            num_labels) at the log-probabilities of the first class `knots` (patterns, knots), rising, with straight
+            lines between them, and `prior` (num_labels,), the logits of an example without image and text.
         """
         weights = torch.zeros(len(PATTERNS), len(HEADS), num_labels)
         weights[:, 0] = 1.0
@@ -71,7 +71,7 @@ class Stack(nn.Module):
             "weights": weights,
             "temperatures": torch.ones(len(PATTERNS), num_labels),
             "knots": torch.arange(1.0 - KNOTS, 1.0).repeat(len(PATTERNS), 1),
-            "scales": torch.ones(len(PATTERNS), KNOTS),
+            "scales": torch.ones(len(PATTERNS), KNOTS, num_labels),
             "prior": torch.zeros(num_labels),
         }
 
@@ -88,8 +88,8 @@ class Stack(nn.Module):
         logits = (scale[pattern] * heads).sum(dim=1)
         sureness = logits.amax(dim=1, keepdim=True) - logits.logsumexp(dim=1, keepdim=True)
         passed = ((sureness - self.knots[pattern, :-1]) / self.knots.diff(dim=1)[pattern]).clamp(0, 1)
-        rise = (passed * self.scales.diff(dim=1)[pattern]).sum(dim=1, keepdim=True)
-        logits = logits * (self.scales[pattern, :1] + rise)
+        rise = (passed[:, :, None] * self.scales.diff(dim=1)[pattern]).sum(dim=1)
+        logits = logits * (self.scales[pattern, 0] + rise)
         return torch.where((pattern == 0)[:, None], self.prior.to(logits.dtype), logits)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:

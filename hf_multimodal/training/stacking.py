@@ -67,10 +67,9 @@ def fit_stack(
             model.stack.temperatures[number] = torch.from_numpy(1 / scale).float().to(model.device)
             if problem_type == "single_label_classification":
                 mixed = np.einsum("hc,nhc->nc", coefficients, joint[pattern][rows][:, used])
-                for buffer, values in zip(
-                    (model.stack.knots, model.stack.scales), fit_scales(mixed, labels[rows]), strict=True
-                ):
-                    buffer[number] = torch.from_numpy(values).float().to(model.device)
+                knots, scales = fit_scales(mixed, labels[rows])
+                model.stack.knots[number] = torch.from_numpy(knots).float().to(model.device)
+                model.stack.scales[number] = torch.from_numpy(scales[:, None]).float().to(model.device)
     if distributed:
         for buffer in model.stack.buffers():
             torch.distributed.broadcast(buffer, 0)
