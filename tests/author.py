@@ -7,11 +7,13 @@ are two more tokens, the first as good as HF_TOKEN. Leaves `answers.json`, and a
 import copy
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
 import torch
 from conftest import make_batch
+from datasets import Dataset
 from huggingface_hub import HfApi
 from PIL import Image
 from test_fusion_model import make_model
@@ -20,9 +22,10 @@ from test_scripts import script, write_table
 from test_train_aligner import FAST, make_rows
 from transformers import AutoConfig, AutoModel, AutoProcessor, Trainer, TrainingArguments
 
-from hf_multimodal import MultimodalProcessor, RobustFusionForImageTextClassification
+from hf_multimodal import MultimodalCollator, MultimodalProcessor, RobustFusionForImageTextClassification
 from hf_multimodal.inference.predicting import load_model
 from hf_multimodal.sharing.pushing import push_folder
+from hf_multimodal.training.trainer import MultimodalTrainer
 
 FOLDER, API = Path(sys.argv[1]), HfApi()
 OUTPUTS = {"fusion": "logits", "robust": "logits", "aligner": "logits_per_image"}
@@ -68,6 +71,38 @@ def push_robust():
     return trainer.push_to_hub().oid
 
 
+def push_own():
+    """By `MultimodalTrainer`, a checkpoint and then the end; a card stands in the folder. A branch gets the same."""
+    processor = MultimodalProcessor(make_image_processor(), make_tokenizer())
+    args = TrainingArguments(
+        str(FOLDER / "own"),
+        push_to_hub=True,
+        hub_model_id="me/own",
+        hub_token=os.environ["TOKEN"],
+        hub_always_push=True,
+        max_steps=2,
+        save_steps=1,
+        save_total_limit=1,
+        use_cpu=True,
+        report_to="none",
+        remove_unused_columns=False,
+    )
+    rows = [{"image": Image.new("RGB", (8, 8), colour), "text": "a dog", "label": 1} for colour in ("red", "blue")]
+    model = make_model("torchvision:resnet18", "recurrent_text:gru")
+    collator = MultimodalCollator(processor)
+    trainer = MultimodalTrainer(
+        model, args, data_collator=collator, train_dataset=Dataset.from_list(rows), head_learning_rate=1e-3
+    )
+    (FOLDER / "own").mkdir(exist_ok=True)
+    (FOLDER / "own" / "README.md").write_text("our own card ![curve](curve.png)")
+    (FOLDER / "own" / "curve.png").write_bytes(b"a curve")
+    trainer.train()
+    trainer.push_to_hub()
+    draft = push_folder(FOLDER / "own", "me/own", revision="draft", commit_message="A draft")
+    pulled = AutoModel.from_pretrained("me/own", revision=draft.oid).state_dict()
+    return all(torch.equal(value, pulled[name]) for name, value in model.state_dict().items())
+
+
 def push_aligner():
     """By the training script, and its folder once more, to a private repository, by the script that only pushes."""
     table = write_table(FOLDER / "captions.csv", make_rows(FOLDER))
@@ -76,6 +111,16 @@ def push_aligner():
     private = ["--repo_id", "me/private", "--private", "--hub_token", os.environ["TOKEN"]]
     pushed = script("push_to_hub")(["--model", str(FOLDER / "aligner"), *private])
     return API.model_info("me/aligner").sha, pushed["revision"]
+
+
+def run_page():
+    """The Python blocks of docs/sharing.md, with a folder and a hash that there are."""
+    page = Path(__file__).parents[1] / "docs" / "sharing.md"
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        block = block.replace('"0123456789abcdef0123456789abcdef01234567"', "commit.oid").replace('"runs/mine"', repr(str(FOLDER / "own")))
+        exec(block, names)
+    return list(names["model"](**names["inputs"]).logits.shape)
 
 
 def pull(name, revision):
@@ -127,5 +172,7 @@ if __name__ == "__main__":
     now = AutoModel.from_pretrained("me/fusion", revision=newer)
     moved = now.classifier.bias - models["fusion"].classifier.bias
     answers["newer"] = {"main": API.model_info("me/fusion").sha == newer, "moved": moved.unique().tolist()}
+    answers["own"] = push_own()
+    answers["page"] = run_page()
     answers["refusals"] = refusals(private, older)
     (FOLDER / "answers.json").write_text(json.dumps(answers))

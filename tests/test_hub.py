@@ -78,6 +78,17 @@ def test_each_way_of_pushing_shares_what_loads_elsewhere(pushed: Pushed) -> None
     assert b"generated_from_trainer" in files_of(pushed.hub, "robust")["README.md"]
 
 
+def test_our_trainer_keeps_the_card_and_pushes_no_state(pushed: Pushed) -> None:
+    own = pushed.hub.repositories["me/own"]
+    assert len(own.branches["main"]) == 4 and len(own.branches["draft"]) == 5  # two checkpoints and the end; a draft
+    named = {name for listing in own.commits.values() for name in listing}
+    assert named >= {*CODE - {"tokenizer.json"}, "README.md", "curve.png"}
+    assert not [name for name in named if name.endswith((".bin", ".pt", ".pth")) or "trainer" in name]
+    assert files_of(pushed.hub, "own")["README.md"] == b"our own card ![curve](curve.png)"
+    assert pushed.answers["own"] is True
+    assert pushed.answers["page"] == [1, 3] and pushed.hub.repositories["me/mine"].private
+
+
 def test_an_older_revision_keeps_the_older_weights(pushed: Pushed) -> None:
     assert pushed.answers["newer"] == {"main": True, "moved": [1.0]}
 
