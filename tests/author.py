@@ -118,7 +118,9 @@ def run_page():
     page = Path(__file__).parents[1] / "docs" / "sharing.md"
     names = {}
     for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
-        block = block.replace('"0123456789abcdef0123456789abcdef01234567"', "commit.oid").replace('"runs/mine"', repr(str(FOLDER / "own")))
+        block = block.replace('"0123456789abcdef0123456789abcdef01234567"', "commit.oid").replace(
+            '"runs/mine"', repr(str(FOLDER / "own"))
+        )
         exec(block, names)
     return list(names["model"](**names["inputs"]).logits.shape)
 

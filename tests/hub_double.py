@@ -41,7 +41,7 @@ class Repository:
 
 
 class HubDouble(ThreadingHTTPServer):
-    """The server: `repositories` by name, `tokens` to the user each belongs to, `requests` as they came."""
+    """The server: `repositories` by name, `tokens` to the user each belongs to."""
 
     daemon_threads = True
 
@@ -50,7 +50,6 @@ class HubDouble(ThreadingHTTPServer):
         self.tokens = tokens
         self.repositories: dict[str, Repository] = {}
         self.objects: dict[str, bytes] = {}
-        self.requests: list[tuple[str, str]] = []
         self.url, self.other_host = (f"http://{host}:{self.server_port}" for host in ("127.0.0.1", "localhost"))
 
     def environment(self, home: Any, token: str | None = None) -> dict[str, str]:
@@ -66,7 +65,6 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
         self.body = self.rfile.read(length)
-        self.server.requests.append((self.command, self.path))
         method = "GET" if self.command == "HEAD" else self.command
         for (wanted, path), action in ROUTES.items():
             match = path.fullmatch(self.path)
@@ -113,9 +111,6 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
             return None
         return sha, found.commits[sha]
-
-    def whoami(self) -> None:
-        self.send({"name": self.user, "type": "user"}) if self.user else self.refuse(401, "", "Invalid credentials")
 
     def create(self) -> None:
         asked = json.loads(self.body)
@@ -219,7 +214,6 @@ def etag(data: bytes) -> str:
 
 
 ROUTES = {
-    route("GET", "/api/whoami-v2"): Handler.whoami,
     route("POST", "/api/repos/create"): Handler.create,
     route("POST", "/api/validate-yaml"): Handler.validate_yaml,
     route("POST", f"/api/models/{REPO}/branch/(?P<branch>[^/]+)"): Handler.branch,

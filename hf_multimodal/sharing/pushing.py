@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import HfHubHTTPError
 
 from .pickles import refuse_pickles
 
@@ -105,21 +106,30 @@ def push_folder(
 
     Raises:
         FileNotFoundError: If the folder holds no whole model, or a picture of the card is not in it.
+        PermissionError: If the token may not write there.
         ValueError: If the folder, or the repository, holds pickled weights.
     """
     files = shared_files(folder)
     api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    if revision is not None:
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
-    refuse_pickles(repo_id, api.list_repo_files(repo_id, revision=revision))
-    return api.create_commit(  # type: ignore[call-overload]
-        repo_id,
-        [CommitOperationAdd(path_in_repo=name, path_or_fileobj=Path(folder, name)) for name in files],
-        commit_message=commit_message,
-        revision=revision,
-        run_as_future=run_as_future,
-    )
+    try:
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        refuse_pickles(repo_id, api.list_repo_files(repo_id, revision=revision))
+        return api.create_commit(  # type: ignore[call-overload]
+            repo_id,
+            [CommitOperationAdd(path_in_repo=name, path_or_fileobj=Path(folder, name)) for name in files],
+            commit_message=commit_message,
+            revision=revision,
+            run_as_future=run_as_future,
+        )
+    except HfHubHTTPError as error:
+        if error.response.status_code not in (401, 403):
+            raise
+        raise PermissionError(
+            f"{repo_id} cannot be written with the token that was used, if any: log in by `hf auth login`, or set "
+            f"HF_TOKEN to a token with write permission there ({error.response.status_code})."
+        ) from error
 
 
 def push(args: PushArguments) -> dict[str, Any]:
