@@ -10,7 +10,7 @@ from hf_multimodal.training.arguments import SHAPED_BY_FUSION, ModelArguments, p
 from hf_multimodal.training.baselines import compare_with_baselines, parse_baselines
 from hf_multimodal.training.dry_run import dry_run
 from hf_multimodal.training.preparing import prepare_training_data
-from hf_multimodal.training.running import run_training
+from hf_multimodal.training.running import push_run, run_training
 
 
 @dataclass
@@ -95,4 +95,7 @@ def train_robust(argv: list[str] | None = None, description: str | None = None) 
     if data_args.dry_run:
         return dry_run(model_args, data_args, training_args, data, bad_samples)
     metrics = run_training(model_args, data_args, training_args, data, bad_samples, given)
-    return metrics | compare_with_baselines(rivals, data, bad_samples, output_dir) if rivals else metrics
+    if rivals:
+        metrics = metrics | compare_with_baselines(rivals, data, bad_samples, output_dir)
+    push_run(training_args)
+    return metrics
