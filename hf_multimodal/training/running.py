@@ -24,7 +24,7 @@ from hf_multimodal.training.checkpoints import find_checkpoint, remove_checkpoin
 from hf_multimodal.training.dry_run import dry_run
 from hf_multimodal.training.frozen_states import FrozenStates, pictures_of, reading_states
 from hf_multimodal.training.preparing import add_lengths, prepare_training_data
-from hf_multimodal.training.stacking import fit_stack
+from hf_multimodal.training.stacking import fit_stack, set_prior
 from hf_multimodal.training.trainer import MultimodalTrainer
 
 logger = logging.get_logger(__name__)
@@ -137,6 +137,8 @@ def run_training(
             batch_size=training_args.per_device_eval_batch_size,
             num_workers=training_args.dataloader_num_workers,
         )
+    elif hasattr(model, "stack"):
+        set_prior(model, data.splits["train"]["label"][:])
     if not trainer.is_world_process_zero():
         return {}
 

@@ -49,7 +49,7 @@ def fit_stack(
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     if not distributed or torch.distributed.get_rank() == 0:
         problem_type = model.config.problem_type
-        model.stack.prior.copy_(torch.from_numpy(prior_logits(prior_labels, problem_type, model.config.num_labels)))
+        set_prior(model, prior_labels)
         joint, present = joint_and_single_logits(model, processor, dataset, batch_size, num_workers)
         labels = np.asarray(dataset["label"][:])
         for number, pattern in enumerate(PATTERNS):
@@ -73,6 +73,17 @@ def fit_stack(
     if distributed:
         for buffer in model.stack.buffers():
             torch.distributed.broadcast(buffer, 0)
+
+
+def set_prior(model: PreTrainedModel, labels: Sequence[Any]) -> None:
+    """Let a robust classifier answer with the class frequencies where nothing is there, in place.
+
+    Args:
+        model: A `RobustFusionForImageTextClassification`.
+        labels: Of the training rows.
+    """
+    prior = prior_logits(labels, model.config.problem_type, model.config.num_labels)
+    model.stack.prior.copy_(torch.from_numpy(prior))
 
 
 @torch.inference_mode()
