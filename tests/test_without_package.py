@@ -18,13 +18,17 @@ from hf_multimodal import (
     RobustFusionForImageTextClassification,
 )
 
-STRANGER = """
+HIDE = """
 import sys
 class Hide:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] == "hf_multimodal":
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Hide())
+"""
+STRANGER = (
+    HIDE
+    + """
 import torch, json
 from PIL import Image
 import transformers
@@ -42,6 +46,7 @@ assert "hf_multimodal" not in sys.modules
 print(json.dumps({"config": type(AutoConfig.from_pretrained(folder, trust_remote_code=True)).__name__,
                   "mask": out["modality_mask"].tolist(), "ids": out["input_ids"].tolist()}))
 """
+)
 
 
 @pytest.mark.parametrize(
