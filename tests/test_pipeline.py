@@ -196,11 +196,9 @@ def test_a_model_of_one_modality_reads_that_alone(modality, tmp_path, warned):
 )
 def test_every_model_type(vision, text):
     model = make_model(vision, text, RobustFusionForImageTextClassification, id2label=NAMES).eval()
-    processor = make_processor()
-    if text == "siglip_text_model":
-        processor.padding = "max_length"
-    classify = ImageTextClassificationPipeline(model, processor=processor, device="cpu")
-    together, alone = classify(EXAMPLES[:3], batch_size=3, top_k=None), classify(EXAMPLES[:3], top_k=None)
+    fixed = {"padding": "max_length"} if text == "siglip_text_model" else {}
+    classify = ImageTextClassificationPipeline(model, make_processor(), device="cpu", top_k=None, **fixed)
+    together, alone = classify(EXAMPLES[:3], batch_size=3), classify(EXAMPLES[:3])
     for row, other in zip(together, alone, strict=True):
         scores, others = ({answer["label"]: answer["score"] for answer in answers} for answers in (row, other))
         assert scores == pytest.approx(others, abs=1e-5)

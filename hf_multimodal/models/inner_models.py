@@ -1,7 +1,8 @@
 """One face for every vision and text model: how it is built, what it returns, how its output becomes features."""
 
+import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -76,14 +77,21 @@ def build_model(config: PreTrainedConfig, pooler: bool = False) -> PreTrainedMod
     return without_unused_parameters(AutoModel.from_config(config, **arguments))
 
 
-def load_model(name_or_path: str, side: str, pooler: bool = False, layers: int | None = None) -> PreTrainedModel:
-    """Load pretrained weights in float32; of a two-sided checkpoint (CLIP, SigLIP), the named side.
+def load_model(
+    name_or_path: str,
+    side: str,
+    pooler: bool = False,
+    layers: int | None = None,
+    dtype: str | torch.dtype = torch.float32,
+) -> PreTrainedModel:
+    """Load pretrained weights; of a two-sided checkpoint (CLIP, SigLIP), the named side.
 
     Args:
         name_or_path: Hub name or folder, or `torchvision:resnet50` for one of torchvision's own.
         side: `"vision_config"` or `"text_config"`.
         pooler: Whether the model's own dense pooler is wanted.
         layers: Keep only so many of the first layers; None means all.
+        dtype: As in `from_pretrained`; `"auto"` is that of the checkpoint.
 
     Raises:
         ValueError: If there are not so many layers, or the model's configuration does not count them.
@@ -103,8 +111,23 @@ def load_model(name_or_path: str, side: str, pooler: bool = False, layers: int |
         config.num_hidden_layers = layers
     model_class = model_class_of(config)
     arguments = pooler_arguments(model_class, config, pooler)
-    model = model_class.from_pretrained(name_or_path, config=config, dtype=torch.float32, **arguments)
+    model = model_class.from_pretrained(name_or_path, config=config, dtype=dtype, **arguments)
     return without_unused_parameters(model)
+
+
+def shared_dtype(dtype: str | torch.dtype, models: list[PreTrainedModel]) -> torch.dtype:
+    """The dtype that is named, or for `"auto"` the one that all models have.
+
+    Raises:
+        ValueError: If it is `"auto"` and they have several.
+    """
+    if dtype != "auto":
+        return getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    found = {model.dtype for model in models}
+    if len(found) > 1:
+        names = sorted(str(one).removeprefix("torch.") for one in found)
+        raise ValueError(f"dtype='auto' needs checkpoints of one dtype, got {names}: name the one you want.")
+    return found.pop()
 
 
 def without_unused_parameters(model: PreTrainedModel) -> PreTrainedModel:
@@ -113,6 +136,21 @@ def without_unused_parameters(model: PreTrainedModel) -> PreTrainedModel:
         if name.endswith("mask_token"):
             parameter.requires_grad_(False)
     return model
+
+
+@contextlib.contextmanager
+def running_statistics(model: nn.Module) -> Iterator[None]:
+    """Let BatchNorm use its running statistics: blank rows and single rows would spoil those of the batch."""
+    layers = [
+        layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training
+    ]
+    for layer in layers:
+        layer.eval()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.train()
 
 
 def accepted(model: nn.Module, names: tuple[str, ...]) -> frozenset[str]:
@@ -193,7 +231,7 @@ def last_real_token(output: Any, mask: torch.Tensor) -> torch.Tensor:
     tokens = output.last_hidden_state
     positions = torch.arange(tokens.shape[1], device=tokens.device)
     last = (mask * positions).argmax(dim=1)
-    return tokens[torch.arange(len(tokens), device=tokens.device), last]
+    return tokens[torch.arange(tokens.shape[0], device=tokens.device), last]
 
 
 def own_pooler(output: Any, mask: torch.Tensor) -> torch.Tensor:
