@@ -8,21 +8,11 @@ import copy
 import json
 import sys
 
-
-class Hide:
-    """Nothing of the package may be found, wherever it is installed."""
-
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "hf_multimodal":
-            raise ModuleNotFoundError(name)
-
-
-sys.meta_path.insert(0, Hide())
-
-import torch  # noqa: E402
-import transformers  # noqa: E402
-from PIL import Image  # noqa: E402
-from transformers import AutoConfig, AutoModel, AutoProcessor, Trainer, TrainingArguments  # noqa: E402
+import hide_package  # noqa: F401  before all others
+import torch
+import transformers
+from PIL import Image
+from transformers import AutoConfig, AutoModel, AutoProcessor, Trainer, TrainingArguments
 
 
 def predict(job):

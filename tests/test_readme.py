@@ -1,8 +1,9 @@
-"""The README's ten lines that train and ten that predict run as they stand, on tiny models."""
+"""The README's ten lines that train and ten that predict, and its pipeline, run as they stand, on tiny models."""
 
 import re
 from pathlib import Path
 
+import pytest
 import torch
 from conftest import TEXT_CONFIGS, VISION_CONFIGS
 from datasets import Dataset
@@ -14,7 +15,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 
 def test_training_and_predicting_as_the_readme_says(tmp_path, monkeypatch):
-    training, predicting = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    training, predicting, piping = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     assert all(10 <= len(block.strip().splitlines()) <= 12 for block in (training, predicting))
     vision, text = tmp_path / "vision", tmp_path / "text"
     AutoModel.from_config(VISION_CONFIGS["vit"]()).save_pretrained(vision)
@@ -38,6 +39,10 @@ def test_training_and_predicting_as_the_readme_says(tmp_path, monkeypatch):
     assert names["probabilities"].shape == (2, 4)
     torch.testing.assert_close(names["probabilities"].sum(-1), torch.ones(2))
     assert names["inputs"]["modality_mask"].tolist() == [[1, 1], [0, 1]]
+    exec(piping, names)
+    best = names["probabilities"][0].max().item()
+    assert names["answer"]["score"] == pytest.approx(best, abs=1e-5)
+    assert [len(answer) for answer in names["answers"]] == [4, 4]
 
 
 def make_image_processor_for(size: int):

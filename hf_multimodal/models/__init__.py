@@ -7,6 +7,7 @@ from transformers import (
     AutoModelForZeroShotImageClassification,
     AutoProcessor,
 )
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_aligner import AlignerConfig
 from .configuration_fusion import FusionConfig
@@ -18,6 +19,7 @@ from .modeling_fusion import FusionForImageTextClassification
 from .modeling_recurrent_text import RecurrentTextModel
 from .modeling_robust_fusion import RobustFusionForImageTextClassification
 from .modeling_torchvision import TorchvisionModel
+from .pipeline_image_text_classification import ImageTextClassificationPipeline
 from .processing_multimodal import MultimodalProcessor
 
 CLASSIFIERS = (
@@ -35,3 +37,6 @@ for config_class, model_class in ALIGNERS:
     AutoModelForZeroShotImageClassification.register(config_class, model_class)
 for config_class, _ in (*CLASSIFIERS, *ALIGNERS):
     AutoProcessor.register(config_class, MultimodalProcessor)
+PIPELINE_REGISTRY.register_pipeline(
+    "image-text-classification", ImageTextClassificationPipeline, pt_model=AutoModel, type="multimodal"
+)

@@ -1,9 +1,19 @@
 """Configuration of the fused image+text classifier."""
 
+from copy import deepcopy
 from typing import Any
 
 from .configuration_vision_text import VisionTextConfig
 from .fusion import FUSIONS
+
+# What `pipeline()` runs for a person without the package. `AutoModel`, so that a model of another family is loaded
+# and then refused by the pipeline in one sentence.
+CUSTOM_PIPELINES = {
+    "image-text-classification": {
+        "impl": "pipeline_image_text_classification.ImageTextClassificationPipeline",
+        "pt": ["AutoModel"],
+    }
+}
 
 
 class FusionConfig(VisionTextConfig):
@@ -39,7 +49,13 @@ class FusionConfig(VisionTextConfig):
     label_smoothing: float | int = 0.0
     class_weights: list[float] | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "custom_pipelines": deepcopy(CUSTOM_PIPELINES)}
+
     def __post_init__(self, **kwargs: Any) -> None:
+        if not __name__.startswith("transformers_modules"):
+            # `pipeline()` demands trust_remote_code of whoever has this field, even of who has the package.
+            kwargs.pop("custom_pipelines", None)
         asked = kwargs.get("num_labels")
         if asked is not None and self.id2label is not None and asked != len(self.id2label):
             self.class_weights = None  # a new head was asked for: the weights were those of the old classes

@@ -65,7 +65,8 @@ class WeightedSumFusion(Fusion):
 
     def forward(self, features: Features) -> torch.Tensor:
         """(batch, output_size)"""
-        weights = present_softmax(self.scores.weight[0], features.modality_mask)
+        only = torch.zeros((), dtype=torch.long, device=features.embeds.device)
+        weights = present_softmax(self.scores(only), features.modality_mask)
         return (weights[..., None] * features.embeds).sum(dim=1)
 
 
@@ -243,7 +244,8 @@ class EarlyFusion(Fusion):
     def forward(self, features: Features) -> torch.Tensor:
         """(batch, output_size)"""
         (image, image_mask), (text, text_mask) = token_sequences(features)
-        states = torch.cat([image + self.modality_type.weight[0], text + self.modality_type.weight[1]], dim=1)
+        image_type, text_type = self.modality_type(torch.arange(2, device=image.device))
+        states = torch.cat([image + image_type, text + text_type], dim=1)
         mask = torch.cat([image_mask, text_mask], dim=1)
         read = torch.tensor([0, image.shape[1]], device=states.device)  # where the two pooled features stand
         for layer in self.layers[:-1]:

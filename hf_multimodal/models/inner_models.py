@@ -78,8 +78,14 @@ def build_model(config: PreTrainedConfig, pooler: bool = False) -> PreTrainedMod
     return without_unused_parameters(AutoModel.from_config(config, **arguments))
 
 
-def load_model(name_or_path: str, side: str, pooler: bool = False, layers: int | None = None) -> PreTrainedModel:
-    """Load pretrained weights in float32; of a two-sided checkpoint (CLIP, SigLIP), the named side.
+def load_model(
+    name_or_path: str,
+    side: str,
+    pooler: bool = False,
+    layers: int | None = None,
+    dtype: str | torch.dtype = torch.float32,
+) -> PreTrainedModel:
+    """Load pretrained weights; of a two-sided checkpoint (CLIP, SigLIP), the named side.
 
     Neither code that lies beside the weights nor pickled weights are loaded.
 
@@ -88,6 +94,7 @@ def load_model(name_or_path: str, side: str, pooler: bool = False, layers: int |
         side: `"vision_config"` or `"text_config"`.
         pooler: Whether the model's own dense pooler is wanted.
         layers: Keep only so many of the first layers; None means all.
+        dtype: As in `from_pretrained`; `"auto"` is that of the checkpoint.
 
     Raises:
         ValueError: If there are not so many layers, or the model's configuration does not count them.
@@ -107,12 +114,25 @@ def load_model(name_or_path: str, side: str, pooler: bool = False, layers: int |
         config.num_hidden_layers = layers
     model_class = model_class_of(config)
     arguments = pooler_arguments(model_class, config, pooler)
-    model = model_class.from_pretrained(
-        name_or_path, config=config, dtype=torch.float32, use_safetensors=True, **arguments
-    )
+    model = model_class.from_pretrained(name_or_path, config=config, dtype=dtype, use_safetensors=True, **arguments)
     if Path(name_or_path).is_dir():  # the configuration travels, and where the folder lies is nobody's business
         model.config._name_or_path = Path(name_or_path).resolve().name
     return without_unused_parameters(model)
+
+
+def shared_dtype(dtype: str | torch.dtype, models: list[PreTrainedModel]) -> torch.dtype:
+    """The dtype that is named, or for `"auto"` the one that all models have.
+
+    Raises:
+        ValueError: If it is `"auto"` and they have several.
+    """
+    if dtype != "auto":
+        return getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    found = {model.dtype for model in models}
+    if len(found) > 1:
+        names = sorted(str(one).removeprefix("torch.") for one in found)
+        raise ValueError(f"dtype='auto' needs checkpoints of one dtype, got {names}: name the one you want.")
+    return found.pop()
 
 
 def without_unused_parameters(model: PreTrainedModel) -> PreTrainedModel:
@@ -216,7 +236,7 @@ def last_real_token(output: Any, mask: torch.Tensor) -> torch.Tensor:
     tokens = output.last_hidden_state
     positions = torch.arange(tokens.shape[1], device=tokens.device)
     last = (mask * positions).argmax(dim=1)
-    return tokens[torch.arange(len(tokens), device=tokens.device), last]
+    return tokens[torch.arange(tokens.shape[0], device=tokens.device), last]
 
 
 def own_pooler(output: Any, mask: torch.Tensor) -> torch.Tensor:

@@ -43,6 +43,11 @@ class AlignerOutput(ModelOutput):
     incomplete_pairs: torch.Tensor | None = None
 
 
+def to_unit_length(embeds: torch.Tensor) -> torch.Tensor:
+    """Rows of length 1; zeros, which stand for what is missing, stay zeros in every dtype."""
+    return nn.functional.normalize(embeds, dim=-1, eps=max(1e-12, torch.finfo(embeds.dtype).tiny))
+
+
 class Scaling(nn.Module):
     """Cosines to logits: a scale, stored as its logarithm and at most 100, and a bias where the loss has one.
 
@@ -176,8 +181,8 @@ class AlignerModel(VisionTextPreTrainedModel):
             Its `pooler_output` is (images, projection_dim), of length 1, or zeros where there is no image.
         """
         present = None if modality_mask is None else modality_mask[:, 0].to(pixel_values.device).bool()
-        embeds, _, _ = self._encode_images(pixel_values, present, len(pixel_values), pixel_values.device)
-        return BaseModelOutputWithPooling(pooler_output=nn.functional.normalize(embeds, dim=-1))
+        embeds, _, _ = self._encode_images(pixel_values, present, pixel_values.shape[0], pixel_values.device)
+        return BaseModelOutputWithPooling(pooler_output=to_unit_length(embeds))
 
     @can_return_tuple
     def get_text_features(
@@ -201,9 +206,9 @@ class AlignerModel(VisionTextPreTrainedModel):
         """
         present = None if modality_mask is None else modality_mask[:, 1].to(input_ids.device).bool()
         embeds, _, _ = self._encode_texts(
-            input_ids, attention_mask, token_type_ids, present, len(input_ids), input_ids.device
+            input_ids, attention_mask, token_type_ids, present, input_ids.shape[0], input_ids.device
         )
-        return BaseModelOutputWithPooling(pooler_output=nn.functional.normalize(embeds, dim=-1))
+        return BaseModelOutputWithPooling(pooler_output=to_unit_length(embeds))
 
     @can_return_tuple
     def forward(
@@ -238,15 +243,16 @@ class AlignerModel(VisionTextPreTrainedModel):
             ValueError: If there are more images than texts or fewer and a mask is given, or if the loss is asked for
                 and the texts are not as many as the images or several times as many.
         """
-        lengths = [len(side) for side in (pixel_values, input_ids) if side is not None]
-        if len(set(lengths)) > 1 and (modality_mask is not None or (return_loss and lengths[1] % lengths[0])):
+        lengths = [side.shape[0] for side in (pixel_values, input_ids) if side is not None]
+        paired = modality_mask is not None or return_loss
+        if paired and lengths[:1] != lengths[-1:] and (modality_mask is not None or lengths[1] % lengths[0]):
             raise ValueError(
                 f"a modality_mask and a loss need as many images as texts, got {lengths[0]} and {lengths[1]}; "
                 "without a mask a loss also takes several texts for each image."
             )
         image, text, mask = self._encode_sides(pixel_values, input_ids, attention_mask, token_type_ids, modality_mask)
-        image_embeds = nn.functional.normalize(image[0], dim=-1)
-        text_embeds = nn.functional.normalize(text[0], dim=-1).to(image_embeds.dtype)
+        image_embeds = to_unit_length(image[0])
+        text_embeds = to_unit_length(text[0]).to(image_embeds.dtype)
         logits = self.scaling(image_embeds @ text_embeds.T)
         loss = incomplete = None
         if return_loss:
@@ -257,7 +263,7 @@ class AlignerModel(VisionTextPreTrainedModel):
             logits_per_text=logits.T,
             image_embeds=image_embeds,
             text_embeds=text_embeds,
-            modality_mask=mask.long() if len(image_embeds) == len(text_embeds) else None,
+            modality_mask=mask.long() if image_embeds.shape[0] == text_embeds.shape[0] else None,
             incomplete_pairs=incomplete,
         )
 

@@ -1,7 +1,7 @@
 """The fused image+text classifier."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -13,10 +13,21 @@ from .losses import classification_loss
 from .modeling_vision_text import VisionTextPreTrainedModel
 from .warm_start import Trained, common_fields, start_from
 
+if TYPE_CHECKING:
+    from .pipeline_image_text_classification import ImageTextClassificationPipeline  # noqa: F401  travels with it
+
 logger = logging.get_logger(__name__)
 
 # What an aligner has not, or in another width.
 NEW_PARTS = ("visual_projection.", "text_projection.", "visual_token_", "text_token_", "fusion.", "classifier.")
+
+
+def warn_of_missing(name: str) -> None:
+    """Say, once a process, that a plain classifier does without the image or the text."""
+    logger.warning_once(
+        f"{name} is None: this classifier was trained on both modalities and predicts from one alone. "
+        "RobustFusionForImageTextClassification is made for missing ones."
+    )
 
 
 @dataclass
@@ -117,10 +128,7 @@ class FusionForImageTextClassification(VisionTextPreTrainedModel):
         if not torch.compiler.is_compiling() and len(self.config.modalities) == 2:
             for name, value in (("pixel_values", pixel_values), ("input_ids", input_ids)):
                 if value is None:
-                    logger.warning_once(
-                        f"{name} is None: this classifier was trained on both modalities and predicts from one alone. "
-                        "RobustFusionForImageTextClassification is made for missing ones."
-                    )
+                    warn_of_missing(name)
         features = self.encode(pixel_values, input_ids, attention_mask, token_type_ids, modality_mask)
         fused = self.fusion(features)
         logits = self.classifier(fused)

@@ -186,7 +186,9 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
         }
         if self.missing_embeddings is None:
             return replace(features, modality_mask=mask.long(), **masks)
-        embeds = torch.where(mask[..., None], features.embeds, self.missing_embeddings.weight.to(features.embeds))
+        # Called and not read, since weights that a device map offloads are there only during a call.
+        missing = self.missing_embeddings(torch.arange(2, device=mask.device)).to(features.embeds)
+        embeds = torch.where(mask[..., None], features.embeds, missing)
         return replace(features, embeds=embeds, modality_mask=torch.ones_like(features.modality_mask), **masks)
 
     def _loss(

@@ -21,6 +21,7 @@ from .inner_models import (
     image_widths,
     load_model,
     running_statistics,
+    shared_dtype,
     text_pooling_of,
 )
 
@@ -132,19 +133,22 @@ class VisionTextPreTrainedModel(PreTrainedModel):
             text_model_name_or_path: Likewise for text.
             vision_layers: Keep only so many of the first layers of the vision model. The last ones are the most
                 particular to what it was trained for.
-            kwargs: Fields of the configuration (`num_labels`, `fusion`, ...), and `dtype` for the whole model;
-                without it everything is float32, whatever the checkpoints are.
+            kwargs: Fields of the configuration (`num_labels`, `fusion`, ...), `attn_implementation`, and `dtype` for
+                the whole model, where `"auto"` is that of the checkpoints; without it everything is float32.
 
         Raises:
-            ValueError: If both names are None, or the vision model has not so many layers.
+            ValueError: If both names are None, the vision model has not so many layers, `dtype` is `"auto"` and the
+                checkpoints differ in theirs, or a `device_map` is given.
         """
+        if "device_map" in kwargs:
+            raise ValueError("device_map is for from_pretrained of a saved model; move this one with .to(device).")
         dtype = kwargs.pop("dtype", torch.float32)
         pooler = kwargs.get("text_pooling") == "pooler"
         vision = text = None
         if vision_model_name_or_path is not None:
-            vision = load_model(vision_model_name_or_path, "vision_config", layers=vision_layers)
+            vision = load_model(vision_model_name_or_path, "vision_config", layers=vision_layers, dtype=dtype)
         if text_model_name_or_path is not None:
-            text = load_model(text_model_name_or_path, "text_config", pooler=pooler)
+            text = load_model(text_model_name_or_path, "text_config", pooler=pooler, dtype=dtype)
         config = cls.config_class(
             vision_config=None if vision is None else vision.config,
             text_config=None if text is None else text.config,
@@ -153,13 +157,21 @@ class VisionTextPreTrainedModel(PreTrainedModel):
         model = cls(config)
         model.vision_model, model.text_model = vision, text
         model._share_configs()
-        return model.to(dtype)
+        return model.to(shared_dtype(dtype, [inner for inner in (vision, text) if inner is not None]))
 
     def get_input_embeddings(self) -> nn.Module:
         return (self.vision_model if self.text_model is None else self.text_model).get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         (self.vision_model if self.text_model is None else self.text_model).set_input_embeddings(value)
+
+    def set_attn_implementation(self, attn_implementation: str | dict[str, str], **kwargs: Any) -> None:
+        """As in transformers, but one for all leaves out inner models that have no choice (convolutional ones)."""
+        if isinstance(attn_implementation, str):
+            inner = {"vision_config": self.vision_model, "text_config": self.text_model}
+            names = ["", *(name for name, model in inner.items() if model is not None and model._supports_sdpa)]
+            attn_implementation = dict.fromkeys(names, attn_implementation)
+        super().set_attn_implementation(attn_implementation, **kwargs)
 
     def save_pretrained(self, save_directory: Any, save_original_format: bool = False, **kwargs: Any) -> None:
         """As in transformers, but with today's parameter names unless asked otherwise.
@@ -236,7 +248,7 @@ class VisionTextPreTrainedModel(PreTrainedModel):
         has_image, has_text = (None, None) if modality_mask is None else mask.unbind(dim=1)
         image = self._encode_images(images, has_image, batch, device)
         text = self._encode_texts(
-            texts, attention_mask, token_type_ids, has_text, batch if texts is None else len(texts), device
+            texts, attention_mask, token_type_ids, has_text, batch if texts is None else texts.shape[0], device
         )
         return image, text, mask
 

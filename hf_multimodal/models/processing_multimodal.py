@@ -1,5 +1,6 @@
 """One processor for image and text together, either of which an example may lack."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -47,7 +48,7 @@ def to_rgb(image: Any) -> Any:
     >>> to_rgb(Image.new("LA", (2, 2), (0, 0))).getpixel((0, 0))
     (255, 255, 255)
     """
-    if isinstance(image, (str, bytes)):
+    if isinstance(image, (str, bytes, os.PathLike, dict)):  # a dict is what `datasets` has before decoding
         raise TypeError(f"images must be pictures, not paths or URLs; open {image!r:.80} with PIL.Image.open first.")
     if not isinstance(image, Image.Image):
         if getattr(image, "ndim", 0) == 2:

@@ -19,7 +19,8 @@ def add_lora(model: nn.Module, rank: int) -> Any:
         rank: Rank of the matrices.
 
     Returns:
-        A peft model; its `merge_and_unload()` gives an ordinary model back.
+        A peft model; its `merge_and_unload()` gives an ordinary model back. The adapter alone is not enough where the
+        vision model has BatchNorm, whose statistics it does not hold, or a part called `classifier`.
 
     Raises:
         ImportError: Without peft.

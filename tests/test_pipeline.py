@@ -1,0 +1,357 @@
+"""`pipeline("image-text-classification")`: what it takes and answers, how it travels, with and without the package."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TEXT_CONFIGS, VISION_CONFIGS
+from datasets import Dataset, IterableDataset
+from test_fusion_model import make_model
+from test_processor import make_image_processor, make_tokenizer, picture
+from test_robust_model import fitted
+from transformers import AutoModel, pipeline
+from transformers.utils import logging
+
+from hf_multimodal import (
+    AlignerModel,
+    FusionConfig,
+    FusionForImageTextClassification,
+    ImageTextClassificationPipeline,
+    MultimodalProcessor,
+    RobustFusionForImageTextClassification,
+)
+
+TASK = "image-text-classification"
+NAMES = {0: "no", 1: "maybe", 2: "yes"}
+EXAMPLES = [
+    {"image": picture(), "text": "a red dog"},
+    {"image": picture(90)},
+    {"text": "cat"},
+    {"image": None, "text": " "},
+    {"image": picture(10), "text": None},
+]
+FAMILIES = [FusionForImageTextClassification, RobustFusionForImageTextClassification]
+
+
+def make_processor(parts: tuple[str, ...] = ("image", "text")) -> MultimodalProcessor:
+    image_processor = make_image_processor() if "image" in parts else None
+    if image_processor is not None:
+        image_processor.size = {"height": 32, "width": 32}
+    return MultimodalProcessor(image_processor, make_tokenizer() if "text" in parts else None)
+
+
+def save(folder, family=RobustFusionForImageTextClassification, vision="vit", text="bert", **fields):
+    """A model and its processor in a folder, and the model."""
+    fields = {"id2label": NAMES, "problem_type": "single_label_classification", **fields}
+    if family is AlignerModel:
+        fields = {}
+    model = make_model(vision, text, family, **fields).eval()
+    if family is RobustFusionForImageTextClassification:
+        fitted(model)
+    model.save_pretrained(folder)
+    parts = tuple(name for name, side in (("image", vision), ("text", text)) if side is not None)
+    make_processor(parts).save_pretrained(folder)
+    return model
+
+
+@pytest.fixture
+def warned(caplog):
+    """Messages of transformers' loggers so far, each of which is shown once a process."""
+    logging.get_logger("transformers").propagate = True
+    logging.warning_once.cache_clear()
+    return lambda part: sum(part in record.message for record in caplog.records)
+
+
+def expected(model, examples) -> torch.Tensor:
+    """Logits by hand: processor and model."""
+    images, texts = ([example.get(name) for example in examples] for name in ("image", "text"))
+    with torch.no_grad():
+        return model(**make_processor()(images=images, text=texts, return_tensors="pt")).logits
+
+
+def assert_answers(answers, logits: torch.Tensor) -> None:
+    for answer, row in zip(answers, logits.softmax(-1), strict=True):
+        assert answer == {"label": NAMES[int(row.argmax())], "score": pytest.approx(row.max().item(), abs=1e-6)}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_any_mixture_of_presence_in_any_form(family, batch_size, tmp_path):
+    model = save(tmp_path, family)
+    classify = pipeline(TASK, model=str(tmp_path))
+    assert type(classify) is ImageTextClassificationPipeline and type(classify.model) is family
+    logits = expected(model, EXAMPLES)
+    assert_answers([classify(example) for example in EXAMPLES], logits)
+    rows = {"image": [one.get("image") for one in EXAMPLES], "text": [one.get("text") for one in EXAMPLES]}
+    dataset = Dataset.from_dict({**rows, "label": [0, 1, 2, 0, 1]})
+    stream = IterableDataset.from_generator(lambda: iter(EXAMPLES))
+    for examples in (EXAMPLES, tuple(EXAMPLES), iter(EXAMPLES), (one for one in EXAMPLES), dataset, stream):
+        answers = classify(examples, batch_size=batch_size)
+        assert isinstance(answers, list) is isinstance(examples, list)
+        assert_answers(answers, logits)
+
+
+def test_image_and_text_by_name(tmp_path):
+    model = save(tmp_path)
+    classify = pipeline(TASK, model=str(tmp_path))
+    assert_answers([classify(text="cat")], expected(model, [{"text": "cat"}]))
+    assert_answers([classify(image=picture())], expected(model, [{"image": picture()}]))
+    pairs = classify(image=[picture(), None], text=["a red dog", "cat"])
+    assert_answers(pairs, expected(model, [EXAMPLES[0], EXAMPLES[2]]))
+    pixels = np.asarray(picture())
+    assert classify(image=pixels, text="cat") == classify(image=picture(), text="cat")
+
+
+def test_an_example_with_neither_gets_the_prior(tmp_path):
+    model = save(tmp_path)
+    answers = pipeline(TASK, model=str(tmp_path))({"image": None, "text": ""}, top_k=None)
+    prior = model.stack.prior.softmax(-1)
+    assert {answer["label"]: answer["score"] for answer in answers} == {
+        name: pytest.approx(prior[index].item(), abs=1e-6) for index, name in NAMES.items()
+    }
+
+
+@pytest.mark.parametrize("example", [{"text": "cat"}, {"image": picture()}, {"image": None, "text": None}])
+def test_the_plain_classifier_warns_once_of_what_is_missing(example, tmp_path, warned):
+    save(tmp_path, FusionForImageTextClassification)
+    classify = pipeline(TASK, model=str(tmp_path), batch_size=2)
+    classify([EXAMPLES[0]])
+    assert not warned("this classifier was trained on both modalities")
+    for _ in range(2):
+        classify([EXAMPLES[0], example, example])
+    for name in ("image", "text"):
+        assert warned(f"{name} is None: this classifier was trained") == (example.get(name) is None)
+
+
+def test_the_robust_classifier_does_not_warn(tmp_path, warned):
+    save(tmp_path)
+    pipeline(TASK, model=str(tmp_path))(EXAMPLES)
+    assert not warned("trained on both modalities")
+
+
+def test_text_classification_on_a_plain_classifier_warns_once(tmp_path, warned):
+    model = save(tmp_path, FusionForImageTextClassification)
+    classify = pipeline("text-classification", model=str(tmp_path))
+    for _ in range(2):
+        answers = classify(["cat", "a red dog"])
+    assert warned("pixel_values is None: this classifier was trained on both modalities") == 1
+    assert_answers(answers, expected(model, [{"text": "cat"}, {"text": "a red dog"}]))
+
+
+def test_top_k_as_in_text_classification(tmp_path):
+    save(tmp_path)
+    classify = pipeline(TASK, model=str(tmp_path))
+    best, two, everything = (classify(EXAMPLES[0], **kwargs) for kwargs in ({}, {"top_k": 2}, {"top_k": None}))
+    assert len(two) == 2 and two == everything[:2] and best == two[0]
+    assert [answer["score"] for answer in everything] == sorted((a["score"] for a in everything), reverse=True)
+    assert classify(EXAMPLES[0], top_k=1) == [best]
+    assert classify(EXAMPLES[:2], top_k=2)[0] == two
+    assert pipeline(TASK, model=str(tmp_path), top_k=2)(EXAMPLES[0]) == two
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("problem_type", "default"),
+    [("multi_label_classification", "sigmoid"), ("single_label_classification", "softmax"), ("regression", "none")],
+)
+def test_function_to_apply(family, problem_type, default, tmp_path):
+    model = save(tmp_path, family, problem_type=problem_type)
+    classify = pipeline(TASK, model=str(tmp_path), top_k=None)
+    logits = expected(model, EXAMPLES[:1])[0]
+    functions = {"sigmoid": logits.sigmoid(), "softmax": logits.softmax(-1), "none": logits}
+    for name, scores in functions.items():
+        answers = classify(EXAMPLES[0], function_to_apply=name)
+        assert {answer["label"]: answer["score"] for answer in answers} == {
+            label: pytest.approx(scores[index].item(), abs=1e-6) for index, label in NAMES.items()
+        }
+    assert classify(EXAMPLES[0]) == classify(EXAMPLES[0], function_to_apply=default)
+
+
+def test_regression_of_one_number(tmp_path):
+    model = save(tmp_path, problem_type="regression", id2label={0: "score"}, num_labels=1)
+    answer = pipeline(TASK, model=str(tmp_path))(EXAMPLES[0])
+    assert answer == {"label": "score", "score": pytest.approx(expected(model, EXAMPLES[:1]).item(), abs=1e-6)}
+
+
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_a_model_of_one_modality_reads_that_alone(modality, tmp_path, warned):
+    sides = {"vision": None} if modality == "text" else {"text": None}
+    save(tmp_path, FusionForImageTextClassification, **sides)
+    classify = pipeline(TASK, model=str(tmp_path), batch_size=2)
+    alone = [{modality: example.get(modality)} for example in EXAMPLES[:1] + EXAMPLES[3:]]
+    assert classify(alone) == classify(EXAMPLES[:1] + EXAMPLES[3:])
+    assert not warned("trained on both modalities")
+    assert warned(f"{modality} is None: it is all that this classifier reads") == 1
+    other = "image" if modality == "text" else "text"
+    with pytest.raises(ValueError, match=rf"an example needs one of \['{modality}'\], got the keys \['{other}'\]"):
+        classify([{other: EXAMPLES[0][other]}])
+
+
+@pytest.mark.parametrize(
+    ("vision", "text"), [(name, "bert") for name in VISION_CONFIGS] + [("vit", name) for name in TEXT_CONFIGS]
+)
+def test_every_model_type(vision, text):
+    model = make_model(vision, text, RobustFusionForImageTextClassification, id2label=NAMES).eval()
+    fixed = {"padding": "max_length"} if text == "siglip_text_model" else {}
+    classify = ImageTextClassificationPipeline(model, make_processor(), device="cpu", top_k=None, **fixed)
+    together, alone = classify(EXAMPLES[:3], batch_size=3), classify(EXAMPLES[:3])
+    for row, other in zip(together, alone, strict=True):
+        scores, others = ({answer["label"]: answer["score"] for answer in answers} for answers in (row, other))
+        assert scores == pytest.approx(others, abs=1e-5)
+
+
+def test_arguments_of_the_processor(tmp_path):
+    model = save(tmp_path)
+    long, short = {"text": "a red dog cat"}, {"text": "a red"}
+    classify = pipeline(TASK, model=str(tmp_path), max_length=4)
+    assert_answers([classify(long)], expected(model, [short]))
+    assert_answers([classify(long, max_length=8)], expected(model, [long]))
+
+
+def test_dtype_and_device(tmp_path):
+    save(tmp_path)
+    classify = pipeline(TASK, model=str(tmp_path), dtype=torch.bfloat16, device_map="cpu")
+    assert classify.model.dtype == torch.bfloat16 and classify.device == torch.device("cpu")
+    assert len(classify(EXAMPLES, batch_size=2)) == 5
+
+
+def test_a_model_in_training_mode_is_put_into_evaluation_mode():
+    model = make_model(family=RobustFusionForImageTextClassification).train()
+    classify = pipeline(TASK, model=model, processor=make_processor())
+    assert not model.training and classify(EXAMPLES[0]) == classify(EXAMPLES[0])
+
+
+def test_save_pretrained_holds_the_processor_and_the_code(tmp_path):
+    save(tmp_path / "model")
+    classify = pipeline(TASK, model=str(tmp_path / "model"))
+    classify.save_pretrained(tmp_path / "again")
+    assert sorted(path.name for path in tmp_path.joinpath("model").iterdir()) == sorted(
+        path.name for path in tmp_path.joinpath("again").iterdir()
+    )
+    assert pipeline(TASK, model=str(tmp_path / "again"))(EXAMPLES) == classify(EXAMPLES)
+
+
+def test_custom_pipelines_is_written_and_asks_nobody_who_has_the_package(tmp_path):
+    save(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())["custom_pipelines"]
+    assert written == {
+        TASK: {"impl": "pipeline_image_text_classification.ImageTextClassificationPipeline", "pt": ["AutoModel"]}
+    }
+    config = FusionConfig.from_pretrained(tmp_path)
+    assert not hasattr(config, "custom_pipelines") and config.to_dict()["custom_pipelines"] == written
+    config.to_dict()["custom_pipelines"][TASK]["pt"] = "spoilt"
+    assert config.to_dict()["custom_pipelines"] == written
+    assert type(pipeline(TASK, model=str(tmp_path), trust_remote_code=True)) is ImageTextClassificationPipeline
+
+
+@pytest.mark.parametrize(
+    ("inputs", "kwargs", "message"),
+    [
+        (None, {}, "give examples, image=, text=, or both of these; got nothing"),
+        ({"text": "a"}, {"text": "b"}, "give either examples or image= and text=, not both"),
+        (None, {"image": [None], "text": ["a", "b"]}, r"image and text must be of one length, got \[1, 2\]"),
+        (None, {"image": None, "text": []}, "there are no examples"),
+        (None, {"image": [None, None], "text": "a"}, "either both lists or both single, got list and str"),
+        ({"img": 1, "caption": "a"}, {}, r"needs one of \['image', 'text'\], got the keys \['caption', 'img'\]"),
+        ("a red dog", {}, r"an example is a dict with 'image' and 'text'.* got str"),
+        (["a red dog"], {}, r"an example is a dict with 'image' and 'text'.* got str"),
+        ([], {}, "there are no examples"),
+        ({"text": "a"}, {"top_k": 0}, "top_k must be a whole number from 1 on, or None for all, got 0"),
+        ({"text": "a"}, {"top_k": "2"}, "top_k must be .* got '2'"),
+        (
+            {"text": "a"},
+            {"function_to_apply": "relu"},
+            r"function_to_apply must be one of \['sigmoid', 'softmax', 'none'\], got 'relu'",
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_named(inputs, kwargs, message):
+    classify = pipeline(
+        TASK, model=make_model(family=RobustFusionForImageTextClassification), processor=make_processor()
+    )
+    with pytest.raises(ValueError, match=message):
+        classify(inputs, **kwargs)
+
+
+@pytest.mark.parametrize("image", ["dog.jpg", "https://example.org/dog.jpg", {"bytes": b"", "path": None}])
+def test_nothing_is_opened_or_fetched(image):
+    classify = pipeline(
+        TASK, model=make_model(family=RobustFusionForImageTextClassification), processor=make_processor()
+    )
+    with pytest.raises(TypeError, match="images must be pictures, not paths or URLs"):
+        classify(image=image)
+
+
+def test_a_mistyped_key_is_warned_of(warned):
+    classify = pipeline(
+        TASK, model=make_model(family=RobustFusionForImageTextClassification), processor=make_processor()
+    )
+    classify({"image": picture(), "text": "a", "label": 1})
+    assert not warned("are not read")
+    classify({"image": picture(), "txt": "a"})
+    assert warned("an example has no 'text', and its keys ['txt'] are not read") == 1
+
+
+def test_other_models_are_refused(tmp_path):
+    with pytest.raises(
+        ValueError,
+        match=r"must be one of \['multimodal_fusion', 'multimodal_robust_fusion'\], got 'bert' \(BertModel\)",
+    ):
+        pipeline(TASK, model=AutoModel.from_config(TEXT_CONFIGS["bert"]()), processor=make_processor())
+    save(tmp_path, AlignerModel)
+    with pytest.raises(ValueError, match=r"got 'multimodal_aligner' \(AlignerModel\)"):
+        pipeline(TASK, model=str(tmp_path))
+
+
+def test_the_processor_reads_what_the_model_reads():
+    model = make_model(family=RobustFusionForImageTextClassification)
+    with pytest.raises(ValueError, match=r"the model reads \['image', 'text'\], the processor \['text'\]"):
+        pipeline(TASK, model=model, processor=make_processor(("text",)))
+
+
+STRANGER = (
+    Path(__file__).with_name("hide_package.py").read_text()
+    + """
+import json
+from PIL import Image
+from transformers import pipeline
+folder, again = sys.argv[1:]
+examples = [{"image": Image.new("RGB", (10, 6), (200, 10, 10)), "text": "a red dog"}, {"text": "cat"}, {"text": None}]
+try:
+    pipeline("image-text-classification", model=folder, trust_remote_code=False)
+except ValueError as error:
+    assert "trust_remote_code" in str(error)
+else:
+    raise AssertionError("remote code ran unasked")
+classify = pipeline("image-text-classification", model=folder, trust_remote_code=True)
+assert type(classify).__module__.startswith("transformers_modules")
+answers = [classify(examples, batch_size=2), pipeline(model=folder, trust_remote_code=True)(examples)]
+classify.save_pretrained(again)
+assert "hf_multimodal" not in sys.modules
+print(json.dumps(answers))
+"""
+)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_stranger_runs_the_pipeline(family, tmp_path):
+    save(tmp_path / "model", family)
+    folders = [str(tmp_path / "model"), str(tmp_path / "again")]
+    run = subprocess.run(
+        [sys.executable, "-c", STRANGER, *folders],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PATH": ""},
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    examples = [EXAMPLES[0], {"text": "cat"}, {"text": None}]
+    for folder in folders:  # what the stranger saved is as good as what was sent
+        own = pipeline(TASK, model=folder)(examples)
+        for answers in json.loads(run.stdout.splitlines()[-1]):
+            for answer, mine in zip(answers, own, strict=True):
+                assert answer == {"label": mine["label"], "score": pytest.approx(mine["score"], abs=1e-6)}
