@@ -296,8 +296,7 @@ class VisionTextPreTrainedModel(PreTrainedModel):
         embeds, states = self.text_projection(self._text_pooler(output, attention_mask)), states_of(output)
         if not self.token_features:
             return Encoded(embeds, states=states)
-        tokens = self.text_token_projection(output.last_hidden_state)
-        return Encoded(embeds, tokens, attention_mask.bool(), states)
+        return Encoded(embeds, self.text_token_projection(output.last_hidden_state), attention_mask.bool(), states)
 
     def _blank(
         self, image: bool, inputs: dict[str, torch.Tensor] | None, device: torch.device
