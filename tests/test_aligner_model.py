@@ -171,7 +171,7 @@ def test_features_are_the_embeddings(batch):
     masked = model(**batch, modality_mask=MASK)
     pixels = {"pixel_values": batch["pixel_values"].masked_fill(MASK[:, 0, None, None, None] == 0, torch.nan)}
     assert torch.equal(model.get_image_features(**pixels, modality_mask=MASK).pooler_output, masked.image_embeds)
-    assert torch.equal(model.get_text_features(**ids, modality_mask=MASK)[0], masked.text_embeds)
+    assert torch.equal(model.get_text_features(**ids, modality_mask=MASK).pooler_output, masked.text_embeds)
 
 
 def test_the_scale_is_stored_as_a_logarithm_and_clamped(batch):

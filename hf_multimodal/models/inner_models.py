@@ -1,7 +1,8 @@
 """One face for every vision and text model: how it is built, what it returns, how its output becomes features."""
 
+import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -115,6 +116,21 @@ def without_unused_parameters(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
+@contextlib.contextmanager
+def running_statistics(model: nn.Module) -> Iterator[None]:
+    """Let BatchNorm use its running statistics: blank rows and single rows would spoil those of the batch."""
+    layers = [
+        layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training
+    ]
+    for layer in layers:
+        layer.eval()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.train()
+
+
 def accepted(model: nn.Module, names: tuple[str, ...]) -> frozenset[str]:
     """Which of the named arguments the model's `forward` takes."""
     return frozenset(names) & set(inspect.signature(model.forward).parameters)
@@ -226,6 +242,11 @@ def has_pooler(model: PreTrainedModel, strategy: str) -> bool:
     """Whether the model can do what the pooling strategy asks of it."""
     own = model.config.model_type in OWN_TEXT_POOLING or getattr(model, "pooler", None) is not None
     return strategy != "pooler" or own
+
+
+def projection(width: int, hidden_size: int) -> nn.Sequential:
+    """LayerNorm, so that the two models' features have one scale, and a linear map to the common width."""
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden_size))
 
 
 def image_widths(model: PreTrainedModel, pooling: ImagePooling) -> tuple[int, int]:

@@ -1,7 +1,6 @@
 """The adapter that every model of this package stands on: any vision model, any text model, projected to one width."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,31 +20,13 @@ from .inner_models import (
     image_size_of,
     image_widths,
     load_model,
+    projection,
+    running_statistics,
     text_pooling_of,
 )
 
 if TYPE_CHECKING:
     from .processing_multimodal import MultimodalProcessor  # noqa: F401  the processor travels with every model
-
-
-def projection(width: int, hidden_size: int) -> nn.Sequential:
-    """LayerNorm, so that the two models' features have one scale, and a linear map to the common width."""
-    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden_size))
-
-
-@contextlib.contextmanager
-def running_statistics(model: nn.Module) -> Iterator[None]:
-    """Let BatchNorm use its running statistics: blank rows and single rows would spoil those of the batch."""
-    layers = [
-        layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training
-    ]
-    for layer in layers:
-        layer.eval()
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.train()
 
 
 class VisionTextPreTrainedModel(PreTrainedModel):
@@ -180,6 +161,12 @@ class VisionTextPreTrainedModel(PreTrainedModel):
             **{auto_class: f"{module}.{type(self).__name__}" for auto_class in self.auto_classes},
         }
         super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As in torch, but of a weight with two names (T5's embeddings) one is enough, as it is saved under one."""
+        names = self.all_tied_weights_keys.items()
+        tied = {name: state_dict[other] for name, other in names if name not in state_dict and other in state_dict}
+        return super().load_state_dict({**state_dict, **tied}, *args, **kwargs)
 
     def encode(
         self,
