@@ -20,6 +20,10 @@ test: .venv/installed  ## the test suite, in parallel
 test-slow: .venv/installed  ## the tests that take minutes each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow
 
+peer-tests: .venv/installed  ## transformers' own tests of models and processors, fetched, over ours
+	$(BIN)/python peer_tests/fetch.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:warnings -m '' peer_tests
+
 style: .venv/installed  ## format and mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -58,5 +62,5 @@ alignment: .venv/installed  ## the five losses and zero-shot on generated pictur
 gradient-cache: .venv/installed  ## memory of a step with and without gradient caching, into the README
 	$(BIN)/python benchmarks/bench_gradient_cache.py
 
-.PHONY: help demo test test-slow style check ceilings fusions ecnu bench promises promises-quick
+.PHONY: help demo test test-slow peer-tests style check ceilings fusions ecnu bench promises promises-quick
 .PHONY: flickr8k alignment gradient-cache

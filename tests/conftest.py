@@ -1,6 +1,9 @@
 """Tiny random configurations of every vision and text model type that the tests run over; all offline, on CPU."""
 
+import logging
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -73,6 +76,40 @@ def make_batch(rows: int = 4, length: int = 6, size: int = 32, seed: int = 0) ->
         "input_ids": input_ids.where(attention_mask.bool(), torch.tensor(0)),
         "attention_mask": attention_mask,
     }
+
+
+# Of `from_pretrained`, for the three families (an inner model may leave a head of its pretraining), and of `Trainer`.
+KEYS_DO_NOT_FIT = re.compile(
+    r"(FusionForImageTextClassification|AlignerModel)\S* LOAD REPORT|"
+    r"There were (missing|unexpected) keys in the checkpoint"
+)
+
+
+class KeyWarnings(logging.Handler):
+    """What transformers says of weights that are missing or left over."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if KEYS_DO_NOT_FIT.search(record.getMessage()):
+            self.messages.append(record.getMessage())
+
+
+@pytest.fixture(autouse=True)
+def no_warning_about_keys(request: pytest.FixtureRequest) -> Iterator[KeyWarnings]:
+    """Weights that are missing or left over are an error, where transformers warns and goes on with random ones.
+
+    A test whose weights shall not fit says so: `@pytest.mark.keys_do_not_fit`.
+    """
+    handler = KeyWarnings()
+    logger = logging.getLogger("transformers")
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)
+    if request.node.get_closest_marker("keys_do_not_fit") is None:
+        assert handler.messages == []
 
 
 @pytest.fixture

@@ -171,7 +171,7 @@ def test_features_are_the_embeddings(batch):
     masked = model(**batch, modality_mask=MASK)
     pixels = {"pixel_values": batch["pixel_values"].masked_fill(MASK[:, 0, None, None, None] == 0, torch.nan)}
     assert torch.equal(model.get_image_features(**pixels, modality_mask=MASK).pooler_output, masked.image_embeds)
-    assert torch.equal(model.get_text_features(**ids, modality_mask=MASK)[0], masked.text_embeds)
+    assert torch.equal(model.get_text_features(**ids, modality_mask=MASK).pooler_output, masked.text_embeds)
 
 
 def test_the_scale_is_stored_as_a_logarithm_and_clamped(batch):
@@ -188,6 +188,7 @@ def test_the_scale_is_stored_as_a_logarithm_and_clamped(batch):
     assert build(logit_scale_init_value=1).logit_scale == 1
 
 
+@pytest.mark.keys_do_not_fit
 def test_another_loss_of_a_trained_model_brings_what_it_needs(tmp_path, batch):
     model = build()
     model.logit_scale.data.fill_(1.25)

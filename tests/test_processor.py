@@ -77,9 +77,19 @@ def test_texts_are_cut_at_the_tokenizers_limit_or_the_callers(processor):
 
 
 def test_padding_to_a_fixed_length_is_kept(tmp_path):
-    MultimodalProcessor(tokenizer=make_tokenizer(), padding="max_length").save_pretrained(tmp_path)
+    MultimodalProcessor(tokenizer=make_tokenizer(padding="max_length")).save_pretrained(tmp_path)
     loaded = MultimodalProcessor.from_pretrained(tmp_path)
     assert loaded(text=["a"], return_tensors="pt")["input_ids"].shape == (1, 8)
+    assert loaded(text=["a"], return_tensors="pt", padding=True)["input_ids"].shape == (1, 3)
+    assert loaded(text=["a"], return_tensors="pt", text_kwargs={"padding": True})["input_ids"].shape == (1, 3)
+
+
+def test_a_processor_says_where_its_code_is_before_and_after_saving(processor, tmp_path):
+    expected = {"AutoProcessor": "processing_multimodal.MultimodalProcessor"}
+    assert processor.to_dict()["auto_map"] == expected
+    processor.save_pretrained(tmp_path)
+    assert processor.to_dict()["auto_map"] == expected
+    assert MultimodalProcessor.from_pretrained(tmp_path).to_dict()["auto_map"] == expected
 
 
 def test_a_tokenizer_without_padding_token_pads_with_its_end():

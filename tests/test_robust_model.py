@@ -179,6 +179,7 @@ def test_from_fusion_keeps_every_weight(batch, tmp_path):
     assert robust.config.unimodal_loss_weight == 0.25 and robust.config.model_type == "multimodal_robust_fusion"
 
 
+@pytest.mark.keys_do_not_fit
 def test_a_new_head_has_a_stack_that_is_not_fitted(tmp_path, batch):
     fitted(build()).save_pretrained(tmp_path)
     model = RobustFusionForImageTextClassification.from_pretrained(

@@ -36,7 +36,14 @@ class AlignerConfig(VisionTextConfig):
 
     model_type = "multimodal_aligner"
     attribute_map: ClassVar[dict[str, str]] = {"hidden_size": "projection_dim"}
-    keys_to_ignore_at_inference = ["logits_per_image", "logits_per_text", "modality_mask", "incomplete_pairs"]
+    keys_to_ignore_at_inference = [
+        "logits_per_image",
+        "logits_per_text",
+        "modality_mask",
+        "incomplete_pairs",
+        "vision_model_output",
+        "text_model_output",
+    ]
 
     hidden_size: ClassVar[int]  # type: ignore[misc]  # no field of its own any more: `attribute_map` answers
     projection_dim: int = 256

@@ -40,7 +40,14 @@ class FusionConfig(VisionTextConfig):
     """
 
     model_type = "multimodal_fusion"
-    keys_to_ignore_at_inference = ["fused_embeds", "image_embeds", "text_embeds", "modality_mask"]
+    keys_to_ignore_at_inference = [
+        "fused_embeds",
+        "image_embeds",
+        "text_embeds",
+        "modality_mask",
+        "vision_model_output",
+        "text_model_output",
+    ]
 
     fusion: str = "concat"
     dropout: float | int = 0.1

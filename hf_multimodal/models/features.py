@@ -1,8 +1,60 @@
-"""What the adapter hands to a fusion."""
+"""What the adapter hands to a fusion, and what it is made of."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+# What callers may ask of the inner models, by the name that transformers gives it.
+ASKED = ("output_hidden_states", "output_attentions")
+
+
+def states_of(output: Any) -> tuple[Any, Any, Any]:
+    """What [`Encoded`] keeps of an inner model's answer; convolutional ones know no attentions."""
+    return output.last_hidden_state, getattr(output, "hidden_states", None), getattr(output, "attentions", None)
+
+
+def like_rows(rows: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """(batch,) or (batch, 1) shaped to broadcast over the rows of `other`."""
+    return rows.view(-1, *[1] * (other.ndim - 1))
+
+
+def map_tensors(function: Callable[[torch.Tensor], torch.Tensor], parts: Any) -> Any:
+    """The tensors of nested tuples, each put through the function; None stays None."""
+    if isinstance(parts, tuple):
+        return tuple(map_tensors(function, part) for part in parts)
+    return None if parts is None else function(parts)
+
+
+class Encoded(NamedTuple):
+    """One side of a batch; the rows that lack it are zeros throughout.
+
+    Args:
+        embeds: (batch, hidden), projected.
+        tokens: (batch, length, hidden), projected, only for a fusion that reads tokens.
+        token_mask: (batch, length) bool, likewise.
+        states: What the inner model answered: `last_hidden_state`, and where they were asked for its `hidden_states`
+            and `attentions`, tuples with an entry a layer.
+    """
+
+    embeds: torch.Tensor
+    tokens: torch.Tensor | None = None
+    token_mask: torch.Tensor | None = None
+    states: tuple[Any, Any, Any] = (None, None, None)
+
+    def model_output(self, pooled: torch.Tensor) -> BaseModelOutputWithPooling:
+        """The states beside a pooled feature (batch, width)."""
+        last, hidden_states, attentions = self.states
+        return BaseModelOutputWithPooling(
+            last_hidden_state=last, pooler_output=pooled, hidden_states=hidden_states, attentions=attentions
+        )
+
+    def asked_output(self) -> BaseModelOutputWithPooling | None:
+        """The states beside `embeds`; None where neither hidden states nor attentions were asked for."""
+        asked = any(part is not None for part in self.states[1:])
+        return self.model_output(self.embeds) if asked else None
 
 
 @dataclass
@@ -16,6 +68,8 @@ class Features:
         image_token_mask: (batch, patches) bool, False throughout for an example without image.
         text_tokens: (batch, length, hidden), likewise.
         text_token_mask: (batch, length) bool, False on padding too.
+        vision_model_output: Hidden states and attentions of the vision model, where they were asked for.
+        text_model_output: Likewise of the text model.
     """
 
     embeds: torch.Tensor
@@ -24,6 +78,8 @@ class Features:
     image_token_mask: torch.Tensor | None = None
     text_tokens: torch.Tensor | None = None
     text_token_mask: torch.Tensor | None = None
+    vision_model_output: BaseModelOutputWithPooling | None = None
+    text_model_output: BaseModelOutputWithPooling | None = None
 
     def __post_init__(self) -> None:
         self.embeds = self.embeds.masked_fill(~self.modality_mask[..., None].bool(), 0)

@@ -271,6 +271,11 @@ def has_pooler(model: PreTrainedModel, strategy: str) -> bool:
     return strategy != "pooler" or own
 
 
+def projection(width: int, hidden_size: int) -> nn.Sequential:
+    """LayerNorm, so that the two models' features have one scale, and a linear map to the common width."""
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden_size))
+
+
 def image_widths(model: PreTrainedModel, pooling: ImagePooling) -> tuple[int, int]:
     """Widths of the pooled feature and of the tokens: from the configuration, or else seen by trying.
 

@@ -2,13 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import nn
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .configuration_aligner import AlignerConfig
 from .contrastive_losses import LOSSES, SCALED_LOSSES
@@ -32,6 +32,9 @@ class AlignerOutput(ModelOutput):
         text_embeds: (texts, projection_dim), likewise.
         modality_mask: (batch, 2), 1 = what was read; None where there are more images than texts or fewer.
         incomplete_pairs: Scalar, how many pairs the loss left out because they lack a side.
+        vision_model_output: The vision model's `last_hidden_state`, `hidden_states` and `attentions`, zeros for the
+            rows that it did not read; only with `output_hidden_states` or `output_attentions`.
+        text_model_output: Likewise of the text model.
     """
 
     loss: torch.Tensor | None = None
@@ -41,6 +44,8 @@ class AlignerOutput(ModelOutput):
     text_embeds: torch.Tensor | None = None
     modality_mask: torch.Tensor | None = None
     incomplete_pairs: torch.Tensor | None = None
+    vision_model_output: BaseModelOutputWithPooling | None = None
+    text_model_output: BaseModelOutputWithPooling | None = None
 
 
 def to_unit_length(embeds: torch.Tensor) -> torch.Tensor:
@@ -169,7 +174,10 @@ class AlignerModel(VisionTextPreTrainedModel):
 
     @can_return_tuple
     def get_image_features(
-        self, pixel_values: torch.Tensor, modality_mask: torch.Tensor | None = None, **kwargs: Any
+        self,
+        pixel_values: torch.Tensor,
+        modality_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]
     ) -> BaseModelOutputWithPooling:
         """Embed images.
 
@@ -178,11 +186,12 @@ class AlignerModel(VisionTextPreTrainedModel):
             modality_mask: (images, 2), whose column 0 tells which images are there.
 
         Returns:
-            Its `pooler_output` is (images, projection_dim), of length 1, or zeros where there is no image.
+            Its `pooler_output` is (images, projection_dim), of length 1, or zeros where there is no image. The rest is
+            the vision model's own: `last_hidden_state`, and `hidden_states` and `attentions` where they are asked for.
         """
         present = None if modality_mask is None else modality_mask[:, 0].to(pixel_values.device).bool()
-        embeds, _, _ = self._encode_images(pixel_values, present, pixel_values.shape[0], pixel_values.device)
-        return BaseModelOutputWithPooling(pooler_output=to_unit_length(embeds))
+        image = self._encode_images(pixel_values, present, pixel_values.shape[0], pixel_values.device, **kwargs)
+        return image.model_output(to_unit_length(image.embeds))
 
     @can_return_tuple
     def get_text_features(
@@ -191,7 +200,7 @@ class AlignerModel(VisionTextPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         modality_mask: torch.Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]
     ) -> BaseModelOutputWithPooling:
         """Embed texts.
 
@@ -202,13 +211,14 @@ class AlignerModel(VisionTextPreTrainedModel):
             modality_mask: (texts, 2), whose column 1 tells which texts are there.
 
         Returns:
-            Its `pooler_output` is (texts, projection_dim), of length 1, or zeros where there is no text.
+            Its `pooler_output` is (texts, projection_dim), of length 1, or zeros where there is no text. The rest is
+            the text model's own, as for images.
         """
         present = None if modality_mask is None else modality_mask[:, 1].to(input_ids.device).bool()
-        embeds, _, _ = self._encode_texts(
-            input_ids, attention_mask, token_type_ids, present, input_ids.shape[0], input_ids.device
+        text = self._encode_texts(
+            input_ids, attention_mask, token_type_ids, present, input_ids.shape[0], input_ids.device, **kwargs
         )
-        return BaseModelOutputWithPooling(pooler_output=to_unit_length(embeds))
+        return text.model_output(to_unit_length(text.embeds))
 
     @can_return_tuple
     def forward(
@@ -220,7 +230,7 @@ class AlignerModel(VisionTextPreTrainedModel):
         modality_mask: torch.Tensor | None = None,
         image_ids: torch.Tensor | None = None,
         return_loss: bool | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]
     ) -> AlignerOutput:
         """Embed images and texts and compare each with each.
 
@@ -250,9 +260,11 @@ class AlignerModel(VisionTextPreTrainedModel):
                 f"a modality_mask and a loss need as many images as texts, got {lengths[0]} and {lengths[1]}; "
                 "without a mask a loss also takes several texts for each image."
             )
-        image, text, mask = self._encode_sides(pixel_values, input_ids, attention_mask, token_type_ids, modality_mask)
-        image_embeds = to_unit_length(image[0])
-        text_embeds = to_unit_length(text[0]).to(image_embeds.dtype)
+        image, text, mask = self._encode_sides(
+            pixel_values, input_ids, attention_mask, token_type_ids, modality_mask, **kwargs
+        )
+        image_embeds = to_unit_length(image.embeds)
+        text_embeds = to_unit_length(text.embeds).to(image_embeds.dtype)
         logits = self.scaling(image_embeds @ text_embeds.T)
         loss = incomplete = None
         if return_loss:
@@ -265,6 +277,8 @@ class AlignerModel(VisionTextPreTrainedModel):
             text_embeds=text_embeds,
             modality_mask=mask.long() if image_embeds.shape[0] == text_embeds.shape[0] else None,
             incomplete_pairs=incomplete,
+            vision_model_output=image.asked_output(),
+            text_model_output=text.asked_output(),
         )
 
     def contrastive_loss(

@@ -1,11 +1,12 @@
 """The fused image+text classifier."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import nn
-from transformers.utils import ModelOutput, can_return_tuple, logging
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple, logging
 
 from .configuration_fusion import FusionConfig
 from .fusion import FUSIONS, LateFusion
@@ -41,6 +42,9 @@ class ImageTextClassifierOutput(ModelOutput):
         image_embeds: (batch, hidden_size), zeros where there is no image.
         text_embeds: (batch, hidden_size), zeros where there is no text.
         modality_mask: (batch, 2), 1 = what this model really read.
+        vision_model_output: The vision model's `last_hidden_state`, `hidden_states` and `attentions`, zeros for the
+            rows that it did not read; only with `output_hidden_states` or `output_attentions`.
+        text_model_output: Likewise of the text model.
     """
 
     loss: torch.Tensor | None = None
@@ -49,6 +53,8 @@ class ImageTextClassifierOutput(ModelOutput):
     image_embeds: torch.Tensor | None = None
     text_embeds: torch.Tensor | None = None
     modality_mask: torch.Tensor | None = None
+    vision_model_output: BaseModelOutputWithPooling | None = None
+    text_model_output: BaseModelOutputWithPooling | None = None
 
 
 class FusionForImageTextClassification(VisionTextPreTrainedModel):
@@ -102,19 +108,19 @@ class FusionForImageTextClassification(VisionTextPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        pixel_values: torch.Tensor | None = None,
         input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         modality_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]
     ) -> ImageTextClassifierOutput:
         """Classify a batch.
 
         Args:
-            pixel_values: (batch, channels, height, width).
             input_ids: (batch, length).
+            pixel_values: (batch, channels, height, width).
             attention_mask: (batch, length), 1 = real token.
             token_type_ids: (batch, length).
             modality_mask: (batch, 2), 1 = present, column 0 image, column 1 text.
@@ -129,7 +135,7 @@ class FusionForImageTextClassification(VisionTextPreTrainedModel):
             for name, value in (("pixel_values", pixel_values), ("input_ids", input_ids)):
                 if value is None:
                     warn_of_missing(name)
-        features = self.encode(pixel_values, input_ids, attention_mask, token_type_ids, modality_mask)
+        features = self.encode(pixel_values, input_ids, attention_mask, token_type_ids, modality_mask, **kwargs)
         fused = self.fusion(features)
         logits = self.classifier(fused)
         return ImageTextClassifierOutput(
@@ -139,4 +145,6 @@ class FusionForImageTextClassification(VisionTextPreTrainedModel):
             image_embeds=features.embeds[:, 0],
             text_embeds=features.embeds[:, 1],
             modality_mask=features.modality_mask,
+            vision_model_output=features.vision_model_output,
+            text_model_output=features.text_model_output,
         )

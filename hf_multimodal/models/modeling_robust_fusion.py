@@ -1,12 +1,12 @@
 """The classifier that stays right and calibrated when an example lacks its image or its text."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.utils import can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_robust_fusion import RobustFusionConfig
 from .features import Features
@@ -114,20 +114,20 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        pixel_values: torch.Tensor | None = None,
         input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         modality_mask: torch.Tensor | None = None,
         fusion_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]
     ) -> RobustFusionOutput:
         """Classify a batch.
 
         Args:
-            pixel_values: (batch, channels, height, width), or None: no example has an image.
             input_ids: (batch, length), or None: no example has a text.
+            pixel_values: (batch, channels, height, width), or None: no example has an image.
             attention_mask: (batch, length), 1 = real token.
             token_type_ids: (batch, length).
             modality_mask: (batch, 2), 1 = present, column 0 image, column 1 text. An example with neither is answered
@@ -140,7 +140,7 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
         Returns:
             [`RobustFusionOutput`]
         """
-        features = self.encode(pixel_values, input_ids, attention_mask, token_type_ids, modality_mask)
+        features = self.encode(pixel_values, input_ids, attention_mask, token_type_ids, modality_mask, **kwargs)
         present = features.modality_mask
         shown = present if fusion_mask is None or not self.training else fusion_mask.to(present)
         joint_mask = present * shown
@@ -156,6 +156,8 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
             image_embeds=features.embeds[:, 0],
             text_embeds=features.embeds[:, 1],
             modality_mask=present,
+            vision_model_output=features.vision_model_output,
+            text_model_output=features.text_model_output,
         )
 
     def heads(self, features: Features, joint_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,16 +1,16 @@
 """The adapter that every model of this package stands on: any vision model, any text model, projected to one width."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import logging
 
 from .configuration_vision_text import VisionTextConfig
-from .features import Features
+from .features import ASKED, Encoded, Features, like_rows, map_tensors, states_of
 from .inner_models import (
     TEXT_POOLERS,
     ImagePooling,
@@ -20,6 +20,7 @@ from .inner_models import (
     image_size_of,
     image_widths,
     load_model,
+    projection,
     running_statistics,
     shared_dtype,
     text_pooling_of,
@@ -27,20 +28,6 @@ from .inner_models import (
 
 if TYPE_CHECKING:
     from .processing_multimodal import MultimodalProcessor  # noqa: F401  the processor travels with every model
-
-logger = logging.get_logger(__name__)
-
-Encoded = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]  # embeds, tokens, token mask
-
-
-def projection(width: int, hidden_size: int) -> nn.Sequential:
-    """LayerNorm, so that the two models' features have one scale, and a linear map to the common width."""
-    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden_size))
-
-
-def _like(rows: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """(batch,) or (batch, 1) shaped to broadcast over the rows of `other`."""
-    return rows.view(-1, *[1] * (other.ndim - 1))
 
 
 class VisionTextPreTrainedModel(PreTrainedModel):
@@ -192,6 +179,12 @@ class VisionTextPreTrainedModel(PreTrainedModel):
         """As in transformers, but weights are read from safetensors alone: a pickle can run code when it is opened."""
         return super().from_pretrained(*args, use_safetensors=use_safetensors, **kwargs)
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As in torch, but of a weight with two names (T5's embeddings) one is enough, as it is saved under one."""
+        names = self.all_tied_weights_keys.items()
+        tied = {name: state_dict[other] for name, other in names if name not in state_dict and other in state_dict}
+        return super().load_state_dict({**state_dict, **tied}, *args, **kwargs)
+
     def encode(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -199,6 +192,7 @@ class VisionTextPreTrainedModel(PreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         modality_mask: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> Features:
         """Project the features of every modality that is present; zeros stand where one is not.
 
@@ -209,19 +203,23 @@ class VisionTextPreTrainedModel(PreTrainedModel):
             token_type_ids: (batch, length), for text models that take them.
             modality_mask: (batch, 2), 1 = present, column 0 image, column 1 text; None means that every given input
                 is present. Whatever lies in a slot that is not present is never read.
+            kwargs: `output_hidden_states` and `output_attentions` are handed to the inner models.
 
         Raises:
             ValueError: If there is neither an image nor a text input that this model reads.
         """
-        image, text, mask = self._encode_sides(pixel_values, input_ids, attention_mask, token_type_ids, modality_mask)
-        (image_embeds, image_tokens, image_token_mask), (text_embeds, text_tokens, text_token_mask) = image, text
+        image, text, mask = self._encode_sides(
+            pixel_values, input_ids, attention_mask, token_type_ids, modality_mask, **kwargs
+        )
         return Features(
-            embeds=torch.stack([image_embeds, text_embeds.to(image_embeds.dtype)], dim=1),
+            embeds=torch.stack([image.embeds, text.embeds.to(image.embeds.dtype)], dim=1),
             modality_mask=mask.long(),
-            image_tokens=image_tokens,
-            image_token_mask=image_token_mask,
-            text_tokens=text_tokens,
-            text_token_mask=text_token_mask,
+            image_tokens=image.tokens,
+            image_token_mask=image.token_mask,
+            text_tokens=text.tokens,
+            text_token_mask=text.token_mask,
+            vision_model_output=image.asked_output(),
+            text_model_output=text.asked_output(),
         )
 
     def _encode_sides(
@@ -231,6 +229,7 @@ class VisionTextPreTrainedModel(PreTrainedModel):
         attention_mask: torch.Tensor | None,
         token_type_ids: torch.Tensor | None,
         modality_mask: torch.Tensor | None,
+        **kwargs: Any,
     ) -> tuple[Encoded, Encoded, torch.Tensor]:
         """Both sides, which may differ in length if there is no `modality_mask`, and the mask of what was read."""
         images = pixel_values if self.vision_model is not None else None
@@ -246,17 +245,22 @@ class VisionTextPreTrainedModel(PreTrainedModel):
         mask = mask.to(device).bool() & here  # (batch, 2)
         # Without a mask all is present, and no row needs to be looked at.
         has_image, has_text = (None, None) if modality_mask is None else mask.unbind(dim=1)
-        image = self._encode_images(images, has_image, batch, device)
-        text = self._encode_texts(
-            texts, attention_mask, token_type_ids, has_text, batch if texts is None else texts.shape[0], device
-        )
+        image = self._encode_images(images, has_image, batch, device, **kwargs)
+        length = batch if texts is None else texts.shape[0]
+        text = self._encode_texts(texts, attention_mask, token_type_ids, has_text, length, device, **kwargs)
         return image, text, mask
 
     def _encode_images(
-        self, pixel_values: torch.Tensor | None, present: torch.Tensor | None, batch: int, device: torch.device
+        self,
+        pixel_values: torch.Tensor | None,
+        present: torch.Tensor | None,
+        batch: int,
+        device: torch.device,
+        **kwargs: Any,
     ) -> Encoded:
         inputs = None if pixel_values is None else {"pixel_values": pixel_values}
-        return self._encode_present(self.vision_model, self._run_vision, inputs, present, batch, device)
+        run = partial(self._run_vision, **{name: kwargs[name] for name in ASKED if name in kwargs})
+        return self._encode_present(self.vision_model, run, inputs, present, batch, device)
 
     def _encode_texts(
         self,
@@ -266,6 +270,7 @@ class VisionTextPreTrainedModel(PreTrainedModel):
         present: torch.Tensor | None,
         batch: int,
         device: torch.device,
+        **kwargs: Any,
     ) -> Encoded:
         inputs = None
         if input_ids is not None:
@@ -273,28 +278,29 @@ class VisionTextPreTrainedModel(PreTrainedModel):
             inputs = {"input_ids": input_ids, "attention_mask": tokens_here}
             if token_type_ids is not None and "token_type_ids" in self._text_inputs:
                 inputs["token_type_ids"] = token_type_ids
-        return self._encode_present(self.text_model, self._run_text, inputs, present, batch, device)
+        run = partial(self._run_text, **{name: kwargs[name] for name in ASKED if name in kwargs})
+        return self._encode_present(self.text_model, run, inputs, present, batch, device)
 
-    def _run_vision(self, pixel_values: torch.Tensor) -> Encoded:
+    def _run_vision(self, pixel_values: torch.Tensor, **asked: Any) -> Encoded:
         pixel_values = pixel_values.to(self.vision_model.dtype)
         if pixel_values.dim() == 4:  # and not the states after frozen layers
             # Convolutions and pooling are faster so: a step of a small ResNet on a CPU by a factor of 1.2 to 1.7.
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-        output = self.vision_model(pixel_values)
+        output = self.vision_model(pixel_values, **asked)
         pooled, tokens = self._image_pooling(output)
-        embeds = self.visual_projection(pooled)
+        embeds, states = self.visual_projection(pooled), states_of(output)
         if not self.token_features:
-            return embeds, None, None
+            return Encoded(embeds, states=states)
         mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-        return embeds, self.visual_token_projection(tokens), mask
+        return Encoded(embeds, self.visual_token_projection(tokens), mask, states)
 
-    def _run_text(self, attention_mask: torch.Tensor, **inputs: torch.Tensor) -> Encoded:
+    def _run_text(self, attention_mask: torch.Tensor, **inputs: Any) -> Encoded:
         no_cache = {"use_cache": False} if "use_cache" in self._text_inputs else {}
         output = self.text_model(attention_mask=attention_mask, **inputs, **no_cache)
-        embeds = self.text_projection(self._text_pooler(output, attention_mask))
+        embeds, states = self.text_projection(self._text_pooler(output, attention_mask)), states_of(output)
         if not self.token_features:
-            return embeds, None, None
-        return embeds, self.text_token_projection(output.last_hidden_state), attention_mask.bool()
+            return Encoded(embeds, states=states)
+        return Encoded(embeds, self.text_token_projection(output.last_hidden_state), attention_mask.bool(), states)
 
     def _blank(
         self, image: bool, inputs: dict[str, torch.Tensor] | None, device: torch.device
@@ -332,22 +338,20 @@ class VisionTextPreTrainedModel(PreTrainedModel):
             return self._run_rows(model, run, inputs, batch)
         if torch.compiler.is_compiling() or torch.compiler.is_exporting():
             with running_statistics(model):
-                embeds, tokens, mask = run(**self._blank_absent(inputs, present, device))
-            absent = ~present[:, None]
-            tokens = None if tokens is None else tokens.masked_fill(_like(absent, tokens), 0)
-            return embeds.masked_fill(absent, 0), tokens, None if mask is None else mask & ~absent
+                encoded = run(**self._blank_absent(inputs, present, device))
+            return Encoded(*map_tensors(lambda part: part.masked_fill(like_rows(~present, part), 0), tuple(encoded)))
         index = present.nonzero().squeeze(1)
         if len(index) == batch:
             return self._run_rows(model, run, inputs, batch)
         if not len(index):
             return self._none_present(model, run, inputs, batch, device)
-        rows = {name: value[index] for name, value in inputs.items()}
 
         def scatter(part: torch.Tensor) -> torch.Tensor:
-            return part.new_zeros(batch, *part.shape[1:]).index_copy(0, index, part)
+            part = part.unflatten(0, (len(index), -1))  # Swin's attentions have several windows a row
+            return part.new_zeros(batch, *part.shape[1:]).index_copy(0, index, part).flatten(0, 1)
 
-        embeds, tokens, mask = self._run_rows(model, run, rows, len(index))
-        return scatter(embeds), None if tokens is None else scatter(tokens), None if mask is None else scatter(mask)
+        rows = {name: value[index] for name, value in inputs.items()}
+        return Encoded(*map_tensors(scatter, tuple(self._run_rows(model, run, rows, len(index)))))
 
     def _none_present(
         self,
@@ -364,10 +368,10 @@ class VisionTextPreTrainedModel(PreTrainedModel):
         if not self.training:
             return self._nothing(batch, device, self.dtype)
         with running_statistics(model):
-            embeds, tokens, _ = run(**self._blank(model is self.vision_model, inputs, device))
-        zero = embeds.sum() * 0 + (0 if tokens is None else tokens.sum() * 0)
-        embeds, tokens, mask = self._nothing(batch, device, embeds.dtype)
-        return embeds + zero, None if tokens is None else tokens + zero, mask
+            blank = run(**self._blank(model is self.vision_model, inputs, device))
+        zero = blank.embeds.sum() * 0 + (0 if blank.tokens is None else blank.tokens.sum() * 0)
+        embeds, tokens, mask, _ = self._nothing(batch, device, blank.embeds.dtype)
+        return Encoded(embeds + zero, None if tokens is None else tokens + zero, mask)
 
     @staticmethod
     def _run_rows(model: nn.Module, run: Callable[..., Encoded], inputs: dict, rows: int) -> Encoded:
@@ -387,7 +391,7 @@ class VisionTextPreTrainedModel(PreTrainedModel):
             fill = blank.get(name, torch.zeros_like(value[:1]))
             if name == "attention_mask":  # one token to attend to
                 fill = (torch.arange(value.shape[1], device=device) == 0)[None]
-            filled[name] = torch.where(_like(present, value), value, fill.to(value.dtype))
+            filled[name] = torch.where(like_rows(present, value), value, fill.to(value.dtype))
         return filled
 
     def _nothing(self, batch: int, device: torch.device, dtype: torch.dtype) -> Encoded:
@@ -395,5 +399,6 @@ class VisionTextPreTrainedModel(PreTrainedModel):
         width = self.config.hidden_size
         embeds = torch.zeros(batch, width, device=device, dtype=dtype)
         if not self.token_features:
-            return embeds, None, None
-        return embeds, embeds.new_zeros(batch, 0, width), torch.zeros(batch, 0, dtype=torch.bool, device=device)
+            return Encoded(embeds)
+        mask = torch.zeros(batch, 0, dtype=torch.bool, device=device)
+        return Encoded(embeds, embeds.new_zeros(batch, 0, width), mask)

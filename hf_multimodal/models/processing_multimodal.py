@@ -18,7 +18,7 @@ IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.2
 
 
 class MultimodalProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
-    _defaults = {"text_kwargs": {"truncation": True}}
+    _defaults = {"text_kwargs": {"truncation": True, "padding": True}}
 
 
 class _ClassOrInstance:
@@ -107,9 +107,9 @@ class MultimodalProcessor(ProcessorMixin):
 
     Args:
         image_processor: Any image processor of transformers, or None.
-        tokenizer: Any tokenizer of transformers, or None. One without padding token pads with its end token.
-        padding: `True` pads to the longest text of a batch, `"max_length"` always to the tokenizer's limit, which
-            SigLIP's text model needs.
+        tokenizer: Any tokenizer of transformers, or None. One without padding token pads with its end token. Texts are
+            padded to the longest of a batch, or as the tokenizer was made to: SigLIP's text model needs
+            `AutoTokenizer.from_pretrained(..., padding="max_length")`.
 
     Raises:
         ValueError: If both parts are None.
@@ -126,14 +126,7 @@ class MultimodalProcessor(ProcessorMixin):
     _auto_class = "AutoProcessor"
     valid_processor_kwargs = MultimodalProcessorKwargs
 
-    def __init__(
-        self,
-        image_processor: Any = None,
-        tokenizer: Any = None,
-        padding: bool | str = True,
-        chat_template: str | None = None,
-    ) -> None:
-        self.padding = padding
+    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None) -> None:
         self.image_processor = image_processor
         self.tokenizer = tokenizer
         if image_processor is None and tokenizer is None:
@@ -159,7 +152,6 @@ class MultimodalProcessor(ProcessorMixin):
             text_model_name_or_path: Likewise.
         """
         image_processor = tokenizer = None
-        padding: bool | str = True
         if vision_model_name_or_path is not None:
             image_processor = image_processor_of(vision_model_name_or_path)
         if text_model_name_or_path is not None:
@@ -172,11 +164,13 @@ class MultimodalProcessor(ProcessorMixin):
                 if "roberta" in config.model_type or config.model_type == "mpnet":
                     positions -= config.pad_token_id + 1  # these begin to count behind the padding's place
                 tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
-            padding = padding_of(config)
-        return cls(image_processor, tokenizer, padding)
+            tokenizer.init_kwargs["padding"] = padding_of(config)
+        return cls(image_processor, tokenizer)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**super().to_dict(), "parts": self.get_attributes()}
+        own = type(self)
+        auto_map = {self._auto_class: f"{own.__module__.split('.')[-1]}.{own.__name__}"}
+        return {**super().to_dict(), "auto_map": auto_map, "parts": self.get_attributes()}
 
     @classmethod
     def _get_arguments_from_pretrained(
@@ -222,8 +216,6 @@ class MultimodalProcessor(ProcessorMixin):
         if len(set(lengths)) > 1:
             raise ValueError(f"images and text must be of one length, got {lengths[0]} images and {lengths[1]} texts.")
 
-        if "padding" not in kwargs.get("text_kwargs", {}):
-            kwargs = {"padding": self.padding, **kwargs}
         merged = self._merge_kwargs(
             tokenizer_init_kwargs=self.tokenizer.init_kwargs if self.tokenizer is not None else {}, **kwargs
         )

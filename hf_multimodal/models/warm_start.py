@@ -1,10 +1,13 @@
 """A model of one family that starts from a trained model of another."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, TypeAlias
 
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from .configuration_vision_text import VisionTextConfig
 
@@ -38,6 +41,18 @@ def common_fields(trained: Trained) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name in common}
 
 
+@contextlib.contextmanager
+def unreported() -> Iterator[None]:
+    """Keep transformers from warning of new weights where they are meant to be new."""
+    logger = logging.get_logger("transformers.modeling_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def start_from(
     trained: Trained, model_class: type[PreTrainedModel], config: PreTrainedConfig, new_parts: tuple[str, ...]
 ) -> Any:
@@ -67,9 +82,10 @@ def start_from(
         new = own.keys() - state.keys()
         model = model.to(device=trained.device, dtype=trained.dtype).eval()
     else:
-        model, info = model_class.from_pretrained(
-            trained, config=config, ignore_mismatched_sizes=True, output_loading_info=True
-        )
+        with unreported():
+            model, info = model_class.from_pretrained(
+                trained, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+            )
         new = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
     lost = sorted(name for name in new if not name.startswith(new_parts))
     if lost:

@@ -78,7 +78,9 @@ def build_model_and_processor(
         vision_config, image_processor = vision_part(args.vision_model) if sees_images else (None, None)
         vectors = args.word_vectors
         text_config, tokenizer = text_part(args.text_model, texts, vectors) if sees_texts else (None, None)
-        processor = MultimodalProcessor(image_processor, tokenizer, padding_of(text_config))
+        if tokenizer is not None:
+            tokenizer.init_kwargs["padding"] = padding_of(text_config)
+        processor = MultimodalProcessor(image_processor, tokenizer)
         config = args.model_class.config_class(vision_config=vision_config, text_config=text_config, **fields)
         model = args.model_class(config)
         if vectors is not None:
