@@ -14,11 +14,12 @@ from hf_multimodal.data.presence import MissingRate, take_away
 from hf_multimodal.evaluation.bootstrap import paired_bootstrap
 from hf_multimodal.evaluation.plots import plot_missing_curve
 from hf_multimodal.evaluation.predictions import Predictions, read_predictions
-from hf_multimodal.evaluation.report import markdown_table, write_run
+from hf_multimodal.evaluation.report import write_run
 from hf_multimodal.inference.aligning import evaluate_aligner
 from hf_multimodal.inference.choosing import SPLITS, load_rows
-from hf_multimodal.inference.missing_curve import answers_by_presence, curve_table, missing_curve
+from hf_multimodal.inference.missing_curve import answers_by_presence, missing_curve
 from hf_multimodal.inference.predicting import class_names_of, load_model, modality_of, predict_dataset
+from hf_multimodal.sharing.tables import curve_table, markdown_table
 
 
 @dataclass

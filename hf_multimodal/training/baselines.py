@@ -15,7 +15,8 @@ from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.evaluation.bootstrap import paired_bootstrap
 from hf_multimodal.evaluation.calibration import EPSILON
 from hf_multimodal.evaluation.predictions import Predictions, read_predictions
-from hf_multimodal.evaluation.report import markdown_table, write_json, write_run
+from hf_multimodal.evaluation.report import write_json, write_run
+from hf_multimodal.sharing.tables import markdown_table
 from hf_multimodal.training.arguments import DataArguments, ModelArguments, parse_training_arguments
 from hf_multimodal.training.preparing import keep_readable
 from hf_multimodal.training.running import run_training
