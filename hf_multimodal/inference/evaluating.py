@@ -11,7 +11,7 @@ from hf_multimodal.data.checks import BadSample, missing_columns, write_bad_samp
 from hf_multimodal.data.choices import check_choice
 from hf_multimodal.data.counts import presence
 from hf_multimodal.data.presence import MissingRate, take_away
-from hf_multimodal.evaluation.bootstrap import paired_bootstrap
+from hf_multimodal.evaluation.bootstrap import bootstrap_intervals, paired_bootstrap
 from hf_multimodal.evaluation.plots import plot_missing_curve
 from hf_multimodal.evaluation.predictions import Predictions, read_predictions
 from hf_multimodal.evaluation.report import write_run
@@ -137,7 +137,9 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
                 )
         extra["missing_curve"] = missing_curve(runs, presence(complete))
     if folder is not None:
-        result = write_run(folder, {"test": predictions}, extra=args.kept_metrics() | extra)
+        kept = args.kept_metrics()
+        intervals = kept.get("intervals", {}) | {"test": bootstrap_intervals(predictions)}
+        result = write_run(folder, {"test": predictions}, extra=kept | extra | {"intervals": intervals})
         write_bad_samples(folder / "bad_samples.csv", bad_samples)
         if args.missing_curve:
             plot_missing_curve(extra["missing_curve"], folder / "missing_curve.png")

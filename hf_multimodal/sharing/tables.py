@@ -10,6 +10,7 @@ import numpy as np
 LONGEST_TEXT = 200
 CURVE_METRICS = ("accuracy", "macro_f1", "mAP", "nll", "ece", "mse", "mae")
 # As entities, since no reader of HTML, templates or tables takes one for markup, whatever it makes of a backslash.
+_MARKUP = re.compile(r"[\\`*_\[\]#!~$@^]|:(?=/)|(?<=www)\.|^[-+=:]|(?<=\d)[.)](?=\s)", re.IGNORECASE)
 _ENTITIES = {character: f"&#{ord(character)};" for character in "&<>{}|"}
 
 
@@ -42,7 +43,7 @@ def inline(text: Any) -> str:
     >>> print(inline("a|b *c* <i>"))
     a&#124;b \\*c\\* &#60;i&#62;
     """
-    escaped = re.sub(r"[\\`*_\[\]#!~$@:.^]|^[-+=]", r"\\\g<0>", plain(text))
+    escaped = _MARKUP.sub(r"\\\g<0>", plain(text))
     return "".join(_ENTITIES.get(character, character) for character in escaped)
 
 

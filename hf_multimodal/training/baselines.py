@@ -43,7 +43,7 @@ UNUSED = {
         "augment",
     ),
 }
-NOT_TAKEN = ("push_to_hub", "hub_model_id", "hub_strategy", "hub_token", "run_name")
+NOT_TAKEN = ("push_to_hub", "hub_model_id", "hub_strategy", "hub_token", "run_name", "base_models")
 
 
 def baseline_arguments(given: Mapping[str, Any], name: str, output_dir: str) -> dict[str, Any]:
