@@ -322,7 +322,8 @@ def _missing(run: Run) -> str:
     parts = [
         "### When images or texts are missing",
         "Images or texts taken away from a share of the test rows, with both the image from half of these and the "
-        f"text from the other half; mean and standard deviation over {points[0]['count']} draws of which rows.",
+        f"text from the other half; mean and standard deviation over {points[0]['count']} draws of which rows, where "
+        "several seeds were measured of all together.",
     ]
     if "missing_curve.png" in run.pictures:
         parts.append(f"![Scores by the share of rows that lack something]({run.pictures['missing_curve.png']})")
