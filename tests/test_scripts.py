@@ -106,7 +106,7 @@ def test_a_run_leaves_its_card(run: tuple[Path, Path, dict[str, Any]], monkeypat
     )
     assert "| cold | 14 | 2 | 4 |" in text
     assert facts["base_models"] == [] and facts["data"]["name"] is None and facts["repo_id"] is None
-    assert facts["data"]["made_splits"] == ["test", "train", "validation"]
+    assert facts["data"]["made_splits"] == ["test", "validation"]
     assert facts["hyperparameters"]["learning_rate"] == 1e-3 and "hub_token" not in facts["hyperparameters"]
     assert str(table.parent) not in text and "table.csv" not in text
     monkeypatch.chdir(folder.parent)

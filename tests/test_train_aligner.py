@@ -92,7 +92,7 @@ def test_the_card_of_a_generated_task_tells_its_ceiling(tmp_path):
     assert best["recall_at_1"] == retrieval_ceiling(shown).text_to_image < best["recall_at_5"] <= 1
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert f"| text to image | {best['recall_at_1']:.4f} | {best['recall_at_5']:.4f} |" in text
-    assert "Data: controlled\\:retrieval." in text and "it is of no use on others" in text
+    assert "Data: controlled:retrieval." in text and "it is of no use on others" in text
 
 
 def test_evaluate_finds_the_metrics_of_the_run(run, tmp_path, capsys):
