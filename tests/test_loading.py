@@ -167,6 +167,8 @@ def test_saved_by_datasets(saved, tmp_path):
         load_data(tmp_path / "saved", image_column="phot")
     saved["train"].save_to_disk(tmp_path / "one")
     assert list(load_data(tmp_path / "one", **MAPPING).splits) == ["train"]
+    saved.rename_columns({"photo": "image", "words": "text", "sentiment": "label"}).save_to_disk(tmp_path / "usual")
+    check_saved(load_data(tmp_path / "usual"))
     DatasetDict(extra=saved["extra"]).save_to_disk(tmp_path / "odd")
     with pytest.raises(ValueError, match=r"odd has none of the splits .*, it has \['extra'\]"):
         load_data(tmp_path / "odd", **MAPPING)

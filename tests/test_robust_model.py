@@ -37,6 +37,7 @@ def fitted(model: RobustFusionForImageTextClassification) -> RobustFusionForImag
     for buffer in model.stack.buffers():
         buffer.copy_(torch.rand(buffer.shape, generator=draw) + 0.1)
     model.stack.weights[1, 2] = model.stack.weights[2, 1] = 0
+    model.stack.knots.copy_(model.stack.knots.cumsum(dim=1) - 3)  # they rise
     return model
 
 
@@ -178,14 +179,16 @@ def test_from_fusion_keeps_every_weight(batch, tmp_path):
     assert robust.config.unimodal_loss_weight == 0.25 and robust.config.model_type == "multimodal_robust_fusion"
 
 
-def test_a_new_head_has_a_stack_that_is_not_fitted(tmp_path):
+def test_a_new_head_has_a_stack_that_is_not_fitted(tmp_path, batch):
     fitted(build()).save_pretrained(tmp_path)
     model = RobustFusionForImageTextClassification.from_pretrained(
         tmp_path, num_labels=5, ignore_mismatched_sizes=True
     )
     assert model.stack.weights.shape == (4, 3, 5)
     assert model.stack.weights[:, 0].eq(1).all() and not model.stack.weights[:, 1:].any()
-    assert model.stack.temperatures.eq(1).all() and not model.stack.prior.any()
+    assert model.stack.temperatures.eq(1).all() and model.stack.scales.eq(1).all() and not model.stack.prior.any()
+    output = model.eval()(**batch)
+    assert torch.equal(output.logits, output.joint_logits)
 
 
 def test_a_problem_type_that_the_labels_decide_loads_again(batch, tmp_path):

@@ -450,8 +450,11 @@ def test_a_robust_run_starts_from_a_trained_fusion(run: tuple[Path, Path, dict[s
     state = robust.state_dict()  # of which training has moved nothing but the statistics of BatchNorm
     assert all(torch.equal(value, state[name]) for name, value in fusion.named_parameters())
     assert metrics["run"]["steps"] == 4
+    assert robust.stack.prior.exp().sum().item() == pytest.approx(1)  # without a stack, too
     with pytest.raises(ValueError, match="from_fusion brings its own text_model: leave it out"):
         train_robust([*flags, "--text_model", "bert"])
+    with pytest.raises(ValueError, match=r"was trained with id2label \{.*\}, but the data have \{0: 'class_0', 1:"):
+        train_robust([*flags, "--data", "controlled:unique", "--max_train_samples", "8"])
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,17 @@ from hf_multimodal.data.presence import hide
 from hf_multimodal.evaluation.plots import plot_missing_curve
 from hf_multimodal.inference.missing_curve import answers_by_presence, missing_curve
 from hf_multimodal.inference.predicting import predict_dataset
+from hf_multimodal.models.stack import KNOTS, Stack
 from hf_multimodal.sharing.tables import curve_table
 from hf_multimodal.training.from_scratch import train_tokenizer, vision_part
-from hf_multimodal.training.stacking import fit_classes, fit_labels, fit_stack, fit_values, prior_logits
+from hf_multimodal.training.stacking import (
+    fit_classes,
+    fit_labels,
+    fit_scales,
+    fit_stack,
+    fit_values,
+    prior_logits,
+)
 
 
 def nll(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -45,6 +53,36 @@ def test_the_true_temperature_is_found():
 def test_a_few_right_answers_do_not_ask_for_endless_confidence():
     logits = np.array([[[3.0, 0.0], [2.0, 0.0]]] * 5)
     assert fit_classes(logits, np.zeros(5, dtype=int)).sum() < 2
+
+
+def test_scales_mend_what_one_temperature_cannot():
+    draw = np.random.default_rng(3)
+    sure = draw.random(20000) < 0.5
+    logits = draw.normal(size=(20000, 4)) * 0.3
+    logits[np.arange(20000), 0] += np.where(sure, 4.0, 1.5)
+    right = draw.random(20000) < np.where(sure, 0.95, 0.4)
+    labels = np.where(right, logits.argmax(axis=1), (logits.argmax(axis=1) + draw.integers(1, 4, 20000)) % 4)
+    fitted, fresh = slice(0, 10000), slice(10000, None)
+    knots, scales = fit_scales(logits[fitted], labels[fitted])
+    assert (np.diff(knots) > 0).all() and (scales > 0).all()
+    stack = Stack(num_labels=4)
+    stack.knots[3], stack.scales[3] = torch.from_numpy(knots), torch.from_numpy(scales[:, None])
+    heads = torch.from_numpy(logits[fresh])[:, None].expand(-1, 3, -1)
+    answers = stack(heads, torch.ones(10000, 2)).numpy()
+    by_hand = np.interp(log_softmax(logits[fresh], axis=1).max(axis=1), knots, scales)[:, None] * logits[fresh]
+    assert answers == pytest.approx(by_hand, abs=1e-5)
+    assert (answers.argmax(axis=1) == logits[fresh].argmax(axis=1)).all()
+    one = fit_classes(logits[fitted][:, None], labels[fitted])[0, 0]
+    assert nll(answers, labels[fresh]) < nll(one * logits[fresh], labels[fresh]) - 0.02
+    confidence = np.exp(log_softmax(answers, axis=1).max(axis=1))
+    for rows, wanted in ((sure[fresh], 0.95), (~sure[fresh], 0.4)):
+        assert confidence[rows].mean() == pytest.approx(wanted, abs=0.02)
+
+
+def test_scales_of_logits_that_are_all_alike():
+    knots, scales = fit_scales(np.array([[1.0, 0.0]] * 40), np.array([0, 1] * 20))
+    assert len(knots) == len(scales) == KNOTS and (np.diff(knots) == 1).all()
+    assert len(set(scales)) == 1 and 0 < scales[0] < 0.2
 
 
 def test_labels_and_values_have_weights_of_their_own():

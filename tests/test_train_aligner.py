@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 from test_scripts import script, write_table
-from transformers import AutoModel, TrainingArguments, ViTConfig, ViTImageProcessor
+from transformers import AutoModel, TrainingArguments, ViTConfig, ViTImageProcessor, ViTModel
 
 from hf_multimodal.data.checks import BadSamplesError
 from hf_multimodal.data.controlled_retrieval import retrieval_ceiling
@@ -207,6 +207,25 @@ def test_a_wrong_choice_is_named(run, tmp_path, flags, message):
     _, table, _ = run
     with pytest.raises(ValueError, match=message):
         train(["--data", str(table), "--output_dir", str(tmp_path), *FAST, *flags])
+
+
+def test_a_picture_in_two_groups_is_refused(run, tmp_path):
+    _, table, _ = run
+    with pytest.raises(ValueError, match=r"a picture has one group, but '.*1.png' is in '0' and in '1'"):
+        train(["--data", str(table), "--output_dir", str(tmp_path), *FAST, "--group_by", "caption_id"])
+
+
+def test_lora_is_merged_into_what_is_left(run, tiny_vit, tmp_path):
+    folder, table, _ = run
+    ViTModel(ViTConfig.from_pretrained(tiny_vit)).save_pretrained(tiny_vit)
+    trained, processor = load_model(folder)
+    trained.text_model.save_pretrained(tmp_path / "text")
+    processor.tokenizer.save_pretrained(tmp_path / "text")
+    flags = ["--data", str(table), *FAST[1:], "--vision_model", tiny_vit, "--text_model", str(tmp_path / "text")]
+    metrics = train([*flags, "--lora_rank", "2", "--output_dir", str(tmp_path / "run")])
+    model, _ = load_model(tmp_path / "run")
+    assert not [name for name, _ in model.named_parameters() if "lora" in name]
+    assert metrics["run"]["trainable_parameters"] < metrics["run"]["parameters"]
 
 
 def test_a_table_without_pairs_is_refused(tmp_path):

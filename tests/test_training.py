@@ -437,6 +437,9 @@ def test_lora_trains_small_matrices_and_merges_into_an_ordinary_model(tmp_path: 
 def test_lora_on_a_convolutional_model_and_on_a_frozen_one() -> None:
     wrapped = add_lora(tiny_model(vision="resnet"), 2)
     assert any("vision_model" in name and "lora_" in name for name, _ in wrapped.named_parameters())
+    before = {name: value.clone() for name, value in wrapped.named_buffers() if "running" in name}
+    wrapped.train()(**make_batch())
+    assert before and all(torch.equal(dict(wrapped.named_buffers())[name], value) for name, value in before.items())
     model = tiny_model()
     freeze_layers(model, "vision", "all")
     freeze_layers(model, "text", "all")

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,30 +20,27 @@ from hf_multimodal import (
     RobustFusionForImageTextClassification,
 )
 
-STRANGER = """
-import sys
-class Hide:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "hf_multimodal":
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Hide())
-import torch, json
-from PIL import Image
-import transformers
-from transformers import AutoConfig, AutoModel, AutoProcessor
-folder, batch, again, logits, auto_class, output = sys.argv[1:]
-model = AutoModel.from_pretrained(folder, trust_remote_code=True)
-also = getattr(transformers, auto_class).from_pretrained(folder, trust_remote_code=True)
-batch = torch.load(batch)
-with torch.no_grad():
-    torch.save([model(**batch)[output], also(**batch)[output]], logits)
-model.save_pretrained(again)
-processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-out = processor(images=[Image.new("RGB", (10, 6), (200, 10, 10)), None], text=["a red dog", None], return_tensors="pt")
-assert "hf_multimodal" not in sys.modules
-print(json.dumps({"config": type(AutoConfig.from_pretrained(folder, trust_remote_code=True)).__name__,
-                  "mask": out["modality_mask"].tolist(), "ids": out["input_ids"].tolist()}))
-"""
+STRANGER = Path(__file__).with_name("stranger.py")
+
+
+def ask_stranger(jobs: list[dict[str, Any]], folder: Path, python: str = sys.executable, **environment: str) -> Any:
+    """What a person without the package says of each job."""
+    (folder / "jobs.json").write_text(json.dumps(jobs, default=str))
+    run = subprocess.run(
+        [python, str(STRANGER), str(folder / "jobs.json")],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={
+            "HF_HOME": str(folder / "home"),
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+            "PATH": "",
+            **environment,
+        },
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    return json.loads(run.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize(
@@ -67,16 +66,8 @@ def test_a_saved_folder_loads_without_the_package(vision, text, family, fields, 
     MultimodalProcessor(make_image_processor(), make_tokenizer()).save_pretrained(folder)
     batch = make_batch()
     torch.save(batch, tmp_path / "batch.pt")
-    arguments = [folder, tmp_path / "batch.pt", again, tmp_path / "logits.pt", auto_class, output]
-    run = subprocess.run(
-        [sys.executable, "-c", STRANGER, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PATH": ""},
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    said = json.loads(run.stdout.splitlines()[-1])
+    job = {"source": folder, "auto_class": auto_class, "output": output, "batch": tmp_path / "batch.pt"}
+    (said,) = ask_stranger([{**job, "logits": tmp_path / "logits.pt", "again": again}], tmp_path)
     assert said["config"] == family.config_class.__name__ and said["mask"] == [[1, 1], [0, 0]]
     here = MultimodalProcessor.from_pretrained(folder)(images=[picture(), None], text=["a red dog", None])
     assert said["ids"] == here["input_ids"]

@@ -62,7 +62,7 @@ def make_controlled(task: str, *, size: int, seed: int = 0, split: str = "train"
         split: "train", "validation" or "test".
 
     Returns:
-        Columns `image` (PNG bytes, not decoded), `text`, `label`, `id`, `index`, then one integer column for each
+        Columns `image` (BMP bytes, not decoded), `text`, `label`, `id`, `index`, then one integer column for each
         attribute of the task.
 
     Raises:
@@ -91,8 +91,12 @@ def make_controlled(task: str, *, size: int, seed: int = 0, split: str = "train"
         drawn = dict(zip(attributes, values, strict=True))
         picture = {channel: drawn[name] for name, channel in chosen.image.items()}
         sentence = {channel: drawn[name] for name, channel in chosen.text.items()}
-        png = draw_picture(picture, generator) if picture else draw_noise(generator)
-        row = {"image": {"bytes": png, "path": None}, "text": write_sentence(sentence, generator), "label": label}
+        picture_bytes = draw_picture(picture, generator) if picture else draw_noise(generator)
+        row = {
+            "image": {"bytes": picture_bytes, "path": None},
+            "text": write_sentence(sentence, generator),
+            "label": label,
+        }
         for name, value in {**row, "id": f"{split}-{index}", "index": index, **drawn}.items():
             columns[name].append(value)
     features = {

@@ -70,7 +70,7 @@ def make_retrieval(size: int, *, seed: int = 0, split: str = "train", hold_out: 
             another; all others, and the test split, stay as they are.
 
     Returns:
-        Columns `image` (PNG bytes, not decoded), `text`, `label` (the shape), `id`, `index`, `shape`, `colour`,
+        Columns `image` (BMP bytes, not decoded), `text`, `label` (the shape), `id`, `index`, `shape`, `colour`,
         `place` (three times the row plus the column), and `held_out`, whether the combination is one of the four.
 
     Raises:

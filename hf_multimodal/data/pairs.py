@@ -36,6 +36,9 @@ def group_pairs(rows: Dataset) -> tuple[Dataset, int]:
         A row for each picture, in the order of their first rows: `image`, `texts`, `id` (the picture's), `index` (the
         number of the row), and `group` where there is one; and the number of rows that were left out.
 
+    Raises:
+        ValueError: If the captions of one picture are in different groups.
+
     Example:
 
     >>> picture = {"bytes": b"", "path": None}
@@ -62,6 +65,13 @@ def group_pairs(rows: Dataset) -> tuple[Dataset, int]:
     features |= {"id": Value("string"), "index": Value("int64")}
     if "group" in rows.column_names:
         columns["group"] = [value or "(none)" for value in chosen["group"][:]]
+        group_of = dict(zip(first, columns["group"], strict=True))
+        for name, value in zip(kept["image_id"][:], kept["group"][:], strict=True):
+            if (value or "(none)") != group_of[name]:
+                raise ValueError(
+                    f"a picture has one group, but {name!r} is in {group_of[name]!r} and in {value or '(none)'!r}: "
+                    "group by a column that is the same for all captions of a picture."
+                )
         features["group"] = Value("string")
     return Dataset.from_dict(columns, features=Features(features)), len(rows) - len(kept)
 

@@ -134,7 +134,9 @@ def _images(
     if column is None:
         return [None] * len(raw)
     if isinstance(raw.features[column], Image) and root is None:
-        return raw.select_columns([column]).rename_column(column, "image").cast_column("image", Image(decode=False))
+        pictures = raw.select_columns([column])
+        pictures = pictures if column == "image" else pictures.rename_column(column, "image")
+        return pictures.cast_column("image", Image(decode=False))
     pictures = raw.select_columns([column])
     if isinstance(raw.features[column], Image):
         pictures = pictures.cast_column(column, Image(decode=False))

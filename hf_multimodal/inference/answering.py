@@ -14,6 +14,7 @@ from hf_multimodal.evaluation.plots import plot_prediction
 from hf_multimodal.evaluation.predictions import Predictions, write_predictions
 from hf_multimodal.inference.choosing import SPLITS, load_rows
 from hf_multimodal.inference.predicting import (
+    LoadingArguments,
     class_names_of,
     load_model,
     modality_of,
@@ -23,7 +24,7 @@ from hf_multimodal.inference.predicting import (
 
 
 @dataclass
-class PredictionArguments:
+class PredictionArguments(LoadingArguments):
     """What is predicted, and where the answers go."""
 
     model: str = field(metadata={"help": "Folder of the run, or name of the model on the Hub."})
@@ -80,7 +81,7 @@ def answer_example(args: PredictionArguments) -> dict[str, Any]:
     Raises:
         ValueError: If the model does not read what is given, or reads nothing of it.
     """
-    model, processor = load_model(args.model)
+    model, processor = load_model(args.model, args.revision, args.trust_remote_code)
     modality = modality_of(model.config)
     for name, value in (("image", args.image), ("text", args.text)):
         if value is not None and modality not in ("both", name):
@@ -112,7 +113,7 @@ def answer_data(args: PredictionArguments, source: SourceArguments) -> dict[str,
         `rows`, `bad_samples`, `neither` (rows with neither image nor text), and the number of rows by `predicted`
         class.
     """
-    model, processor = load_model(args.model)
+    model, processor = load_model(args.model, args.revision, args.trust_remote_code)
     modality = modality_of(model.config)
     options = {"label_names": class_names_of(model.config) or None, "problem_type": model.config.problem_type}
     rows = load_rows(args.model, args.split, source, prediction=True, **options)

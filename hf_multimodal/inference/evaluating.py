@@ -18,12 +18,18 @@ from hf_multimodal.evaluation.report import write_run
 from hf_multimodal.inference.aligning import evaluate_aligner
 from hf_multimodal.inference.choosing import SPLITS, load_rows
 from hf_multimodal.inference.missing_curve import answers_by_presence, missing_curve
-from hf_multimodal.inference.predicting import class_names_of, load_model, modality_of, predict_dataset
+from hf_multimodal.inference.predicting import (
+    LoadingArguments,
+    class_names_of,
+    load_model,
+    modality_of,
+    predict_dataset,
+)
 from hf_multimodal.sharing.tables import curve_table, markdown_table
 
 
 @dataclass
-class EvaluationArguments:
+class EvaluationArguments(LoadingArguments):
     """What is evaluated, and what comes of it."""
 
     model: str = field(metadata={"help": "Folder of the run, or name of the model on the Hub."})
@@ -94,7 +100,7 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
         ValueError: On data without a label column, an unknown label or another bad sample that the policy does not
             allow, or if the other predictions are of other rows.
     """
-    model, processor = load_model(args.model)
+    model, processor = load_model(args.model, args.revision, args.trust_remote_code)
     if model.config.model_type == "multimodal_aligner":
         return evaluate_aligner(args, source, model, processor)
     for name in ("group_by", "image_id_column"):
@@ -129,7 +135,7 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
         options = {"batch_size": args.batch_size, "num_workers": args.num_workers}
         runs = [answers_by_presence(model, processor, complete, **options)]
         for name in args.curve_models:
-            runs.append(answers_by_presence(*load_model(name), complete, **options))
+            runs.append(answers_by_presence(*load_model(name, None, args.trust_remote_code), complete, **options))
             if runs[-1]["both"].class_names != runs[0]["both"].class_names:
                 raise ValueError(
                     f"curve_models: the classes of {name!r} are {runs[-1]['both'].class_names}, those of "

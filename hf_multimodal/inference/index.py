@@ -40,8 +40,9 @@ class EmbeddingIndex:
 
     `exact` is one matrix product and the top of each row. The others are faiss, through `datasets`: `flat` is exact
     too, `hnsw` ([Malkov and Yashunin, 2016](https://arxiv.org/abs/1603.09320)) walks a graph of neighbours, `ivf`
-    ([Jégou et al., 2011](https://doi.org/10.1109/TPAMI.2010.57)) looks into the nearest tenth of about √n clusters;
-    the last two may miss some. What faiss builds is built at the first search after an addition and is not saved.
+    ([Jégou et al., 2011](https://doi.org/10.1109/TPAMI.2010.57)) looks into the nearest tenth of about √n clusters,
+    into eight at least; the last two may miss some. What faiss builds is built at the first search after an addition
+    and is not saved.
 
     Args:
         what: Name of the items in messages and files: `images`, `texts`.
@@ -186,7 +187,7 @@ class EmbeddingIndex:
         built = FaissIndex(string_factory=factory, metric_type=faiss.METRIC_INNER_PRODUCT)
         built.add_vectors(vectors, batch_size=len(vectors), train_size=len(vectors) if self.kind == "ivf" else None)
         if self.kind == "ivf":
-            built.faiss_index.nprobe = max(1, lists // 10)
+            built.faiss_index.nprobe = max(8, lists // 10)
         return built
 
     def save(self, folder: Path) -> dict[str, Any]:

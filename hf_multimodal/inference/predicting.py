@@ -1,5 +1,6 @@
 """Predictions of a trained model, for a whole data set or one example."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,24 +9,55 @@ import torch
 from datasets import Dataset, Features, Image, Value
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import AutoModel, AutoProcessor, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel
 
 from hf_multimodal.data.collator import MultimodalCollator
 from hf_multimodal.evaluation.metrics import outputs_from_logits
 from hf_multimodal.evaluation.predictions import Predictions
+from hf_multimodal.models.configuration_vision_text import VisionTextConfig
+from hf_multimodal.sharing.pickles import refuse_pickled_model
 
 
-def load_model(folder: str | Path) -> tuple[PreTrainedModel, Any]:
-    """Load a trained model for predicting.
+@dataclass(kw_only=True)
+class LoadingArguments:
+    """How a model is loaded."""
+
+    revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or, to pin it, hash of a commit of a model on the Hub."}
+    )
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={"help": "Run code that comes with the model; models of this package need none."},
+    )
+
+
+def load_model(
+    folder: str | Path, revision: str | None = None, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, Any]:
+    """Load a trained model for predicting, from safetensors alone.
 
     Args:
         folder: Folder of a run, or a name on the Hub.
+        revision: Branch, tag or hash of a commit on the Hub.
+        trust_remote_code: Whether code that comes with the model may run.
 
     Returns:
         The model in eval mode, on the accelerator if there is one, and its processor.
+
+    Raises:
+        OSError: If there are no safetensors.
+        ValueError: If pickled weights lie beside a model of this package, the model needs code and
+            `trust_remote_code` is False, or a revision of a folder is asked for.
     """
+    if revision is not None and Path(folder).is_dir():
+        raise ValueError(f"revision {revision!r} is for models on the Hub, and {str(folder)!r} is a folder.")
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    return AutoModel.from_pretrained(folder).eval().to(device), AutoProcessor.from_pretrained(folder)
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    config = AutoConfig.from_pretrained(folder, **options)
+    if isinstance(config, VisionTextConfig):  # those of others, CLIP's for one, often hold both
+        refuse_pickled_model(folder, revision)
+    model = AutoModel.from_pretrained(folder, use_safetensors=True, **options)
+    return model.eval().to(device), AutoProcessor.from_pretrained(folder, **options)
 
 
 def modality_of(config: Any) -> str:

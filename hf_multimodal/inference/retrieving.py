@@ -9,7 +9,7 @@ from hf_multimodal.data.checks import MODALITIES, write_bad_samples
 from hf_multimodal.data.choices import check_choice
 from hf_multimodal.inference.choosing import SPLITS, load_rows
 from hf_multimodal.inference.index import KINDS, Hits
-from hf_multimodal.inference.predicting import load_model
+from hf_multimodal.inference.predicting import LoadingArguments, load_model
 from hf_multimodal.inference.result_sheet import result_sheet
 from hf_multimodal.inference.retriever import Retriever
 from hf_multimodal.sharing.tables import markdown_table
@@ -18,7 +18,7 @@ FINDS = ("images", "texts")
 
 
 @dataclass
-class IndexArguments:
+class IndexArguments(LoadingArguments):
     """What is indexed, and where the index goes."""
 
     model: str = field(metadata={"help": "Folder or Hub name of an aligner, a CLIP or a SigLIP."})
@@ -44,7 +44,7 @@ class IndexArguments:
 
 
 @dataclass
-class SearchArguments:
+class SearchArguments(LoadingArguments):
     """What is searched for, and where."""
 
     model: str = field(metadata={"help": "Folder or Hub name of the model that made the index."})
@@ -96,7 +96,10 @@ def index_data(args: IndexArguments, source: SourceArguments) -> dict[str, int]:
     if not first and not texts:
         raise ValueError(f"{source.data} has nothing to index: no picture and no text.")
     retriever = Retriever(
-        *load_model(args.model), index=args.index, batch_size=args.batch_size, num_workers=args.num_workers
+        *load_model(args.model, args.revision, args.trust_remote_code),
+        index=args.index,
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
     )
     pictured, written = rows.select(list(first.values())), rows.select(texts)
     retriever.add_images(pictured["image"], ids=list(pictured["id"]))
@@ -119,7 +122,8 @@ def search_index(args: SearchArguments) -> dict[str, Any]:
     Raises:
         ValueError: If the index was made by another model, or holds fewer than `k` items.
     """
-    retriever = Retriever.load(args.index_dir, *load_model(args.model), show_progress=False)
+    loaded = load_model(args.model, args.revision, args.trust_remote_code)
+    retriever = Retriever.load(args.index_dir, *loaded, show_progress=False)
     if args.text is not None:
         hits = retriever.search_images(args.text, args.k)
     elif args.find == "texts":

@@ -1,7 +1,9 @@
 """One face for every vision and text model: how it is built, what it returns, how its output becomes features."""
 
+import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -79,6 +81,8 @@ def build_model(config: PreTrainedConfig, pooler: bool = False) -> PreTrainedMod
 def load_model(name_or_path: str, side: str, pooler: bool = False, layers: int | None = None) -> PreTrainedModel:
     """Load pretrained weights in float32; of a two-sided checkpoint (CLIP, SigLIP), the named side.
 
+    Neither code that lies beside the weights nor pickled weights are loaded.
+
     Args:
         name_or_path: Hub name or folder, or `torchvision:resnet50` for one of torchvision's own.
         side: `"vision_config"` or `"text_config"`.
@@ -92,7 +96,7 @@ def load_model(name_or_path: str, side: str, pooler: bool = False, layers: int |
         if layers is not None:
             raise ValueError(f"the layers of {name_or_path} cannot be cut to the first {layers}: leave that out.")
         return TorchvisionModel.from_torchvision(name_or_path.removeprefix(TORCHVISION_PREFIX))
-    config = AutoConfig.from_pretrained(name_or_path)
+    config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     config = getattr(config, side, None) or config
     if layers is not None:
         most = getattr(config, "num_hidden_layers", 0)
@@ -103,7 +107,11 @@ def load_model(name_or_path: str, side: str, pooler: bool = False, layers: int |
         config.num_hidden_layers = layers
     model_class = model_class_of(config)
     arguments = pooler_arguments(model_class, config, pooler)
-    model = model_class.from_pretrained(name_or_path, config=config, dtype=torch.float32, **arguments)
+    model = model_class.from_pretrained(
+        name_or_path, config=config, dtype=torch.float32, use_safetensors=True, **arguments
+    )
+    if Path(name_or_path).is_dir():  # the configuration travels, and where the folder lies is nobody's business
+        model.config._name_or_path = Path(name_or_path).resolve().name
     return without_unused_parameters(model)
 
 
@@ -113,6 +121,21 @@ def without_unused_parameters(model: PreTrainedModel) -> PreTrainedModel:
         if name.endswith("mask_token"):
             parameter.requires_grad_(False)
     return model
+
+
+@contextlib.contextmanager
+def running_statistics(model: nn.Module) -> Iterator[None]:
+    """Let BatchNorm use its running statistics: blank rows and single rows would spoil those of the batch."""
+    layers = [
+        layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training
+    ]
+    for layer in layers:
+        layer.eval()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.train()
 
 
 def accepted(model: nn.Module, names: tuple[str, ...]) -> frozenset[str]:

@@ -1,7 +1,6 @@
 """The adapter that every model of this package stands on: any vision model, any text model, projected to one width."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -21,6 +20,7 @@ from .inner_models import (
     image_size_of,
     image_widths,
     load_model,
+    running_statistics,
     text_pooling_of,
 )
 
@@ -35,21 +35,6 @@ Encoded = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]  # embed
 def projection(width: int, hidden_size: int) -> nn.Sequential:
     """LayerNorm, so that the two models' features have one scale, and a linear map to the common width."""
     return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden_size))
-
-
-@contextlib.contextmanager
-def running_statistics(model: nn.Module) -> Iterator[None]:
-    """Let BatchNorm use its running statistics: blank rows and single rows would spoil those of the batch."""
-    layers = [
-        layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training
-    ]
-    for layer in layers:
-        layer.eval()
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.train()
 
 
 def _like(rows: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -189,6 +174,11 @@ class VisionTextPreTrainedModel(PreTrainedModel):
             **{auto_class: f"{module}.{type(self).__name__}" for auto_class in self.auto_classes},
         }
         super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, use_safetensors: bool | None = True, **kwargs: Any) -> Any:
+        """As in transformers, but weights are read from safetensors alone: a pickle can run code when it is opened."""
+        return super().from_pretrained(*args, use_safetensors=use_safetensors, **kwargs)
 
     def encode(
         self,

@@ -78,7 +78,7 @@ def image_processor_of(name_or_path: str) -> Any:
     """
     if name_or_path.startswith(TORCHVISION_PREFIX):
         return CLIPImageProcessor(size={"shortest_edge": 256}, crop_size=224, **IMAGENET)
-    processor = AutoImageProcessor.from_pretrained(name_or_path)
+    processor = AutoImageProcessor.from_pretrained(name_or_path, trust_remote_code=False)
     timm_config = getattr(processor, "data_config", None)
     if timm_config is None:
         return processor
@@ -162,8 +162,9 @@ class MultimodalProcessor(ProcessorMixin):
         if vision_model_name_or_path is not None:
             image_processor = image_processor_of(vision_model_name_or_path)
         if text_model_name_or_path is not None:
-            tokenizer = AutoTokenizer.from_pretrained(text_model_name_or_path)
-            config = AutoConfig.from_pretrained(text_model_name_or_path)
+            no_code = {"trust_remote_code": False}
+            tokenizer = AutoTokenizer.from_pretrained(text_model_name_or_path, **no_code)
+            config = AutoConfig.from_pretrained(text_model_name_or_path, **no_code)
             config = getattr(config, "text_config", None) or config
             positions = getattr(config, "max_position_embeddings", None)
             if positions is not None:

@@ -8,6 +8,7 @@ from torch import nn
 
 HEADS = ("joint", "image", "text")
 PATTERNS = ("neither", "image", "text", "both")  # image + 2 * text
+KNOTS = 6
 
 
 def pattern_of(modality_mask: torch.Tensor) -> torch.Tensor:
@@ -23,9 +24,11 @@ class Stack(nn.Module):
     """Weigh the logits of the heads, divide by a temperature, answer the prior where nothing is there.
 
     Until it is fitted it is the identity on the joint head. All its numbers are float32 and stay so when the model is
-    cast. A head that reads a missing modality has no weight. Stacked generalisation of
+    cast. A head that reads a missing modality has no weight. What is left is multiplied by a positive scale that
+    depends on how sure it is, so that the first class stays the first. Stacked generalisation of
     [Wolpert, 1992](https://doi.org/10.1016/S0893-6080(05)80023-1), temperatures of
-    [Guo et al., 2017](https://arxiv.org/abs/1706.04599).
+    [Guo et al., 2017](https://arxiv.org/abs/1706.04599), made to depend on the logits as by
+    [Tomani et al., 2022](https://arxiv.org/abs/2102.12182).
 
     Args:
         num_labels: Width of the logits. The labels of a multi-label problem and the outputs of a regression have
@@ -41,6 +44,8 @@ class Stack(nn.Module):
 
     weights: torch.Tensor
     temperatures: torch.Tensor
+    knots: torch.Tensor
+    scales: torch.Tensor
     prior: torch.Tensor
 
     def __init__(self, num_labels: int) -> None:
@@ -56,14 +61,17 @@ class Stack(nn.Module):
             num_labels: Width of the logits.
 
         Returns:
-            `weights` (patterns, heads, num_labels), `temperatures` (patterns, num_labels), `prior` (num_labels,), the
-            logits of an example without image and text.
+            `weights` (patterns, heads, num_labels), `temperatures` (patterns, num_labels), `scales` (patterns, knots,
+            num_labels) at the log-probabilities of the first class `knots` (patterns, knots), rising, with straight
+            lines between them, and `prior` (num_labels,), the logits of an example without image and text.
         """
         weights = torch.zeros(len(PATTERNS), len(HEADS), num_labels)
         weights[:, 0] = 1.0
         return {
             "weights": weights,
             "temperatures": torch.ones(len(PATTERNS), num_labels),
+            "knots": torch.arange(1.0 - KNOTS, 1.0).repeat(len(PATTERNS), 1),
+            "scales": torch.ones(len(PATTERNS), KNOTS, num_labels),
             "prior": torch.zeros(num_labels),
         }
 
@@ -78,6 +86,10 @@ class Stack(nn.Module):
         scale = self.weights / self.temperatures[:, None]  # (patterns, heads, num_labels)
         heads = heads.to(torch.promote_types(heads.dtype, scale.dtype))
         logits = (scale[pattern] * heads).sum(dim=1)
+        sureness = logits.amax(dim=1, keepdim=True) - logits.logsumexp(dim=1, keepdim=True)
+        passed = ((sureness - self.knots[pattern, :-1]) / self.knots.diff(dim=1)[pattern]).clamp(0, 1)
+        rise = (passed[:, :, None] * self.scales.diff(dim=1)[pattern]).sum(dim=1)
+        logits = logits * (self.scales[pattern, 0] + rise)
         return torch.where((pattern == 0)[:, None], self.prior.to(logits.dtype), logits)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:

@@ -23,7 +23,7 @@ from hf_multimodal.training.dry_run import dry_run
 from hf_multimodal.training.facts import pool_ceiling, run_facts
 from hf_multimodal.training.frozen_states import FrozenStates, pictures_of
 from hf_multimodal.training.preparing import prepare_training_data
-from hf_multimodal.training.running import fit, save_run
+from hf_multimodal.training.running import fit, push_run, save_run
 
 logger = logging.get_logger(__name__)
 
@@ -96,6 +96,7 @@ def train_aligner(argv: list[str] | None = None, description: str | None = None)
     write_json(folder / "metrics.json", found)
     plot_history(trainer.state.log_history, folder / "history.png")
     write_card(folder)
+    push_run(training_args)
     return found
 
 

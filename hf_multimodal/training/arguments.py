@@ -38,6 +38,7 @@ TRAINING_DEFAULTS: dict[str, Any] = {
     "save_total_limit": 1,
     "restore_callback_states_from_checkpoint": True,
     "report_to": "none",
+    "hub_strategy": "end",  # what is pushed is the run's whole folder, which only then stands
     "logging_nan_inf_filter": False,
     "remove_unused_columns": False,
     "label_names": ["labels"],
@@ -51,7 +52,7 @@ HELP = {
     "per_device_train_batch_size": "Examples a step on all processes together (times gradient_accumulation_steps), so "
     "that one YAML file means the same optimisation on any number of them."
 }
-NOT_REPEATED = ("resume_from_checkpoint", "dry_run")
+NOT_REPEATED = ("resume_from_checkpoint", "dry_run", "hub_token")  # a token is written nowhere
 # Small random models: larger batches, more epochs, and a common space no wider than they are.
 FROM_SCRATCH_DEFAULTS: dict[str, Any] = {"per_device_train_batch_size": 64, "num_train_epochs": 4, "hidden_size": 64}
 # With no validation rows left, nothing is chosen: the last step is the result.

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from torch import nn
-from transformers import PreTrainedModel, set_seed
+from transformers import AutoConfig, PreTrainedModel, set_seed
 from transformers.utils import logging
 
 from hf_multimodal.data.loading import LoadedData
@@ -85,16 +85,12 @@ def build_model_and_processor(
             share = initialise_embeddings(model.text_model, tokenizer, vectors)
             logger.info("%.1f %% of the tokens start from the vectors of %s.", 100 * share, vectors)
     elif args.from_fusion is not None:
+        _check_trained(args.from_fusion, fields)
         processor = MultimodalProcessor.from_pretrained(args.from_fusion)
         brought = (*SHAPED_BY_FUSION, "id2label", "num_labels")
         model = args.model_class.from_fusion(
             args.from_fusion, **{name: value for name, value in fields.items() if name not in brought}
         )
-        if model.config.id2label != fields.get("id2label", model.config.id2label):
-            raise ValueError(
-                f"{args.from_fusion} was trained on the classes {list(model.config.id2label.values())}, but the data "
-                f"have {list(fields['id2label'].values())}."
-            )
     else:
         processor = MultimodalProcessor.from_vision_text_pretrained(args.vision_model, args.text_model)
         model = args.model_class.from_vision_text_pretrained(
@@ -109,6 +105,14 @@ def build_model_and_processor(
         if layers != "0":
             freeze_layers(model, side, layers)
     return model, processor
+
+
+def _check_trained(folder: str, fields: dict[str, Any]) -> None:
+    trained = AutoConfig.from_pretrained(folder)
+    for name in ("problem_type", "id2label", "num_labels"):
+        theirs = getattr(trained, name)
+        if theirs is not None and fields.get(name, theirs) != theirs:
+            raise ValueError(f"{folder} was trained with {name} {theirs!r}, but the data have {fields[name]!r}.")
 
 
 def build_for_data(

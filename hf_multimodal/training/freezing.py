@@ -89,7 +89,7 @@ def freeze_layers(model: nn.Module, which: str, layers: int | str) -> int:
     for module in inner.modules():
         own = list(module.parameters())
         if own and not any(parameter.requires_grad for parameter in own):
-            _keep_in_eval(module)
+            keep_in_eval(module)
     return sum(parameters[name].numel() for name in frozen)
 
 
@@ -118,7 +118,8 @@ def parse_layers(layers: int | str, name: str) -> Any:
     raise ValueError(f"{name} must be a number of layers or 'all', got {layers!r}.")
 
 
-def _keep_in_eval(module: nn.Module) -> None:
+def keep_in_eval(module: nn.Module) -> None:
+    """Hold a module and its parts in eval mode, whatever `train()` of a parent says."""
     for part in module.modules():
         part.training = False
     # On the instance, so that `train()` of any parent, which calls `train()` of its children, does not undo it.

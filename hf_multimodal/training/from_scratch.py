@@ -105,7 +105,8 @@ def vision_part(name: str | None) -> tuple[PreTrainedConfig, BaseImageProcessor]
         return small_vision_config(), ViTImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, **plain)
     if name.startswith(TORCHVISION_PREFIX):
         return TorchvisionConfig(architecture=name.removeprefix(TORCHVISION_PREFIX)), image_processor_of(name)
-    config = AutoConfig.from_pretrained(name)
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    config._name_or_path = ""  # none of its weights are taken
     return getattr(config, "vision_config", config), image_processor_of(name)
 
 
@@ -130,7 +131,8 @@ def text_part(
         if word_vectors is not None:
             config.embedding_size = load_word_vectors(word_vectors)[1].shape[1]
     else:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        config._name_or_path = ""
         config = getattr(config, "text_config", config)
         positions = getattr(config, "max_position_embeddings", MAX_LENGTH)
         # Some models begin to count positions behind the number of the padding.

@@ -4,12 +4,15 @@ from typing import Any
 
 from torch import nn
 
+from hf_multimodal.training.freezing import keep_in_eval
+
 
 def add_lora(model: nn.Module, rank: int) -> Any:
     """Put LoRA matrices on the attention of the pretrained models; what is not pretrained is trained in full.
 
     Only layers that are not frozen get matrices. A model without attention (a convolutional one) gets them on all
-    its linear and convolutional layers, but for grouped convolutions.
+    its linear and convolutional layers, but for grouped convolutions. BatchNorm of the pretrained models stays in
+    eval.
 
     Args:
         model: A model with `vision_model` and `text_model`.
@@ -52,6 +55,10 @@ def add_lora(model: nn.Module, rank: int) -> Any:
             wrapped.set_submodule(path, module.original_module)
             for name, parameter in module.original_module.named_parameters():
                 parameter.requires_grad_("lora_" in name)
+    for part in ("vision_model", "text_model"):  # statistics that moved would not be in the adapter's checkpoints
+        for module in (getattr(model, part) or nn.Module()).modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                keep_in_eval(module)
     return wrapped
 
 

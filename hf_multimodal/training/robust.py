@@ -11,7 +11,7 @@ from hf_multimodal.training.arguments import SHAPED_BY_FUSION, ModelArguments, p
 from hf_multimodal.training.baselines import compare_with_baselines, parse_baselines
 from hf_multimodal.training.dry_run import dry_run
 from hf_multimodal.training.preparing import prepare_training_data
-from hf_multimodal.training.running import run_training
+from hf_multimodal.training.running import push_run, run_training
 
 
 @dataclass
@@ -100,4 +100,5 @@ def train_robust(argv: list[str] | None = None, description: str | None = None) 
         metrics = metrics | compare_with_baselines(rivals, data, bad_samples, output_dir)
         if metrics:
             write_card(output_dir)
+    push_run(training_args)
     return metrics

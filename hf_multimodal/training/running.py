@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArguments
+from transformers.utils import logging
 
 from hf_multimodal.data.augmentation import ImageAugmentation
 from hf_multimodal.data.checks import BadSample, write_bad_samples
@@ -18,6 +19,7 @@ from hf_multimodal.evaluation.report import write_run
 from hf_multimodal.inference.predicting import predict_dataset
 from hf_multimodal.models import MultimodalProcessor
 from hf_multimodal.sharing.card import write_card
+from hf_multimodal.sharing.pushing import push_folder
 from hf_multimodal.training.arguments import DataArguments, ModelArguments, parse_training_arguments
 from hf_multimodal.training.building import build_for_data, parameter_counts
 from hf_multimodal.training.checkpoints import find_checkpoint, remove_checkpoints
@@ -25,8 +27,10 @@ from hf_multimodal.training.dry_run import dry_run
 from hf_multimodal.training.facts import run_facts
 from hf_multimodal.training.frozen_states import FrozenStates, pictures_of, reading_states
 from hf_multimodal.training.preparing import add_lengths, prepare_training_data
-from hf_multimodal.training.stacking import fit_stack
+from hf_multimodal.training.stacking import fit_stack, set_prior
 from hf_multimodal.training.trainer import MultimodalTrainer
+
+logger = logging.get_logger(__name__)
 
 
 def train(argv: list[str] | None = None, description: str | None = None) -> dict[str, Any]:
@@ -44,7 +48,9 @@ def train(argv: list[str] | None = None, description: str | None = None) -> dict
     data, bad_samples = prepare_training_data(data_args, model_args.modality, folder)
     if data_args.dry_run:
         return dry_run(model_args, data_args, training_args, data, bad_samples)
-    return run_training(model_args, data_args, training_args, data, bad_samples, given)
+    metrics = run_training(model_args, data_args, training_args, data, bad_samples, given)
+    push_run(training_args)
+    return metrics
 
 
 def build_trainer(
@@ -134,6 +140,8 @@ def run_training(
             batch_size=training_args.per_device_eval_batch_size,
             num_workers=training_args.dataloader_num_workers,
         )
+    elif hasattr(model, "stack"):
+        set_prior(model, data.splits["train"]["label"][:])
     if not trainer.is_world_process_zero():
         return {}
 
@@ -218,3 +226,22 @@ def save_run(
     write_bad_samples(folder / "bad_samples.csv", bad_samples)
     (folder / "run.yaml").write_text(yaml.safe_dump(given, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return folder
+
+
+def push_run(args: TrainingArguments) -> None:
+    """Push the folder of a finished run, where `--push_to_hub` asks for it.
+
+    Args:
+        args: Say whether, where and as whom.
+    """
+    if args.push_to_hub and args.process_index == 0:
+        folder = Path(str(args.output_dir)).absolute()
+        commit = push_folder(
+            folder,
+            args.hub_model_id or folder.name,
+            private=args.hub_private_repo,
+            token=args.hub_token,
+            revision=args.hub_revision,
+            commit_message="End of training",
+        )
+        logger.info("pushed to %s", commit.commit_url)

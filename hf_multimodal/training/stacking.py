@@ -7,17 +7,19 @@ import numpy as np
 import torch
 from datasets import Dataset
 from scipy.optimize import minimize, nnls
+from scipy.special import log_softmax
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from hf_multimodal.inference.missing_curve import SHOWN
 from hf_multimodal.inference.predicting import batches
-from hf_multimodal.models.stack import HEADS, PATTERNS
+from hf_multimodal.models.stack import HEADS, KNOTS, PATTERNS
 
 logger = logging.get_logger(__name__)
 
 READS = {"image": ("joint", "image"), "text": ("joint", "text"), "both": HEADS}  # heads with a weight, by pattern
 LEAST_SCALE = 1e-3  # of the summed coefficients: heads that say nothing get a temperature of 1,000, not infinity
+SMOOTHNESS = 10.0  # rows that a difference of 1 between neighbouring scales weighs as much as
 
 
 def fit_stack(
@@ -47,7 +49,7 @@ def fit_stack(
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     if not distributed or torch.distributed.get_rank() == 0:
         problem_type = model.config.problem_type
-        model.stack.prior.copy_(torch.from_numpy(prior_logits(prior_labels, problem_type, model.config.num_labels)))
+        set_prior(model, prior_labels)
         joint, present = joint_and_single_logits(model, processor, dataset, batch_size, num_workers)
         labels = np.asarray(dataset["label"][:])
         for number, pattern in enumerate(PATTERNS):
@@ -63,9 +65,25 @@ def fit_stack(
             model.stack.weights[number] = 0.0
             model.stack.weights[number, used] = torch.from_numpy(coefficients / scale).float().to(model.device)
             model.stack.temperatures[number] = torch.from_numpy(1 / scale).float().to(model.device)
+            if problem_type == "single_label_classification":
+                mixed = np.einsum("hc,nhc->nc", coefficients, joint[pattern][rows][:, used])
+                knots, scales = fit_scales(mixed, labels[rows])
+                model.stack.knots[number] = torch.from_numpy(knots).float().to(model.device)
+                model.stack.scales[number] = torch.from_numpy(scales[:, None]).float().to(model.device)
     if distributed:
         for buffer in model.stack.buffers():
             torch.distributed.broadcast(buffer, 0)
+
+
+def set_prior(model: PreTrainedModel, labels: Sequence[Any]) -> None:
+    """Let a robust classifier answer with the class frequencies where nothing is there, in place.
+
+    Args:
+        model: A `RobustFusionForImageTextClassification`.
+        labels: Of the training rows.
+    """
+    prior = prior_logits(labels, model.config.problem_type, model.config.num_labels)
+    model.stack.prior.copy_(torch.from_numpy(prior))
 
 
 @torch.inference_mode()
@@ -117,20 +135,46 @@ def prior_logits(labels: Sequence[Any], problem_type: str, num_labels: int) -> n
     return np.log(counts / counts.sum()).astype(np.float32)
 
 
-def _least(heads: int, rows: int, mean_loss: Callable[[np.ndarray], tuple[float, np.ndarray]]) -> np.ndarray:
-    """Minimise a convex mean loss over the heads' coefficients, none of them negative.
+def _least(
+    prior: np.ndarray,
+    rows: int,
+    mean_loss: Callable[[np.ndarray], tuple[float, np.ndarray]],
+    least: float = 0.0,
+    smoothness: float = 0.0,
+) -> np.ndarray:
+    """Minimise a convex mean loss over coefficients, none of them below `least`.
 
-    A normal prior of width 1 around the plain average of the heads weighs as much as one row: a few rows that are all
-    answered rightly would else ask for endless confidence.
+    A normal prior of width 1 around `prior` weighs as much as one row: a few rows that are all answered rightly would
+    else ask for endless confidence. Another holds neighbours together, with the weight of `smoothness` rows.
     """
-    average = np.full(heads, 1.0 / heads)
+    differences = np.diff(np.eye(len(prior)), axis=0)
+    precision = np.eye(len(prior)) + smoothness * differences.T @ differences
 
     def objective(coefficients: np.ndarray) -> tuple[float, np.ndarray]:
         loss, slope = mean_loss(coefficients)
-        away = coefficients - average
-        return loss + away @ away / (2 * rows), slope + away / rows
+        pull = precision @ (coefficients - prior)
+        return loss + (coefficients - prior) @ pull / (2 * rows), slope + pull / rows
 
-    return minimize(objective, average, jac=True, method="L-BFGS-B", bounds=[(0, None)] * heads).x
+    return minimize(objective, prior, jac=True, method="L-BFGS-B", bounds=[(least, None)] * len(prior)).x
+
+
+def _softmax_loss(parts: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
+    """Mean NLL of softmax(sum of coefficient x part) and its slope, of the coefficients.
+
+    Args:
+        parts: (rows, coefficients, classes).
+        labels: (rows,).
+    """
+    rows = np.arange(len(labels))
+
+    def mean_loss(coefficients: np.ndarray) -> tuple[float, np.ndarray]:
+        mixed = np.einsum("h,nhc->nc", coefficients, parts)
+        log_probabilities = log_softmax(mixed, axis=1)
+        error = np.exp(log_probabilities)
+        error[rows, labels] -= 1
+        return -log_probabilities[rows, labels].mean(), np.einsum("nc,nhc->h", error, parts) / len(rows)
+
+    return mean_loss
 
 
 def fit_classes(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -149,17 +193,38 @@ def fit_classes(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     >>> fit_classes(logits, np.array([0, 0, 1] * 1000)).round(2).tolist()  # log(2) / 4: probability 2 in 3
     [[0.17]]
     """
-    rows = np.arange(len(labels))
+    heads = logits.shape[1]
+    return _least(np.full(heads, 1.0 / heads), len(labels), _softmax_loss(logits, labels))[:, None]
 
-    def mean_loss(coefficients: np.ndarray) -> tuple[float, np.ndarray]:
-        mixed = np.einsum("h,nhc->nc", coefficients, logits)
-        mixed -= mixed.max(axis=1, keepdims=True)
-        log_probabilities = mixed - np.log(np.exp(mixed).sum(axis=1, keepdims=True))
-        error = np.exp(log_probabilities)
-        error[rows, labels] -= 1
-        return -log_probabilities[rows, labels].mean(), np.einsum("nc,nhc->h", error, logits) / len(rows)
 
-    return _least(logits.shape[1], len(labels), mean_loss)[:, None]
+def fit_scales(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scales of the lowest NLL for logits that are sure to different degrees, but for a prior; the problem is convex.
+
+    One temperature cannot mend a model that is too sure of what it hardly knows and rightly sure of the rest.
+
+    Args:
+        logits: (rows, classes), divided by their temperature already.
+        labels: (rows,).
+
+    Returns:
+        Log-probabilities of the first class, (knots,), between which equal shares of the rows lie, and the scale at
+        each, (knots,).
+
+    Example:
+
+    >>> logits = np.array([[2.0, 0.0], [4.0, 0.0]] * 3000)  # the first row says .88, the second .98
+    >>> labels = np.array([0, 0, 1, 0, 0, 0, 1, 1] * 750)  # the first is right in 1 of 2, the second in 3 of 4
+    >>> knots, scales = fit_scales(logits, labels)
+    >>> np.interp(log_softmax(logits[:2], axis=1)[:, 0], knots, scales).round(2).tolist()
+    [0.0, 0.27]
+    """
+    sureness = log_softmax(logits, axis=1).max(axis=1)
+    knots = np.unique(np.quantile(sureness, np.linspace(0, 1, KNOTS)).astype(np.float32)).astype(float)
+    lines = np.stack([np.interp(sureness, knots, corner) for corner in np.eye(len(knots))], axis=1)
+    loss = _softmax_loss(lines[:, :, None] * logits[:, None], labels)
+    scales = _least(np.ones(len(knots)), len(labels), loss, least=LEAST_SCALE, smoothness=SMOOTHNESS)
+    beyond = np.arange(1.0, KNOTS - len(knots) + 1)  # where fewer differ
+    return np.append(knots, knots[-1] + beyond), np.append(scales, np.full(len(beyond), scales[-1]))
 
 
 def fit_labels(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -171,7 +236,8 @@ def fit_labels(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
             error = 1 / (1 + np.exp(-mixed)) - target
             return (np.logaddexp(0, mixed) - target * mixed).mean(), scores.T @ error / len(target)
 
-        return _least(scores.shape[1], len(target), mean_loss)
+        heads = scores.shape[1]
+        return _least(np.full(heads, 1.0 / heads), len(target), mean_loss)
 
     return np.stack([one(logits[:, :, k], labels[:, k]) for k in range(logits.shape[2])], axis=1)
 

@@ -1,15 +1,20 @@
 """What `transformers.Trainer` lacks for two pretrained models and a head, and no more."""
 
 import contextlib
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
+from transformers.trainer_utils import HubStrategy
+from transformers.utils.hub import PushInProgress
 
+from hf_multimodal.sharing.pushing import push_folder, shared_files
 from hf_multimodal.training.averaging import WeightAverage
 from hf_multimodal.training.optimization import parameter_groups
 from hf_multimodal.training.sampling import EpochCallback, EpochSampler
@@ -25,6 +30,7 @@ class MultimodalTrainer(Trainer):
     - With `weight_average`, a running average of the weights is evaluated, chosen by and kept.
     - With `torch_compile`, a batch in which everything is present goes without `modality_mask`.
     - A checkpoint with missing or unexpected weights is an error, where `Trainer` warns and goes on.
+    - `push_to_hub` sends what `shared_files` names, with the card that stands in the folder; the token stays here.
 
     Args:
         head_learning_rate: For all parameters outside the vision and the text model.
@@ -36,6 +42,7 @@ class MultimodalTrainer(Trainer):
     """
 
     data_collator: Any
+    push_in_progress: Any
 
     def __init__(
         self,
@@ -139,12 +146,88 @@ class MultimodalTrainer(Trainer):
             self.average.load(self.state.best_model_checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        super()._save(output_dir, state_dict)
+        token, self.args.hub_token = self.args.hub_token, None  # `Trainer` pickles its arguments beside the weights
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.args.hub_token = token
         if self.args.should_save:
             if self.average is not None:
                 self.average.save(output_dir or self.args.output_dir)
             # Not as `processing_class`: `Trainer` looks for the tokenizer of one, which an image model's has not.
             self.data_collator.processor.save_pretrained(output_dir or self.args.output_dir)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Make the repository, unless its checkpoints would have to be pushed as they are."""
+        allowed = ["end", "every_save"] if isinstance(self.model, PreTrainedModel) else ["end"]
+        if self.args.hub_strategy not in allowed:
+            raise ValueError(
+                f"hub_strategy must be one of {allowed}, got {HubStrategy(self.args.hub_strategy).value!r}: "
+                "checkpoints hold optimizer states, which are pickles and not shared, and with LoRA no whole model."
+            )
+        super().init_hf_repo(token, private)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Draft a card as `Trainer` does, unless one that is not such a draft stands in the folder."""
+        card = Path(self.args.output_dir, "README.md")
+        if not card.is_file() or "generated_from_trainer" in card.read_text(encoding="utf-8"):
+            super().create_model_card(*args, **kwargs)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Save and push model, processor and card, as `Trainer` does, and nothing else of the folder.
+
+        Args:
+            commit_message: Of the commit.
+            blocking: Return only when all is pushed.
+            token: Token that may write; None means `args.hub_token`.
+            revision: Branch; None means `args.hub_revision`.
+            private: Whether a new repository is private; None means `args.hub_private_repo`.
+            kwargs: Of `create_model_card`.
+
+        Returns:
+            A `huggingface_hub.CommitInfo`, or a future of it; None on all ranks but the first.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token, private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card(**{"model_name": self.hub_model_id.split("/")[-1], **kwargs})
+        self._finish_current_push()
+        return self._push(commit_message or "End of training", not blocking, token, revision)
+
+    def _push(self, message: str, in_background: bool, token: str | None = None, revision: str | None = None) -> Any:
+        return push_folder(
+            self.args.output_dir,
+            self.hub_model_id,
+            token=token or self.args.hub_token,
+            revision=revision or self.args.hub_revision,
+            commit_message=message,
+            run_as_future=in_background,
+        )
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Push the model of a checkpoint in the background, from a copy: the checkpoint may soon be removed."""
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+            return
+        busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
+        if busy and not self.args.hub_always_push:
+            return
+        self._finish_current_push()
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        for name in shared_files(checkpoint_folder):
+            shutil.copy2(Path(checkpoint_folder, name), self.args.output_dir)
+        push = self._push(f"Training in progress, step {self.state.global_step}", in_background=True)
+        self.push_in_progress = PushInProgress([push])
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         if load_result.missing_keys or load_result.unexpected_keys:

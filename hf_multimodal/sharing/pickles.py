@@ -1,0 +1,64 @@
+"""Weights come as safetensors alone: a pickle can run code when it is opened."""
+
+from collections.abc import Iterable
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import OfflineModeIsEnabled
+from huggingface_hub.utils import httpx
+
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
+# What `Trainer` leaves beside a model and reads only when it resumes; no model is loaded from these.
+TRAINER_STATE = ("training_args.bin", "optimizer.*", "scheduler.pt", "scaler.pt", "rng_state*.pth")
+
+
+def refuse_pickles(where: str, files: Iterable[str]) -> None:
+    """Refuse weights that are pickled, even where safetensors lie beside them.
+
+    Args:
+        where: The folder or repository, for the message.
+        files: Names of its files.
+
+    Raises:
+        ValueError: If any of them is a pickle that a model could be loaded from.
+
+    Example:
+
+    >>> refuse_pickles("me/mine", ["model.safetensors", "training_args.bin"])
+    >>> refuse_pickles("me/mine", ["model.safetensors", "pytorch_model.bin"])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ValueError: me/mine holds pickled weights, which can run code when they are opened: ['pytorch_model.bin']. ...
+    """
+    found = [
+        file
+        for file in sorted(files)
+        for name in [PurePosixPath(file).name]
+        if name.lower().endswith(PICKLES) and not any(fnmatch(name, state) for state in TRAINER_STATE)
+    ]
+    if found:
+        raise ValueError(
+            f"{where} holds pickled weights, which can run code when they are opened: {found}. Only safetensors are "
+            "read and shared, which `save_pretrained` writes: remove these files."
+        )
+
+
+def refuse_pickled_model(name_or_path: str | Path, revision: str | None = None) -> None:
+    """Refuse a folder or a repository of the Hub that holds pickled weights.
+
+    Args:
+        name_or_path: Folder, of which the top is looked at, or name on the Hub.
+        revision: Of the repository.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    if Path(name_or_path).is_dir():
+        files = [path.name for path in Path(name_or_path).iterdir()]
+    else:
+        try:
+            files = HfApi().list_repo_files(str(name_or_path), revision=revision)
+        except (OfflineModeIsEnabled, httpx.TransportError):
+            return  # what is loaded then is in the cache, to which only safetensors came
+    refuse_pickles(str(name_or_path), files)
