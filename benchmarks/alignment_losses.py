@@ -12,11 +12,12 @@ from series import README, aligner_digest, run_series
 from hf_multimodal.data.controlled_retrieval import make_retrieval, retrieval_ceiling
 from hf_multimodal.data.loading import load_data
 from hf_multimodal.data.pairs import group_pairs
-from hf_multimodal.evaluation.report import markdown_table, update_region
+from hf_multimodal.evaluation.report import update_region
 from hf_multimodal.evaluation.retrieval import DIRECTIONS
 from hf_multimodal.inference.aligning import measure_retrieval
 from hf_multimodal.inference.predicting import load_model
 from hf_multimodal.models.contrastive_losses import LOSSES
+from hf_multimodal.sharing.tables import markdown_table
 from hf_multimodal.training.aligner import train_aligner
 
 POOL = 144  # as many pictures as there are combinations of what they show

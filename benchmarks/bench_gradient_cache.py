@@ -18,7 +18,8 @@ from series import README
 from transformers import BertConfig, ViTConfig
 
 from hf_multimodal import AlignerConfig, AlignerModel
-from hf_multimodal.evaluation.report import markdown_table, update_region
+from hf_multimodal.evaluation.report import update_region
+from hf_multimodal.sharing.tables import markdown_table
 from hf_multimodal.training.gradient_cache import backward_in_chunks
 
 VISION = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}

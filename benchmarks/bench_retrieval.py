@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, PreTrainedTokenizerFast
 
 from hf_multimodal import Retriever
-from hf_multimodal.evaluation.report import markdown_table
 from hf_multimodal.inference.index import KINDS, EmbeddingIndex
+from hf_multimodal.sharing.tables import markdown_table
 
 WIDTH, K = 512, 10
 VISION = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}

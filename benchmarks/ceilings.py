@@ -9,7 +9,8 @@ from math import sqrt
 from series import README, controlled_job, run_series
 
 from hf_multimodal.data.controlled import CONTROLLED_TASKS, ceiling
-from hf_multimodal.evaluation.report import markdown_table, update_region
+from hf_multimodal.evaluation.report import update_region
+from hf_multimodal.sharing.tables import markdown_table
 
 
 def main() -> None:

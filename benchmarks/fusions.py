@@ -6,8 +6,9 @@ The eight fusions on three controlled tasks, each with default settings. The tab
 from series import README, controlled_job, run_series
 
 from hf_multimodal.data.controlled import ceiling
-from hf_multimodal.evaluation.report import markdown_table, update_region
+from hf_multimodal.evaluation.report import update_region
 from hf_multimodal.models.fusion import FUSIONS
+from hf_multimodal.sharing.tables import markdown_table
 
 TASKS = ("redundant", "synergy", "mixed")
 

@@ -26,10 +26,11 @@ from hf_multimodal.data.controlled import CONTROLLED_TASKS, ceiling, make_contro
 from hf_multimodal.evaluation.bootstrap import Difference, paired_bootstrap, seed_summary
 from hf_multimodal.evaluation.calibration import ece_band
 from hf_multimodal.evaluation.predictions import Predictions, read_predictions, write_predictions
-from hf_multimodal.evaluation.report import markdown_table, update_region
+from hf_multimodal.evaluation.report import update_region
 from hf_multimodal.inference.choosing import load_rows, run_arguments
 from hf_multimodal.inference.missing_curve import SHOWN, answers_by_presence
 from hf_multimodal.inference.predicting import load_model
+from hf_multimodal.sharing.tables import markdown_table
 from hf_multimodal.training.robust import train_robust
 from hf_multimodal.training.running import train
 

@@ -15,8 +15,9 @@ from series import README, aligner_digest, run_series
 from hf_multimodal import ZeroShotClassifier
 from hf_multimodal.data.controlled_rendering import PICTURE_CHANNELS
 from hf_multimodal.data.controlled_retrieval import RETRIEVAL_TASKS, ZERO_SHOT_TEMPLATES, make_retrieval
-from hf_multimodal.evaluation.report import markdown_table, update_region
+from hf_multimodal.evaluation.report import update_region
 from hf_multimodal.inference.predicting import load_model
+from hf_multimodal.sharing.tables import markdown_table
 from hf_multimodal.training.aligner import train_aligner
 
 NAMES = {"retrieval": "infonce", "retrieval_held_out": "infonce-held-out"}  # runs by task

@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import AutoModel, AutoProcessor
 
 from hf_multimodal.data.controlled import ceiling
-from hf_multimodal.evaluation.report import markdown_table
+from hf_multimodal.sharing.tables import markdown_table
 from hf_multimodal.training.running import train
 
 TOLERANCE = 0.03

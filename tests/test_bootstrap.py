@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hf_multimodal.evaluation.bootstrap import _resample_counts, paired_bootstrap, seed_summary
+from hf_multimodal.evaluation.bootstrap import _resample_counts, bootstrap_intervals, paired_bootstrap, seed_summary
 from hf_multimodal.evaluation.metrics import metrics_from_outputs
 from hf_multimodal.evaluation.predictions import Predictions
 
@@ -140,3 +140,31 @@ def test_seed_summary():
     assert str(seed_summary([0.7])) == "0.7000 ± 0.0000 (1 seed)"
     with pytest.raises(ValueError, match="at least one value"):
         seed_summary([])
+
+
+@pytest.mark.parametrize("problem_type", [SINGLE, "multi_label_classification", "regression"])
+def test_intervals_equal_a_loop_over_resamples(labels, problem_type):
+    own = labels if problem_type != "multi_label_classification" else np.eye(3)[labels]
+    run = make_run(3, own.astype(float) if problem_type == "regression" else own, 1.0, problem_type)
+    counts = _resample_counts(np.random.default_rng(4), 90, 60).astype(int)
+    looped = [measure(run, np.repeat(np.arange(60), count)) for count in counts]
+    found = bootstrap_intervals(run, resamples=90, seed=4)
+    assert set(found) >= ({"mse", "mae"} if problem_type == "regression" else {"accuracy", "macro_f1", "nll", "ece"})
+    for name, interval in found.items():
+        low, high = np.percentile([metrics[name] for metrics in looped], [2.5, 97.5])
+        if name == "ece":  # about the value, since resamples are biased upwards
+            whole = run.metrics()["ece"]
+            assert np.mean([metrics["ece"] for metrics in looped]) > whole
+            low, high = max(2 * whole - high, 0), max(2 * whole - low, 0)
+        assert [interval["low"], interval["high"]] == pytest.approx([low, high])
+
+
+def test_rows_without_a_label_enter_no_interval(labels):
+    probabilities = make_run(1, labels, 2.0).probabilities
+    known = [int(label) if row % 2 else None for row, label in enumerate(labels)]
+    ids = [str(row) for row in range(60)]
+    whole = Predictions.from_outputs(SINGLE, ids, probabilities, NAMES, labels=known)
+    half = Predictions.from_outputs(SINGLE, ids[1::2], probabilities[1::2], NAMES, labels=labels[1::2])
+    assert bootstrap_intervals(whole, resamples=20) == bootstrap_intervals(half, resamples=20)
+    with pytest.raises(ValueError, match="no row has a label"):
+        bootstrap_intervals(Predictions.from_outputs(SINGLE, ids, probabilities, NAMES))

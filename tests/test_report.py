@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from hf_multimodal.evaluation.predictions import Predictions, read_predictions
-from hf_multimodal.evaluation.report import markdown_table, update_region, write_json, write_run
+from hf_multimodal.evaluation.report import update_region, write_json, write_run
+from hf_multimodal.sharing.tables import markdown_table
 
 SINGLE = "single_label_classification"
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from hf_multimodal.evaluation import retrieval
-from hf_multimodal.evaluation.retrieval import retrieval_metrics, retrieval_ranks, retrieval_table
+from hf_multimodal.evaluation.retrieval import retrieval_metrics, retrieval_ranks
+from hf_multimodal.sharing.tables import retrieval_table
 
 
 def loop_ranks(image_embeds, text_embeds, image_ids):

@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 import yaml
 from conftest import PATCHES
+from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import AutoModel, ViTConfig, ViTImageProcessor
 
@@ -85,6 +87,31 @@ def test_a_run_leaves_all_its_files(run: tuple[Path, Path, dict[str, Any]]) -> N
     assert model.config.id2label == {0: "cold", 1: "warm"}
     assert metrics["run"]["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     assert (folder / "bad_samples.csv").read_text().splitlines() == ["source,row,id,column,value,reason,action"]
+
+
+def test_a_run_leaves_its_card(run: tuple[Path, Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, table, metrics = run
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    found = {result.metric_type: result.metric_value for result in ModelCard(text).data.eval_results or []}
+    assert found["accuracy"] == round(metrics["test"]["accuracy"], 4) and found["nll"] == round(
+        metrics["test"]["nll"], 4
+    )
+    interval = metrics["intervals"]["test"]["nll"]
+    assert interval["low"] <= metrics["test"]["nll"] <= interval["high"]
+    assert f"| NLL | {metrics['test']['nll']:.4f} | {interval['low']:.4f} to {interval['high']:.4f} |" in text
+    facts = metrics["run"]
+    presence = facts["data"]["splits"]["train"]["presence"]
+    assert (
+        f"| train | 28 | {' | '.join(str(presence[name]) for name in ('both', 'image', 'text', 'neither'))} |" in text
+    )
+    assert "| cold | 14 | 2 | 4 |" in text
+    assert facts["base_models"] == [] and facts["data"]["name"] is None and facts["repo_id"] is None
+    assert facts["data"]["made_splits"] == ["test", "validation"]
+    assert facts["hyperparameters"]["learning_rate"] == 1e-3 and "hub_token" not in facts["hyperparameters"]
+    assert str(table.parent) not in text and "table.csv" not in text
+    monkeypatch.chdir(folder.parent)
+    Image.new("RGB", (40, 30)).save("photo.jpg")
+    exec(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0], {})
 
 
 def test_its_yaml_repeats_it(run: tuple[Path, Path, dict[str, Any]], tmp_path: Path) -> None:
@@ -363,6 +390,9 @@ def test_a_robust_run_fits_its_stack_and_saves_who_lacks_what(robust_run: tuple[
     answers = read_predictions(folder / "predictions.csv")
     assert (~answers.has_image).sum() == sum(row["has_image"] == "0" for row in count["test"])
     assert metrics["test"]["count"] == 12
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "| plain fusion | " in card and "| `redraw` | 0.5 0.25 0.25 |" in card and "Either may be missing." in card
+    assert "they were calibrated on the validation rows" in card
 
 
 def test_the_rivals_are_trained_on_the_same_rows(robust_run: tuple[Path, Path, dict[str, Any]]) -> None:

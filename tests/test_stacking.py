@@ -10,9 +10,10 @@ from hf_multimodal import MultimodalProcessor, RobustFusionConfig, RobustFusionF
 from hf_multimodal.data.controlled import make_controlled
 from hf_multimodal.data.presence import hide
 from hf_multimodal.evaluation.plots import plot_missing_curve
-from hf_multimodal.inference.missing_curve import answers_by_presence, curve_table, missing_curve
+from hf_multimodal.inference.missing_curve import answers_by_presence, missing_curve
 from hf_multimodal.inference.predicting import predict_dataset
 from hf_multimodal.models.stack import KNOTS, Stack
+from hf_multimodal.sharing.tables import curve_table
 from hf_multimodal.training.from_scratch import train_tokenizer, vision_part
 from hf_multimodal.training.stacking import (
     fit_classes,

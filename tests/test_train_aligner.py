@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import torch
 from conftest import PATCHES
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 from test_scripts import script, write_table
 from transformers import AutoModel, TrainingArguments, ViTConfig, ViTImageProcessor, ViTModel
 
 from hf_multimodal.data.checks import BadSamplesError
+from hf_multimodal.data.controlled_retrieval import retrieval_ceiling
 from hf_multimodal.data.loading import load_data
 from hf_multimodal.data.pair_collator import PairCollator
 from hf_multimodal.data.pairs import group_pairs
@@ -67,6 +69,30 @@ def test_a_run_leaves_all_its_files(run):
     assert facts["steps"] == 3 and facts["best_step"] == 3  # a picture stands once in an epoch
     assert (facts["train_rows"], facts["train_pictures"], facts["examples_per_step"]) == (36, 18, 6)
     assert facts["incomplete_pairs"] == {"train": 2, "validation": 0, "test": 0}
+
+
+def test_a_run_leaves_its_card(run):
+    folder, table, metrics = run
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    card = ModelCard(text)
+    recall = metrics["test"]["text_to_image"]["recall_at_5"]
+    found = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    assert found["R@5, text to image, pool of 6"] == round(recall, 4) and len(found) == 6
+    assert card.data.pipeline_tag == "zero-shot-image-classification"
+    assert "| image to text | blue | 2 | 12 |" in text and "18 training pictures with their captions; 2 rows" in text
+    assert "hidden_size" not in text and str(table.parent) not in text
+
+
+def test_the_card_of_a_generated_task_tells_its_ceiling(tmp_path):
+    sizes = ["--max_train_samples", "12", "--max_eval_samples", "6", "--max_predict_samples", "30"]
+    metrics = train(["--data", "controlled:retrieval", *FAST, *sizes, "--output_dir", str(tmp_path)])
+    rows = load_data("controlled:retrieval", splits=["test"], test_size=30).splits["test"]
+    shown = [list(row) for row in zip(rows["shape"][:], rows["colour"][:], rows["place"][:], strict=True)]
+    best = metrics["run"]["data"]["ceiling"]["text_to_image"]
+    assert best["recall_at_1"] == retrieval_ceiling(shown).text_to_image < best["recall_at_5"] <= 1
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert f"| text to image | {best['recall_at_1']:.4f} | {best['recall_at_5']:.4f} |" in text
+    assert "Data: controlled:retrieval." in text and "it is of no use on others" in text
 
 
 def test_evaluate_finds_the_metrics_of_the_run(run, tmp_path, capsys):

@@ -1,12 +1,12 @@
-"""How sure a difference between two runs is: paired bootstrap over rows, and the spread over seeds."""
+"""How sure a metric, or a difference between two runs, is: bootstrap over rows, and the spread over seeds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from .calibration import FloatArray, binary_nll, nll
+from .calibration import FloatArray, binary_nll, ece, nll
 from .predictions import Predictions
 
 RESAMPLES = 2000
@@ -125,12 +125,8 @@ def paired_bootstrap(
     count = len(reference.ids)
 
     statistics = [_row_statistics(run) for run in runs]
-    generator = np.random.default_rng(seed)
     draws: dict[str, list[FloatArray]] = {name: [] for name in statistics[0]}
-    chunk = max(1, CHUNK_CELLS // count)
-    for start in range(0, resamples, chunk):
-        size = min(chunk, resamples - start)
-        weights = _resample_counts(generator, size, count)
+    for weights in _resamples(resamples, count, seed):
         for name in draws:
             draws[name].append(_side_means(statistics, name, weights, len(left)))
     whole = np.ones((1, count))
@@ -141,6 +137,71 @@ def paired_bootstrap(
         low, high = np.percentile(joined[0] - joined[1], [2.5, 97.5]).tolist()
         found[name] = Difference(side_a, side_b, side_a - side_b, low, high, count)
     return found
+
+
+def bootstrap_intervals(run: Predictions, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, dict[str, float]]:
+    """95 % interval of each metric of one run, over its labelled rows drawn with replacement.
+
+    Percentile intervals, except that of the ECE: a resample's ECE is on average above that of the rows themselves, as
+    repeated rows look like errors of calibration, so its percentiles are reflected about the ECE (the basic
+    interval) and cut at 0.
+
+    Args:
+        run: The predictions.
+        resamples: Number of bootstrap draws.
+        seed: Seed of the draws.
+
+    Returns:
+        By metric name `low` and `high`: the metrics of `paired_bootstrap`, and `ece` where there are probabilities.
+
+    Raises:
+        ValueError: No row has a label.
+
+    Example:
+
+    >>> answers = Predictions.from_outputs(
+    ...     "single_label_classification", "xyz", [[0.9, 0.1]] * 3, ["cat", "dog"], labels=[0, 0, 1]
+    ... )
+    >>> bootstrap_intervals(answers)["accuracy"]
+    {'low': 0.0, 'high': 1.0}
+    """
+    run = run.take(run.labelled)
+    count = len(run.ids)
+    if not count:
+        raise ValueError("no row has a label: there is nothing to measure.")
+    statistics = _row_statistics(run)
+    draws: dict[str, list[FloatArray]] = {name: [] for name in statistics}
+    confidences, right = _decisions(run)
+    errors: list[float] = []
+    for weights in _resamples(resamples, count, seed):
+        for name, (rows, reduce) in statistics.items():
+            draws[name].append(reduce(weights @ rows, count))
+        for drawn in weights.astype(int) if confidences.size else ():
+            errors.append(ece(np.repeat(confidences, drawn, axis=0).ravel(), np.repeat(right, drawn, axis=0).ravel()))
+    found = {name: np.percentile(np.concatenate(parts), [2.5, 97.5]).tolist() for name, parts in draws.items()}
+    if errors:
+        whole = ece(confidences.ravel(), right.ravel())
+        low, high = np.percentile(errors, [2.5, 97.5]).tolist()
+        found["ece"] = [max(2 * whole - high, 0.0), max(2 * whole - low, 0.0)]
+    return {name: {"low": low, "high": high} for name, (low, high) in found.items()}
+
+
+def _decisions(run: Predictions) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+    """(n, decisions a row): how confident each is and whether it is right; none for regression."""
+    table = run.probabilities
+    if run.problem_type == "multi_label_classification":
+        return np.maximum(table, 1 - table), run.predicted == run.labels
+    if run.problem_type == "regression":
+        return table, np.zeros_like(table, dtype=bool)
+    return table.max(axis=1, keepdims=True), (run.predicted == run.labels)[:, None]
+
+
+def _resamples(resamples: int, count: int, seed: int) -> Iterator[FloatArray]:
+    """Counts of rows by resample, as many resamples at once as memory allows."""
+    generator = np.random.default_rng(seed)
+    chunk = max(1, CHUNK_CELLS // count)
+    for start in range(0, resamples, chunk):
+        yield _resample_counts(generator, min(chunk, resamples - start), count)
 
 
 def _resample_counts(generator: np.random.Generator, size: int, count: int) -> FloatArray:

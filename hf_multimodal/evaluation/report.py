@@ -1,4 +1,4 @@
-"""The files that every run leaves, and tables in Markdown."""
+"""The files that every run leaves."""
 
 import json
 import math
@@ -83,41 +83,6 @@ def _plain(value: Any, place: str) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{place} must be finite, got {value}.")
     return value
-
-
-def markdown_table(rows: Sequence[Sequence[Any]], columns: Sequence[str]) -> str:
-    """A table in Markdown; floats get four digits, text columns align left and number columns right.
-
-    Args:
-        rows: Cells by row.
-        columns: Headings.
-
-    Returns:
-        Lines joined by newlines, without one at the end.
-
-    Raises:
-        ValueError: A row is longer or shorter than the headings.
-
-    Example:
-
-    >>> print(markdown_table([["both", 0.9025, 5]], ["input", "accuracy", "seeds"]))
-    | input | accuracy | seeds |
-    |---|---:|---:|
-    | both | 0.9025 | 5 |
-    """
-    for number, row in enumerate(rows):
-        if len(row) != len(columns):
-            raise ValueError(f"row {number}: {len(columns)} cells expected, got {len(row)}.")
-
-    def cell(value: Any) -> str:
-        text = f"{value:.4f}" if isinstance(value, (float, np.floating)) else str(value)
-        return " ".join(text.replace("|", "\\|").split())
-
-    places = range(len(columns))
-    numeric = [bool(rows) and all(isinstance(row[k], (int, float, np.number)) for row in rows) for k in places]
-    lines = [[cell(name) for name in columns], *([cell(value) for value in row] for row in rows)]
-    drawn = [f"| {' | '.join(line)} |" for line in lines]
-    return "\n".join([drawn[0], f"|{'|'.join('---:' if right else '---' for right in numeric)}|", *drawn[1:]])
 
 
 def update_region(path: str | Path, name: str, text: str) -> None:

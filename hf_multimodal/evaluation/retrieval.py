@@ -18,8 +18,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .report import markdown_table
-
 RECALL_AT = (1, 5, 10)
 CELLS = 16_000_000  # scores held at once: 64 MB
 TIE = 1e-6  # float32 products of equal vectors differ by where they stand in a matrix, by less than this
@@ -122,29 +120,6 @@ def retrieval_metrics(
             for name in np.unique(np.concatenate(list(groups.values())))
         }
     return found
-
-
-def retrieval_table(metrics: dict[str, Any]) -> str:
-    """What `retrieval_metrics` found as a Markdown table, pool included.
-
-    Args:
-        metrics: From `retrieval_metrics`.
-
-    Returns:
-        A row for each direction and group, and a last line with the rsum.
-    """
-    groups = {"all": metrics, **metrics.get("groups", {})}
-    rows = [
-        [words, name, entry[way]["queries"], entry[way]["pool"]]
-        + [entry[way][f"recall_at_{k}"] for k in RECALL_AT]
-        + [entry[way]["mean_rank"], entry[way]["median_rank"]]
-        for way, words in DIRECTIONS.items()
-        for name, entry in groups.items()
-        if way in entry
-    ]
-    recalls = [f"R@{k}" for k in RECALL_AT]
-    columns = ["queries", "group", "number", "pool", *recalls, "mean rank", "median rank"]
-    return f"{markdown_table(rows, columns)}\n\nrsum {metrics['rsum']:.1f} of 600"
 
 
 def _summary(ranks: npt.NDArray[Any], pool: int) -> dict[str, float | int]:

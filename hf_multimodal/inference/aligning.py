@@ -10,9 +10,10 @@ from hf_multimodal.data.arguments import SourceArguments
 from hf_multimodal.data.checks import missing_columns, write_bad_samples
 from hf_multimodal.data.pairs import group_pairs
 from hf_multimodal.evaluation.report import write_json
-from hf_multimodal.evaluation.retrieval import retrieval_metrics, retrieval_table
+from hf_multimodal.evaluation.retrieval import retrieval_metrics
 from hf_multimodal.inference.choosing import load_rows
 from hf_multimodal.inference.embedding import embed_images, embed_texts
+from hf_multimodal.sharing.tables import retrieval_table
 
 if TYPE_CHECKING:
     from hf_multimodal.inference.evaluating import EvaluationArguments

@@ -11,13 +11,13 @@ from hf_multimodal.data.checks import BadSample, missing_columns, write_bad_samp
 from hf_multimodal.data.choices import check_choice
 from hf_multimodal.data.counts import presence
 from hf_multimodal.data.presence import MissingRate, take_away
-from hf_multimodal.evaluation.bootstrap import paired_bootstrap
+from hf_multimodal.evaluation.bootstrap import bootstrap_intervals, paired_bootstrap
 from hf_multimodal.evaluation.plots import plot_missing_curve
 from hf_multimodal.evaluation.predictions import Predictions, read_predictions
-from hf_multimodal.evaluation.report import markdown_table, write_run
+from hf_multimodal.evaluation.report import write_run
 from hf_multimodal.inference.aligning import evaluate_aligner
 from hf_multimodal.inference.choosing import SPLITS, load_rows
-from hf_multimodal.inference.missing_curve import answers_by_presence, curve_table, missing_curve
+from hf_multimodal.inference.missing_curve import answers_by_presence, missing_curve
 from hf_multimodal.inference.predicting import (
     LoadingArguments,
     class_names_of,
@@ -25,6 +25,7 @@ from hf_multimodal.inference.predicting import (
     modality_of,
     predict_dataset,
 )
+from hf_multimodal.sharing.tables import curve_table, markdown_table
 
 
 @dataclass
@@ -142,7 +143,9 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
                 )
         extra["missing_curve"] = missing_curve(runs, presence(complete))
     if folder is not None:
-        result = write_run(folder, {"test": predictions}, extra=args.kept_metrics() | extra)
+        kept = args.kept_metrics()
+        intervals = kept.get("intervals", {}) | {"test": bootstrap_intervals(predictions)}
+        result = write_run(folder, {"test": predictions}, extra=kept | extra | {"intervals": intervals})
         write_bad_samples(folder / "bad_samples.csv", bad_samples)
         if args.missing_curve:
             plot_missing_curve(extra["missing_curve"], folder / "missing_curve.png")

@@ -9,13 +9,11 @@ from datasets import Dataset
 from hf_multimodal.data.presence import MISSING, MissingRate, hide, what_is_left
 from hf_multimodal.evaluation.bootstrap import seed_summary
 from hf_multimodal.evaluation.predictions import Predictions
-from hf_multimodal.evaluation.report import markdown_table
 from hf_multimodal.inference.predicting import predict_dataset
 
 RATES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 DRAWS = 5
 SHOWN = {"both": (True, True), "image": (True, False), "text": (False, True), "neither": (False, False)}
-TABLE_METRICS = ("accuracy", "macro_f1", "mAP", "nll", "ece", "mse", "mae")
 
 
 def answers_by_presence(
@@ -87,17 +85,3 @@ def _joined(answers: Mapping[str, Predictions], left: np.ndarray) -> Predictions
         chosen("has_image"),
         chosen("has_text"),
     )
-
-
-def curve_table(points: Sequence[Mapping[str, Any]]) -> str:
-    """The curve in Markdown: a row a point, mean ± standard deviation."""
-    metrics = [name for name in TABLE_METRICS if name in points[0]]
-    rows = [
-        [
-            point["missing"],
-            f"{100 * point['rate']:.0f} %",
-            *(f"{point[name]['mean']:.4f} ± {point[name]['sd']:.4f}" for name in metrics),
-        ]
-        for point in points
-    ]
-    return markdown_table(rows, ["missing", "rows", *metrics])

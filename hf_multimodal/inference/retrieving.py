@@ -7,12 +7,12 @@ from typing import Any
 from hf_multimodal.data.arguments import SourceArguments
 from hf_multimodal.data.checks import MODALITIES, write_bad_samples
 from hf_multimodal.data.choices import check_choice
-from hf_multimodal.evaluation.report import markdown_table
 from hf_multimodal.inference.choosing import SPLITS, load_rows
 from hf_multimodal.inference.index import KINDS, Hits
 from hf_multimodal.inference.predicting import LoadingArguments, load_model
 from hf_multimodal.inference.result_sheet import result_sheet
 from hf_multimodal.inference.retriever import Retriever
+from hf_multimodal.sharing.tables import markdown_table
 
 FINDS = ("images", "texts")
 

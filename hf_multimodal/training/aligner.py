@@ -13,12 +13,14 @@ from hf_multimodal.evaluation.plots import plot_history
 from hf_multimodal.evaluation.report import write_json
 from hf_multimodal.inference.aligning import measure_retrieval
 from hf_multimodal.models import MultimodalProcessor
+from hf_multimodal.sharing.card import write_card
 from hf_multimodal.training.aligner_arguments import AlignerDataArguments, AlignerModelArguments
 from hf_multimodal.training.aligner_trainer import AlignerTrainer
 from hf_multimodal.training.arguments import DataArguments, parse_training_arguments
 from hf_multimodal.training.building import build_for_data
 from hf_multimodal.training.checkpoints import find_checkpoint
 from hf_multimodal.training.dry_run import dry_run
+from hf_multimodal.training.facts import pool_ceiling, run_facts
 from hf_multimodal.training.frozen_states import FrozenStates, pictures_of
 from hf_multimodal.training.preparing import prepare_training_data
 from hf_multimodal.training.running import fit, push_run, save_run
@@ -86,9 +88,14 @@ def train_aligner(argv: list[str] | None = None, description: str | None = None)
         "train_pictures": len(pictures["train"]),
         "incomplete_pairs": incomplete,
         "bad_samples": len(bad_samples),
+        **run_facts(model_args, data_args, training_args, data),
     }
+    bound = pool_ceiling(data.splits["test"], pictures["test"])
+    if bound is not None:
+        found["run"]["data"]["ceiling"] = bound
     write_json(folder / "metrics.json", found)
     plot_history(trainer.state.log_history, folder / "history.png")
+    write_card(folder)
     push_run(training_args)
     return found
 

@@ -17,6 +17,7 @@ from hf_multimodal.data.presence import MissingRate, PresenceRedraw
 from hf_multimodal.models import FusionForImageTextClassification, MultimodalProcessor
 from hf_multimodal.models.configuration_vision_text import IMAGE_POOLINGS, TEXT_POOLINGS
 from hf_multimodal.models.fusion import FUSIONS
+from hf_multimodal.sharing.runs import CardArguments
 from hf_multimodal.training.freezing import parse_layers
 
 CLASS_WEIGHTS = ("none", "balanced")
@@ -68,8 +69,8 @@ LOWER_IS_BETTER = ("loss", "nll", "brier", "ece", "mse", "mae")
 
 
 @dataclass
-class ModelArguments:
-    """Which model is built, and how its parts learn."""
+class ModelArguments(CardArguments):
+    """Which model is built, how its parts learn, and what its card says of it."""
 
     model_class: ClassVar[Any] = FusionForImageTextClassification
     default_output_dir: ClassVar[str] = "runs/fusion"
@@ -140,6 +141,7 @@ class ModelArguments:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice("modality", self.modality, MODALITIES)
         check_choice("fusion", self.fusion, FUSIONS)
         check_choice("image_pooling", self.image_pooling, IMAGE_POOLINGS)

@@ -15,7 +15,8 @@ from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.evaluation.bootstrap import paired_bootstrap
 from hf_multimodal.evaluation.calibration import EPSILON
 from hf_multimodal.evaluation.predictions import Predictions, read_predictions
-from hf_multimodal.evaluation.report import markdown_table, write_json, write_run
+from hf_multimodal.evaluation.report import write_json, write_run
+from hf_multimodal.sharing.tables import markdown_table
 from hf_multimodal.training.arguments import DataArguments, ModelArguments, parse_training_arguments
 from hf_multimodal.training.preparing import keep_readable
 from hf_multimodal.training.running import run_training
@@ -42,7 +43,7 @@ UNUSED = {
         "augment",
     ),
 }
-NOT_TAKEN = ("push_to_hub", "hub_model_id", "hub_strategy", "hub_token", "run_name")
+NOT_TAKEN = ("push_to_hub", "hub_model_id", "hub_strategy", "hub_token", "run_name", "base_models")
 
 
 def baseline_arguments(given: Mapping[str, Any], name: str, output_dir: str) -> dict[str, Any]:

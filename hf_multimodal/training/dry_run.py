@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 from hf_multimodal.data.checks import BadSample
 from hf_multimodal.data.counts import count_rows
 from hf_multimodal.data.loading import LoadedData
-from hf_multimodal.evaluation.report import markdown_table
+from hf_multimodal.sharing.tables import markdown_table
 from hf_multimodal.training.arguments import DataArguments, ModelArguments
 from hf_multimodal.training.building import build_for_data, parameter_counts
 from hf_multimodal.training.optimization import parameter_groups

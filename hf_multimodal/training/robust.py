@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from hf_multimodal.data.presence import PresenceRedraw
 from hf_multimodal.models import RobustFusionForImageTextClassification
+from hf_multimodal.sharing.card import write_card
 from hf_multimodal.training.arguments import SHAPED_BY_FUSION, ModelArguments, parse_training_arguments
 from hf_multimodal.training.baselines import compare_with_baselines, parse_baselines
 from hf_multimodal.training.dry_run import dry_run
@@ -97,5 +98,7 @@ def train_robust(argv: list[str] | None = None, description: str | None = None) 
     metrics = run_training(model_args, data_args, training_args, data, bad_samples, given)
     if rivals:
         metrics = metrics | compare_with_baselines(rivals, data, bad_samples, output_dir)
+        if metrics:
+            write_card(output_dir)
     push_run(training_args)
     return metrics

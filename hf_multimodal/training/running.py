@@ -13,15 +13,18 @@ from hf_multimodal.data.checks import BadSample, write_bad_samples
 from hf_multimodal.data.collator import MultimodalCollator
 from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.data.presence import write_presence
+from hf_multimodal.evaluation.bootstrap import bootstrap_intervals
 from hf_multimodal.evaluation.metrics import compute_metrics_for
 from hf_multimodal.evaluation.report import write_run
 from hf_multimodal.inference.predicting import predict_dataset
 from hf_multimodal.models import MultimodalProcessor
+from hf_multimodal.sharing.card import write_card
 from hf_multimodal.sharing.pushing import push_folder
 from hf_multimodal.training.arguments import DataArguments, ModelArguments, parse_training_arguments
 from hf_multimodal.training.building import build_for_data, parameter_counts
 from hf_multimodal.training.checkpoints import find_checkpoint, remove_checkpoints
 from hf_multimodal.training.dry_run import dry_run
+from hf_multimodal.training.facts import run_facts
 from hf_multimodal.training.frozen_states import FrozenStates, pictures_of, reading_states
 from hf_multimodal.training.preparing import add_lengths, prepare_training_data
 from hf_multimodal.training.stacking import fit_stack, set_prior
@@ -162,8 +165,13 @@ def run_training(
         "fusion": model.config.fusion if model_args.modality == "both" else None,
         "train_rows": len(data.splits["train"]),
         "bad_samples": len(bad_samples),
+        **run_facts(model_args, data_args, training_args, data),
     }
-    return write_run(folder, predictions, log_history=trainer.state.log_history, extra={"run": run})
+    intervals = {split: bootstrap_intervals(found) for split, found in predictions.items() if found.labelled.any()}
+    extra = {"run": run, "intervals": intervals}
+    metrics = write_run(folder, predictions, log_history=trainer.state.log_history, extra=extra)
+    write_card(folder)
+    return metrics
 
 
 def fit(trainer: MultimodalTrainer, checkpoint: str | None, model_args: ModelArguments) -> tuple[Any, dict[str, Any]]:
@@ -185,6 +193,7 @@ def fit(trainer: MultimodalTrainer, checkpoint: str | None, model_args: ModelArg
         output = trainer.train(resume_from_checkpoint=checkpoint)
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     run = {
+        "repo_id": trainer.hub_model_id,
         "seed": args.seed,
         "world_size": args.world_size,
         "examples_per_step": args.train_batch_size * args.world_size * args.gradient_accumulation_steps,

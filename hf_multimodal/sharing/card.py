@@ -1,0 +1,74 @@
+"""A model card from what a run left in its folder."""
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from PIL import Image
+
+from .metadata import card_metadata
+from .runs import Run, read_run
+from .sections import evaluation, limits, summary, training, usage
+from .tables import inline, plain
+
+COLOURS = 128  # of a copied plot: a third of its bytes, and no eye sees it
+PICTURES = ("history.png", "confusion.png", "missing_curve.png")
+
+
+def model_card(run: Run) -> str:
+    """A card: metadata in YAML, then what the model is, how to load it, what it learned from, how well, its limits.
+
+    Every number is one of the run's; a part of which the run tells nothing is left out. Text that comes from
+    elsewhere, such as class names, can break neither the YAML nor the Markdown.
+
+    Args:
+        run: From `read_run`.
+
+    Returns:
+        The card, its newline at the end included.
+    """
+    title = inline(run.title or plain(run.name).rpartition("/")[2])
+    parts = [f"---\n{card_metadata(run).to_yaml()}\n---", f"# {title}", summary(run)]
+    for heading, text in (
+        ("Use", usage(run)),
+        ("Training", training(run)),
+        ("Evaluation", evaluation(run)),
+        ("Limits", limits(run)),
+    ):
+        parts += [f"## {heading}", text] if text else []
+    return "\n\n".join(parts) + "\n"
+
+
+def write_card(
+    folder: str | Path, output: str | Path | None = None, curve: str | Path | None = None, **options: Any
+) -> Path:
+    """Write the card of a run.
+
+    Args:
+        folder: Of the run, with `metrics.json` and `config.json`, and `run.yaml` if it has one.
+        output: The file. Default: `README.md` in the folder, where its pictures lie beside it. Pictures of any other
+            are copied into a folder of its name.
+        curve: Folder in which `scripts/evaluate.py --missing_curve` wrote. Default: the run's own.
+        options: Further arguments of `read_run`: `repo_id`, `title`, `limits`, `license`, ...
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: If the folder holds no run, or the other no curve.
+    """
+    path = Path(folder, "README.md") if output is None else Path(output)
+    beside = path.parent if output is None else path.with_suffix("")
+    sources = {name: Path(folder, name) for name in PICTURES}
+    if curve is not None:
+        sources["missing_curve.png"] = Path(curve, "missing_curve.png")
+    found = {name: source for name, source in sources.items() if source.is_file()}
+    where = {name: quote((beside / name).relative_to(path.parent).as_posix()) for name in found}
+    card = model_card(read_run(folder, where, curve=curve, **options))
+    for name, source in found.items():
+        if source.resolve() != (beside / name).resolve():
+            beside.mkdir(parents=True, exist_ok=True)
+            Image.open(source).convert("RGB").quantize(COLOURS).save(beside / name, optimize=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(card, encoding="utf-8", newline="\n")
+    return path

@@ -1,0 +1,240 @@
+"""What a run's folder tells, as plain dicts, and what its author adds for the card."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+# What a card may repeat of a run's arguments. No path, name of a user or token is among them, whatever run.yaml holds.
+HYPERPARAMETERS = (
+    "from_scratch",
+    "learning_rate",
+    "head_learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "num_train_epochs",
+    "optim",
+    "weight_decay",
+    "max_grad_norm",
+    "bf16",
+    "fp16",
+    "hidden_size",
+    "dropout",
+    "vision_layers",
+    "image_pooling",
+    "text_pooling",
+    "freeze_vision_layers",
+    "freeze_text_layers",
+    "lora_rank",
+    "label_smoothing",
+    "class_weights",
+    "oversample",
+    "weight_average",
+    "early_stopping_patience",
+    "metric_for_best_model",
+    "redraw",
+    "unimodal_loss_weight",
+    "no_missing_embeddings",
+    "no_stack",
+    "projection",
+    "projection_dim",
+    "loss",
+    "margin",
+    "triplet_mining",
+    "captions_per_image",
+    "cache_chunk_size",
+    "max_length",
+    "augment",
+    "missing",
+    "eval_missing",
+    "complete_only",
+    "fit_on_validation",
+)
+
+
+def hub_name(name: str | None) -> str | None:
+    """A model's name on the Hub, or None for a folder of this machine and for whatever no repository can be called.
+
+    Args:
+        name: What `from_pretrained` was given.
+
+    Example:
+
+    >>> hub_name("facebook/deit-tiny-patch16-224"), hub_name("/home/me/deit"), hub_name("torchvision:resnet18")
+    ('facebook/deit-tiny-patch16-224', None, None)
+    """
+    try:
+        validate_repo_id(name or "")
+    except HFValidationError:
+        return None
+    return None if name is None or Path(name).exists() else name
+
+
+@dataclass
+class CardArguments:
+    """What a card says that no run can know."""
+
+    license: str | None = field(
+        default=None,
+        metadata={"help": "Of the weights, as the Hub names it (apache-2.0), for the card. Default: unknown."},
+    )
+    language: list[str] = field(
+        default_factory=list, metadata={"help": "Codes of the texts' languages (en), for the card."}
+    )
+    base_models: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Hub names of the models that were started from, for the card of a run that was given folders."
+        },
+    )
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "What the card calls the data; by default no local file or folder is named."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.license):
+            raise ValueError(f"license must be the Hub's name of one, such as apache-2.0, got {self.license!r}.")
+        for code in self.language:
+            if not re.fullmatch(r"[a-z]{2,3}|code|multilingual", code):
+                raise ValueError(f"language must be codes of two or three letters, such as en, got {code!r}.")
+        for name in self.base_models:
+            try:
+                validate_repo_id(name)
+            except HFValidationError as error:
+                raise ValueError(f"base_models must be names on the Hub, got {name!r}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as a card sees it.
+
+    Args:
+        name: What `from_pretrained` takes: the repository's name, or the folder's.
+        config: Of `config.json`.
+        metrics: Of `metrics.json`; of an older run it may lack anything.
+        arguments: Of `run.yaml`.
+        card: What the author adds.
+        pictures: Where those that there are lie, as the card sees it, by the name of their file.
+        title: Heading; None takes the name.
+        limits: Further limits, as Markdown.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    arguments: Mapping[str, Any]
+    card: CardArguments
+    pictures: Mapping[str, str]
+    title: str | None = None
+    limits: tuple[str, ...] = ()
+
+    @property
+    def family(self) -> str:
+        """Its model type."""
+        return str(self.config.get("model_type"))
+
+    @property
+    def is_aligner(self) -> bool:
+        """Whether it has no classes."""
+        return self.family == "multimodal_aligner"
+
+    @property
+    def modality(self) -> str:
+        """`both`, `image` or `text`."""
+        sides = [name for name, part in (("image", "vision"), ("text", "text")) if self.config.get(f"{part}_config")]
+        return sides[0] if len(sides) == 1 else "both"
+
+    @property
+    def problem_type(self) -> str:
+        """As transformers names it."""
+        return self.config.get("problem_type") or "single_label_classification"
+
+    @property
+    def class_names(self) -> list[str]:
+        """In the order of the logits; none for regression and an aligner."""
+        if self.is_aligner or self.problem_type == "regression":
+            return []
+        return [name for _, name in sorted(self.config.get("id2label", {}).items(), key=lambda item: int(item[0]))]
+
+    @property
+    def split(self) -> str | None:
+        """The split whose metrics are reported; None where nothing was measured."""
+        return next((name for name in ("test", "validation") if name in self.metrics), None)
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the run told of its training."""
+        return self.metrics.get("run", {})
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """What the run told of its data; empty for an older run."""
+        return self.facts.get("data", {})
+
+    @cached_property
+    def hyperparameters(self) -> dict[str, Any]:
+        """All that the run told, of an older run those that differed from their defaults; none that is off."""
+        known = self.facts.get("hyperparameters") or self.arguments
+        return {name: known[name] for name in HYPERPARAMETERS if known.get(name) not in (None, False)}
+
+    @property
+    def base_models(self) -> list[str]:
+        """Hub names of what was started from; a name in `config.json` may be a folder's, so the run has to tell."""
+        return self.card.base_models or self.facts.get("base_models", [])
+
+
+def read_run(
+    folder: str | Path,
+    pictures: Mapping[str, str],
+    *,
+    repo_id: str | None = None,
+    title: str | None = None,
+    limits: tuple[str, ...] = (),
+    curve: str | Path | None = None,
+    **card: Any,
+) -> Run:
+    """Read what a card needs from a run's folder.
+
+    Args:
+        folder: Of the run.
+        pictures: As `Run` has them.
+        repo_id: The repository that it is loaded from. Default: that which the run pushes to, else the folder's name.
+        title: As `Run` has it.
+        limits: As `Run` has them.
+        curve: Folder in which `scripts/evaluate.py --missing_curve` wrote. Default: the run's own.
+        card: Fields of `CardArguments` that replace those of the run.
+
+    Raises:
+        FileNotFoundError: If the folder holds no run, or the other no curve.
+    """
+    path = Path(folder)
+    for needed in ("config.json", "metrics.json"):
+        if not (path / needed).is_file():
+            raise FileNotFoundError(f"{path} is no folder of a run: it has no {needed}.")
+    metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
+    if curve is not None:
+        file = Path(curve, "metrics.json")
+        measured = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if "missing_curve" not in measured:
+            raise FileNotFoundError(f"{file} holds no missing_curve: scripts/evaluate.py --missing_curve writes it.")
+        metrics["missing_curve"] = measured["missing_curve"]
+    listing = path / "run.yaml"
+    arguments = (yaml.safe_load(listing.read_text(encoding="utf-8")) or {}) if listing.is_file() else {}
+    known = {entry.name: arguments[entry.name] for entry in fields(CardArguments) if entry.name in arguments}
+    return Run(
+        name=repo_id or metrics.get("run", {}).get("repo_id") or path.resolve().name,
+        config=json.loads((path / "config.json").read_text(encoding="utf-8")),
+        metrics=metrics,
+        arguments=arguments,
+        card=CardArguments(**known | {key: value for key, value in card.items() if value}),
+        pictures=pictures,
+        title=title,
+        limits=limits,
+    )
