@@ -22,7 +22,8 @@ FAMILIES = {
 }
 PAIRS = [("vit", "bert"), *((name, "bert") for name in VISION_CONFIGS), *(("vit", name) for name in TEXT_CONFIGS)]
 # Often: the first family over all but two large models. Of the other two, whose inner models are built and saved by
-# the same code: names of the past, BatchNorm, two names for one weight, a decoder, ours. `make test-slow` runs the rest.
+# the same code: names of the past, BatchNorm, two names for one weight, a decoder, ours. `make test-slow` runs the
+# rest.
 LARGE = {("torchvision:vgg16", "bert"), ("torchvision:resnet50", "bert")}
 OFTEN = {("vit", "bert"), ("swin", "bert"), ("dinov2", "bert"), ("resnet", "bert"), ("torchvision:resnet18", "bert")}
 OFTEN |= {("vit", "t5"), ("vit", "gpt2"), ("vit", "recurrent_text:gru")}
