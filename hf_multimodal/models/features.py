@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-# What callers may ask of the inner models, by the name that transformers gives it.
-ASKED = ("output_hidden_states", "output_attentions")
+# What callers may ask of the inner models, by the name that transformers gives it; `keep_states` is ours.
+ASKED = ("output_hidden_states", "output_attentions", "keep_states")
 
 
-def states_of(output: Any) -> tuple[Any, Any, Any]:
-    """What [`Encoded`] keeps of an inner model's answer; convolutional ones know no attentions."""
-    return output.last_hidden_state, getattr(output, "hidden_states", None), getattr(output, "attentions", None)
+def states_of(output: Any, keep: bool) -> tuple[Any, Any, Any]:
+    """What [`Encoded`] keeps of an inner model's answer: nothing that was not asked for."""
+    more = tuple(getattr(output, name, None) for name in ("hidden_states", "attentions"))  # not all models know them
+    return (output.last_hidden_state, *more) if keep or more != (None, None) else (None, None, None)
 
 
 def like_rows(rows: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -35,8 +36,8 @@ class Encoded(NamedTuple):
         embeds: (batch, hidden), projected.
         tokens: (batch, length, hidden), projected, only for a fusion that reads tokens.
         token_mask: (batch, length) bool, likewise.
-        states: What the inner model answered: `last_hidden_state`, and where they were asked for its `hidden_states`
-            and `attentions`, tuples with an entry a layer.
+        states: What the inner model answered, where it was asked for: `last_hidden_state`, `hidden_states` and
+            `attentions`, these two tuples with an entry a layer.
     """
 
     embeds: torch.Tensor

@@ -190,7 +190,8 @@ class AlignerModel(VisionTextPreTrainedModel):
             the vision model's own: `last_hidden_state`, and `hidden_states` and `attentions` where they are asked for.
         """
         present = None if modality_mask is None else modality_mask[:, 0].to(pixel_values.device).bool()
-        image = self._encode_images(pixel_values, present, pixel_values.shape[0], pixel_values.device, **kwargs)
+        rows, device = pixel_values.shape[0], pixel_values.device
+        image = self._encode_images(pixel_values, present, rows, device, keep_states=True, **kwargs)
         return image.model_output(to_unit_length(image.embeds))
 
     @can_return_tuple
@@ -215,8 +216,9 @@ class AlignerModel(VisionTextPreTrainedModel):
             the text model's own, as for images.
         """
         present = None if modality_mask is None else modality_mask[:, 1].to(input_ids.device).bool()
+        rows, device = input_ids.shape[0], input_ids.device
         text = self._encode_texts(
-            input_ids, attention_mask, token_type_ids, present, input_ids.shape[0], input_ids.device, **kwargs
+            input_ids, attention_mask, token_type_ids, present, rows, device, keep_states=True, **kwargs
         )
         return text.model_output(to_unit_length(text.embeds))
 

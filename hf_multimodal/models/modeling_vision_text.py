@@ -281,23 +281,24 @@ class VisionTextPreTrainedModel(PreTrainedModel):
         run = partial(self._run_text, **{name: kwargs[name] for name in ASKED if name in kwargs})
         return self._encode_present(self.text_model, run, inputs, present, batch, device)
 
-    def _run_vision(self, pixel_values: torch.Tensor, **asked: Any) -> Encoded:
+    def _run_vision(self, pixel_values: torch.Tensor, keep_states: bool = False, **asked: Any) -> Encoded:
         pixel_values = pixel_values.to(self.vision_model.dtype)
         if pixel_values.dim() == 4:  # and not the states after frozen layers
             # Convolutions and pooling are faster so: a step of a small ResNet on a CPU by a factor of 1.2 to 1.7.
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         output = self.vision_model(pixel_values, **asked)
         pooled, tokens = self._image_pooling(output)
-        embeds, states = self.visual_projection(pooled), states_of(output)
+        embeds, states = self.visual_projection(pooled), states_of(output, keep_states)
         if not self.token_features:
             return Encoded(embeds, states=states)
         mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         return Encoded(embeds, self.visual_token_projection(tokens), mask, states)
 
-    def _run_text(self, attention_mask: torch.Tensor, **inputs: Any) -> Encoded:
+    def _run_text(self, attention_mask: torch.Tensor, keep_states: bool = False, **inputs: Any) -> Encoded:
         no_cache = {"use_cache": False} if "use_cache" in self._text_inputs else {}
         output = self.text_model(attention_mask=attention_mask, **inputs, **no_cache)
-        embeds, states = self.text_projection(self._text_pooler(output, attention_mask)), states_of(output)
+        embeds = self.text_projection(self._text_pooler(output, attention_mask))
+        states = states_of(output, keep_states)
         if not self.token_features:
             return Encoded(embeds, states=states)
         return Encoded(embeds, self.text_token_projection(output.last_hidden_state), attention_mask.bool(), states)
