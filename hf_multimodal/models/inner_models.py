@@ -158,6 +158,14 @@ def running_statistics(model: nn.Module) -> Iterator[None]:
             layer.train()
 
 
+def run_rows(model: nn.Module, run: Callable[..., Any], inputs: dict[str, torch.Tensor], rows: int) -> Any:
+    """Run on real rows; a lone row has no batch statistics of its own."""
+    if rows > 1:
+        return run(**inputs)
+    with running_statistics(model):
+        return run(**inputs)
+
+
 def accepted(model: nn.Module, names: tuple[str, ...]) -> frozenset[str]:
     """Which of the named arguments the model's `forward` takes."""
     return frozenset(names) & set(inspect.signature(model.forward).parameters)

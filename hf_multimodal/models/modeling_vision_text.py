@@ -21,6 +21,7 @@ from .inner_models import (
     image_widths,
     load_model,
     projection,
+    run_rows,
     running_statistics,
     shared_dtype,
     text_pooling_of,
@@ -336,14 +337,14 @@ class VisionTextPreTrainedModel(PreTrainedModel):
         if inputs is None:
             return self._none_present(model, run, inputs, batch, device)
         if present is None:
-            return self._run_rows(model, run, inputs, batch)
+            return run_rows(model, run, inputs, batch)
         if torch.compiler.is_compiling() or torch.compiler.is_exporting():
             with running_statistics(model):
                 encoded = run(**self._blank_absent(inputs, present, device))
             return Encoded(*map_tensors(lambda part: part.masked_fill(like_rows(~present, part), 0), tuple(encoded)))
         index = present.nonzero().squeeze(1)
         if len(index) == batch:
-            return self._run_rows(model, run, inputs, batch)
+            return run_rows(model, run, inputs, batch)
         if not len(index):
             return self._none_present(model, run, inputs, batch, device)
 
@@ -352,7 +353,7 @@ class VisionTextPreTrainedModel(PreTrainedModel):
             return part.new_zeros(batch, *part.shape[1:]).index_copy(0, index, part).flatten(0, 1)
 
         rows = {name: value[index] for name, value in inputs.items()}
-        return Encoded(*map_tensors(scatter, tuple(self._run_rows(model, run, rows, len(index)))))
+        return Encoded(*map_tensors(scatter, tuple(run_rows(model, run, rows, len(index)))))
 
     def _none_present(
         self,
@@ -373,14 +374,6 @@ class VisionTextPreTrainedModel(PreTrainedModel):
         zero = blank.embeds.sum() * 0 + (0 if blank.tokens is None else blank.tokens.sum() * 0)
         embeds, tokens, mask, _ = self._nothing(batch, device, blank.embeds.dtype)
         return Encoded(embeds + zero, None if tokens is None else tokens + zero, mask)
-
-    @staticmethod
-    def _run_rows(model: nn.Module, run: Callable[..., Encoded], inputs: dict, rows: int) -> Encoded:
-        """Run on real rows; a lone row has no batch statistics of its own."""
-        if rows > 1:
-            return run(**inputs)
-        with running_statistics(model):
-            return run(**inputs)
 
     def _blank_absent(
         self, inputs: dict[str, torch.Tensor], present: torch.Tensor, device: torch.device
