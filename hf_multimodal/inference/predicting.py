@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoProcessor, PreTrainedModel
 
+from hf_multimodal.data.choices import check_folder
 from hf_multimodal.data.collator import MultimodalCollator
 from hf_multimodal.evaluation.metrics import outputs_from_logits
 from hf_multimodal.evaluation.predictions import Predictions
@@ -23,7 +24,11 @@ def load_model(folder: str | Path) -> tuple[PreTrainedModel, Any]:
 
     Returns:
         The model in eval mode, on the accelerator if there is one, and its processor.
+
+    Raises:
+        FileNotFoundError: If `folder` is a path at which there is nothing.
     """
+    check_folder("model", str(folder))
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     return AutoModel.from_pretrained(folder).eval().to(device), AutoProcessor.from_pretrained(folder)
 
