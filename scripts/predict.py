@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if args.is_one_example:
         if source.data is not None:
             raise ValueError("give --data, or one example by --image and --text, not both.")
-        return answer_example(args)
+        return answer_example(args, source.on_bad_sample)
     return answer_data(args, source)
 
 

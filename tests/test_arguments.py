@@ -55,6 +55,7 @@ def test_flags_override_the_yaml_file(tmp_path: Path) -> None:
         (["--modality", "text", "--fusion", "gated"], "fusion 'gated' has no use with modality 'text'"),
         (["--modality", "text", "--augment"], "augment has no use with modality 'text'"),
         (["--modality", "image", "--text_pooling", "cls"], "text_pooling 'cls' has no use with modality 'image'"),
+        (["--text_model", "lstn"], r"text_model 'lstn' is neither a folder nor one of .* Did you mean 'lstm'\?"),
         (["--modality", "image", "--max_length", "9"], "max_length 9 has no use with modality 'image'"),
     ],
 )
@@ -66,6 +67,10 @@ def test_a_wrong_choice_is_known_before_data_are_loaded(flags: list[str], messag
 def test_what_is_needed_is_asked_for() -> None:
     with pytest.raises(ValueError, match="vision_model is needed for modality 'both' unless from_scratch is set"):
         parse_training_arguments(["--data", "controlled:unique"])
+    with pytest.raises(ValueError, match="text_model 'lstm' has no pretrained weights: it needs from_scratch"):
+        parse_training_arguments(["--data", "controlled:unique", "--vision_model", "v", "--text_model", "lstm"])
+    with pytest.raises(FileNotFoundError, match="vision_model: there is no folder '/no/such'"):
+        parse_training_arguments(["--data", "controlled:unique", "--vision_model", "/no/such", "--text_model", "t"])
     with pytest.raises(ValueError, match="data is needed"):
         parse_training_arguments(["--from_scratch"])
     _, _, training, _ = parse_training_arguments([*SCRATCH, "--resume_from_checkpoint"])

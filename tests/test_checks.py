@@ -1,8 +1,12 @@
 """Bad samples: every one found, named, and dealt with by policy."""
 
 import csv
+import io
 
+import datasets
+import numpy as np
 import pytest
+from datasets import Dataset, Features, Value
 from PIL import Image
 
 from hf_multimodal.data.checks import (
@@ -15,6 +19,7 @@ from hf_multimodal.data.checks import (
 )
 from hf_multimodal.data.counts import count_rows
 from hf_multimodal.data.loading import load_data
+from hf_multimodal.data.presence import hide
 
 
 @pytest.fixture
@@ -202,3 +207,29 @@ def test_counts_by_class_and_presence(folder):
     assert count_rows(data.splits, data.id2label)["train"]["classes"] == {"a": 1, "b": 2}
     data = load(folder, [("a", "", "x", "1.5"), ("b", "", "x", "")], problem_type="regression")
     assert count_rows(data.splits, data.id2label)["train"]["classes"] == {"(none)": 1}
+
+
+@pytest.mark.parametrize("policy", ["error", "missing"])
+def test_what_is_not_refused_is_marked_and_left_out(folder, policy):
+    rows = [("a", "cut.png", "x", "yes"), ("a", "", "x", "no"), ("c", "", "x", ""), ("d", "", "", "no")]
+    checked, samples = check_splits(load(folder, [*rows, ("e", "", "x", "no")]), policy=policy, refuse=False)
+    first = "error" if policy == "error" else "missing"
+    assert [(sample.row, sample.action) for sample in samples] == [(0, first), *((row, "error") for row in (1, 2, 3))]
+    assert checked.splits["train"]["id"][:] == (["e"] if policy == "error" else ["a", "e"])
+
+
+def test_a_folder_saved_by_datasets_is_left_as_it_is(tmp_path):
+    png = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(png, "PNG")
+    pictures = [{"bytes": content, "path": None} for content in [png.getvalue()] * 7 + [b"broken"]]
+    features = Features({"photo": datasets.Image(), "text": Value("string"), "label": Value("string")})
+    columns = {"photo": pictures, "text": list("abcdefgh"), "label": list("xyxyxyxy")}
+    Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / "saved")
+    before = sorted(tmp_path.rglob("*"))
+    rows = load_data(tmp_path / "saved", image_column="photo").splits["train"].select([7, 5, 3, 0])
+    kept, samples = check_rows(rows, policy="missing", source="saved")
+    assert [image is None for image in kept["image"]] == [True, False, False, False]
+    assert (kept["text"][:], len(samples)) == (["h", "f", "d", "a"], 1)
+    hidden = hide(kept, np.array([[True, False]] * 4))
+    assert hidden["text"][:] == [None] * 4 and hidden["image"][1:] == kept["image"][1:]
+    assert sorted(tmp_path.rglob("*")) == before

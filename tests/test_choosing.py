@@ -67,3 +67,16 @@ def test_a_test_split_without_a_label_column_is_to_be_predicted(tmp_path: Path) 
     chosen = load_rows("none", None, source, prediction=True)
     assert chosen.splits["predict"]["text"][:] == [f"test{i}" for i in range(6)]
     assert len(load_rows("none", None, source).splits["test"]) == 40
+
+
+def test_the_runs_data_are_known_however_their_path_is_spelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "table.csv").write_text("text,label\n" + "".join(f"{i},{'ab'[i % 2]}\n" for i in range(40)))
+    (tmp_path / "run.yaml").write_text("data: table.csv\n")
+    monkeypatch.chdir(tmp_path)
+    for name in ("table.csv", "./table.csv", "sub/../table.csv", str(tmp_path / "table.csv")):
+        assert len(load_rows(str(tmp_path), None, SourceArguments(data=name)).splits["test"]) == 8
+    (tmp_path / "other.csv").write_text((tmp_path / "table.csv").read_text())
+    assert len(load_rows(str(tmp_path), None, SourceArguments(data="other.csv")).splits["test"]) == 40

@@ -157,9 +157,10 @@ def check_saved(data):
 MAPPING = {"image_column": "photo", "text_column": "words", "label_column": "sentiment"}
 
 
-def test_saved_by_datasets(saved, tmp_path):
+def test_saved_by_datasets(saved, tmp_path, caplog):
     saved.save_to_disk(tmp_path / "saved")
     check_saved(load_data(tmp_path / "saved", **MAPPING))
+    assert "saved: the splits ['extra'] are left out, which are none of ['train', 'validation'," in caplog.text
     data = load_data(tmp_path / "saved", **{**MAPPING, "label_column": "topics"})
     assert data.problem_type == "multi_label_classification"
     assert data.splits["train"]["label"][:] == [[1, 0, 1], [0, 0, 0]]

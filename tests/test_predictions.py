@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from hf_multimodal.data.tables import read_table
 from hf_multimodal.evaluation.predictions import Predictions, read_predictions, write_predictions
 
 SINGLE, SEVERAL = "single_label_classification", "multi_label_classification"
@@ -131,3 +132,32 @@ def test_bad_arguments_are_named(arguments, message):
     good = {"problem_type": SINGLE, "ids": ["a", "b"], "outputs": [[0.5, 0.5]] * 2, "class_names": ["x", "y"]}
     with pytest.raises(ValueError, match=message):
         Predictions.from_outputs(**{**good, **arguments})
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("kind", [SINGLE, "regression"])
+def test_the_suffix_says_what_is_written(tmp_path, suffix, kind):
+    outputs = [[0.75, 0.25], [0.5, 0.5]] if kind == SINGLE else [[0.1], [2.0]]
+    names = ["x", "y"] if kind == SINGLE else []
+    run = Predictions.from_outputs(kind, ["1", "NaN"], outputs, names, labels=[0, None])
+    write_predictions(tmp_path / f"p{suffix}", run)
+    table, _ = read_table(tmp_path / f"p{suffix}")
+    assert table["id"][:] == ["1", "NaN"]
+    label, predicted = ("x", ["x", "x"]) if kind == SINGLE else (0.0, [0.1, 2.0])
+    words = suffix in (".csv", ".tsv")
+    assert table["predicted"][:] == [str(cell) if words else cell for cell in predicted]
+    assert table["label"][:] == ([str(label), ""] if words else [label, None])
+    assert table["has_text"][:] == (["1", "1"] if words else [1, 1])
+    if kind == SINGLE:
+        assert list(map(float, table["prob_y"][:])) == [0.25, 0.5]
+
+
+def test_another_suffix_is_refused(tmp_path):
+    run = Predictions.from_outputs(SINGLE, ["1"], [[0.75, 0.25]], ["x", "y"])
+    with pytest.raises(ValueError, match=r"the suffix of predictions must be one of \['.csv', .*\], got '.xlsx'"):
+        write_predictions(tmp_path / "p.xlsx", run)
+    write_predictions(tmp_path / "p.parquet", run)
+    with pytest.raises(ValueError, match=r"the suffix of '.*p.parquet' must be one of \['.csv'\], got '.parquet'"):
+        read_predictions(tmp_path / "p.parquet")
+    with pytest.raises(FileNotFoundError, match="there is no table of predictions '.*gone.csv'"):
+        read_predictions(tmp_path / "gone.csv")

@@ -201,3 +201,9 @@ def test_torchvision_names_get_imagenets_preparation():
 def test_siglip_texts_are_padded_to_a_fixed_length():
     assert padding_of(TEXT_CONFIGS["siglip_text_model"]()) == "max_length"
     assert padding_of(TEXT_CONFIGS["bert"]()) is True and padding_of(None) is True
+
+
+def test_empty_lists_are_refused():
+    processor = MultimodalProcessor(ViTImageProcessor(size={"height": 8, "width": 8}))
+    with pytest.raises(ValueError, match="a processor needs at least one example, got empty lists"):
+        processor(images=[])

@@ -226,3 +226,31 @@ def test_parquet_with_pictures_inside(tmp_path):
     assert load_data(tmp_path / "a.parquet").splits["train"]["image"][:] == [
         {"bytes": b"one", "path": "1.png"}, None, {"bytes": None, "path": str(tmp_path / "2.png")}
     ]  # fmt: skip
+
+
+def test_nan_in_jsonl_is_a_missing_cell_and_the_word_is_text(tmp_path):
+    lines = ['{"image": "a.jpg", "text": "NaN", "label": "yes"}', '{"image": NaN, "text": NaN, "label": NaN}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    data = load_data(tmp_path / "a.jsonl")
+    rows = data.splits["train"]
+    assert data.id2label == {0: "yes"} and rows["label"][:] == [0, None]
+    assert rows["text"][:] == ["NaN", None]
+    assert rows["image"][:] == [{"bytes": None, "path": str(tmp_path / "a.jpg")}, None]
+
+
+def test_fractions_written_as_words_need_regression_too(tmp_path):
+    rows = [{"text": "x", "score": label} for label in ("0.0", "", "0.142", "1e-3")]
+    path = write_csv(tmp_path / "a.csv", rows)
+    message = r"a.csv, row 2, column 'score': the label '0.142' is a fraction: .* problem_type is 'regression'"
+    with pytest.raises(ValueError, match=message):
+        load_data(path, label_column="score")
+    named = load_data(path, label_column="score", problem_type="single_label_classification")
+    assert set(named.id2label.values()) == {"0.0", "0.142", "1e-3"}
+    write_csv(tmp_path / "b.csv", [{**row, "split": "train" if row["score"] else "test"} for row in rows])
+    with pytest.raises(ValueError, match="b.csv, row 2, column 'score': the label '0.142' is a fraction"):
+        load_data(tmp_path / "b.csv", label_column="score")
+    Dataset.from_dict({"text": ["x", "y"], "label": [1.0, 0.5]}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="a.parquet, row 1, column 'label': the label 0.5 is a fraction"):
+        load_data(tmp_path / "a.parquet")
+    for names in (["1", "2"], ["1.0", "2.0"], ["0.5", "half"]):
+        assert infer_scheme(names).names == tuple(names)

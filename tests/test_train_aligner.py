@@ -197,6 +197,10 @@ def test_bad_pictures_go_by_the_policy(tmp_path):
         (["--text_column", "captoin"], r"no column 'captoin' \(text_column\), .* Did you mean 'caption'\?"),
         (["--group_by", "color"], r"no column 'color' \(group_by\), .* Did you mean 'colour'\?"),
         (["--label_column", "colour"], "unknown argument 'label_column'"),
+        (
+            ["--metric_for_best_model", "loss"],
+            r"metric_for_best_model must be one of \['rsum', 'image_to_text_.*'loss'",
+        ),
         (["--loss", "infonec"], r"loss must be one of \[.*\], got 'infonec'"),
         (["--captions_per_image", "0"], "captions_per_image must be 1 or more, got 0"),
         (["--cache_chunk_size", "0"], "cache_chunk_size must be 1 or more, got 0"),

@@ -78,7 +78,13 @@ class SourceArguments:
         )
 
     def check(
-        self, data: LoadedData, modality: str, listing: Path | None, *, prediction: bool = False
+        self,
+        data: LoadedData,
+        modality: str,
+        listing: Path | None,
+        *,
+        prediction: bool = False,
+        refuse: bool = True,
     ) -> tuple[LoadedData, list[BadSample]]:
         """Check all rows under the policy `on_bad_sample`.
 
@@ -87,6 +93,7 @@ class SourceArguments:
             modality: `both`, `image` or `text`; files of a modality that is not read are not opened.
             listing: File that lists all bad samples if the policy refuses some; None lists none.
             prediction: Check for prediction, which needs no label.
+            refuse: Whether errors are raised; if not, their rows are left out.
 
         Returns:
             The checked data, and the bad samples that the policy let pass.
@@ -95,7 +102,8 @@ class SourceArguments:
             BadSamplesError: If the policy refuses some; the message names the first of them.
         """
         try:
-            return check_splits(data, policy=self.on_bad_sample, modality=modality, prediction=prediction)
+            options = {"prediction": prediction, "refuse": refuse}
+            return check_splits(data, policy=self.on_bad_sample, modality=modality, **options)
         except BadSamplesError as error:
             if listing is not None:
                 listing.parent.mkdir(parents=True, exist_ok=True)

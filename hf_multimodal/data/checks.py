@@ -9,11 +9,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, Image
+import numpy as np
+from datasets import Dataset, DatasetDict
 
 from .choices import check_choice, did_you_mean
 from .images import MAX_PIXELS, BadImageError, verify_image
 from .loading import LoadedData
+from .presence import hide
 from .tables import DEFAULT_COLUMNS
 
 logger = logging.getLogger(__name__)
@@ -62,12 +64,9 @@ class BadSamplesError(ValueError):
     def __init__(self, samples: Sequence[BadSample], policy: str):
         self.samples = list(samples)
         refused = [sample for sample in samples if sample.action == "error"]
-        lines = [f"  {sample}" for sample in refused[:_SHOWN]]
-        if len(refused) > _SHOWN:
-            lines.append(f"  ... and {len(refused) - _SHOWN} more")
         count = f"{len(refused)} bad sample{'s' if len(refused) > 1 else ''}"
         advice = "'drop' leaves such rows out" + (", 'missing' empties bad cells" if policy == "error" else "")
-        super().__init__("\n".join([f"{count} (on_bad_sample={policy!r}; {advice}):", *lines]))
+        super().__init__("\n".join([f"{count} (on_bad_sample={policy!r}; {advice}):", first_lines(refused, _SHOWN)]))
 
 
 def missing_columns(data: LoadedData, modality: str, *, labels: bool = True) -> list[str]:
@@ -107,6 +106,7 @@ def check_rows(
     decode: bool = True,
     max_pixels: int = MAX_PIXELS,
     workers: int = 4,
+    refuse: bool = True,
 ) -> tuple[Dataset, list[BadSample]]:
     """Check every row and apply the policy.
 
@@ -128,6 +128,7 @@ def check_rows(
         decode: Decode them too, which alone shows a truncated file; else only headers are read.
         max_pixels: Largest picture.
         workers: Threads that decode.
+        refuse: Whether errors are raised; if not, as in a dry run, their rows are left out and stay marked `error`.
 
     Returns:
         The rows without the column `faults`, and every bad sample in the order of the rows.
@@ -153,12 +154,15 @@ def check_rows(
             faults[row].append(("image", *problem))
     samples: list[BadSample] = []
     dropped: set[int] = set()
+    refused: set[int] = set()
     emptied: dict[str, set[int]] = {"image": set(), "text": set()}
 
     def note(row: int, fault: tuple[str, str, str], action: str) -> None:
         column, value, reason = fault
         name = (columns or {}).get(column, column)
         samples.append(BadSample(source, meta["index"][row], meta["id"][row], name, value, reason, action))
+        if action == "error":
+            refused.add(row)
 
     for row, found in enumerate(faults):
         if purpose != "prediction" and meta["label"][row] is None and not any(f[0] == "label" for f in found):
@@ -181,18 +185,27 @@ def check_rows(
             note(row, (used[0], "", f"the example has {reason}"), action)
             if action == "dropped":
                 dropped.add(row)
-    if any(sample.action == "error" for sample in samples):
+    if refused and refuse:
         raise BadSamplesError(samples, policy)
+    dropped |= refused
     checked = dataset.remove_columns("faults") if "faults" in dataset.features else dataset
-    for column, rows in emptied.items():
-        checked = _empty(checked, column, rows)
+    present = np.ones((len(checked), 2), dtype=bool)
+    for place, rows in enumerate(emptied.values()):
+        present[list(rows), place] = False
+    checked = hide(checked, present)
     if dropped:
         checked = checked.select([row for row in range(len(checked)) if row not in dropped])
     return checked, samples
 
 
 def check_splits(
-    data: LoadedData, *, policy: str, modality: str = "both", prediction: bool = False, **options: Any
+    data: LoadedData,
+    *,
+    policy: str,
+    modality: str = "both",
+    prediction: bool = False,
+    refuse: bool = True,
+    **options: Any,
 ) -> tuple[LoadedData, list[BadSample]]:
     """Check all splits and collect what is wrong in any of them before anything is raised.
 
@@ -203,6 +216,7 @@ def check_splits(
         policy: As for `check_rows`.
         modality: As for `check_rows`.
         prediction: Check every split for prediction.
+        refuse: As for `check_rows`.
         **options: `decode`, `max_pixels` and `workers` of `check_rows`.
 
     Returns:
@@ -224,12 +238,13 @@ def check_splits(
                 modality=modality,
                 columns=data.columns,
                 check_images=not data.generated,
+                refuse=refuse,
                 **options,
             )
         except BadSamplesError as error:
             found = error.samples
         samples += found
-    if any(sample.action == "error" for sample in samples):
+    if refuse and any(sample.action == "error" for sample in samples):
         raise BadSamplesError(samples, policy)
     if samples:
         logger.warning("%d bad samples: %s.", len(samples), summarize_bad_samples(samples))
@@ -246,6 +261,37 @@ def summarize_bad_samples(samples: Sequence[BadSample]) -> str:
     """
     counts = Counter((sample.action, sample.column) for sample in samples)
     return ", ".join(f"{count} {action} (column {column!r})" for (action, column), count in counts.most_common())
+
+
+def describe_bad_samples(samples: Sequence[BadSample]) -> str:
+    """Say how many bad samples there are and name the first twenty.
+
+    Example:
+
+    >>> print(describe_bad_samples([BadSample("a.csv", 3, "7", "image", "x.jpg", "there is no such file", "dropped")]))
+    1 bad sample: 1 dropped (column 'image')
+      a.csv, row 3 (id '7'), column 'image', 'x.jpg': there is no such file
+    """
+    count = f"{len(samples)} bad sample{'s' if len(samples) > 1 else ''}"
+    return f"{count}: {summarize_bad_samples(samples)}\n{first_lines(samples, 20)}"
+
+
+def first_lines(samples: Sequence[Any], count: int) -> str:
+    """The first few as indented lines, and how many more there are.
+
+    Args:
+        samples: Anything that `str` says well.
+        count: Number of lines.
+
+    Example:
+
+    >>> print(first_lines(["one", "two", "three"], 2))
+      one
+      two
+      ... and 1 more
+    """
+    more = [f"... and {len(samples) - count} more"] if len(samples) > count else []
+    return "\n".join(f"  {line}" for line in [*samples[:count], *more])
 
 
 def write_bad_samples(path: Path | str, samples: Sequence[BadSample]) -> None:
@@ -294,16 +340,3 @@ def _check_images(
 
 def _name(row: int, image: dict[str, Any]) -> str:
     return image["path"] if image["bytes"] is None and image["path"] else f"row {row}"
-
-
-def _empty(dataset: Dataset, column: str, rows: set[int]) -> Dataset:
-    """Set cells to None, leaving pictures undecoded."""
-    if not rows:
-        return dataset
-    if column == "image":
-        dataset = dataset.cast_column("image", Image(decode=False))
-
-    def blank(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
-        return {column: [None if i in rows else cell for i, cell in zip(indices, batch[column], strict=True)]}
-
-    return dataset.map(blank, with_indices=True, batched=True, features=dataset.features, desc=f"Empty bad {column}s")

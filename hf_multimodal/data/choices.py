@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
@@ -45,4 +46,30 @@ def check_choice(name: str, given: str, allowed: Iterable[str]) -> str:
     choices = list(allowed)
     if given not in choices:
         raise ValueError(f"{name} must be one of {choices}, got {given!r}.{did_you_mean(str(given), choices)}")
+    return given
+
+
+def check_folder(name: str, given: str) -> str:
+    """Return the folder or Hub name of a model, unless it is a path at which there is nothing.
+
+    Without this a mistyped path would be looked for on the Hub, and end as a failed connection.
+
+    Args:
+        name: The argument's name, for the message.
+        given: Its value.
+
+    Raises:
+        FileNotFoundError: `given` is a path, not a Hub name, and there is no such folder.
+
+    Example:
+
+    >>> check_folder("model", "facebook/deit-tiny-patch16-224")
+    'facebook/deit-tiny-patch16-224'
+    >>> check_folder("model", "/no/such")
+    Traceback (most recent call last):
+    ...
+    FileNotFoundError: model: there is no folder '/no/such'.
+    """
+    if (given.startswith((".", "/", "~")) or given.count("/") > 1) and not Path(given).is_dir():
+        raise FileNotFoundError(f"{name}: there is no folder {given!r}.")
     return given

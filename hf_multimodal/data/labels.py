@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,22 @@ from datasets import ClassLabel, List, Value
 from .choices import check_choice, did_you_mean
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+_FRACTION = "the label {!r} is a fraction: for such labels problem_type is 'regression'."
 _INTEGER = re.compile(r"[+-]?\d+")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+
+
+class LabelError(ValueError):
+    """A label that the problem type does not allow.
+
+    Args:
+        message: What is wrong with it.
+        place: Its position among the labels.
+    """
+
+    def __init__(self, message: str, place: int):
+        super().__init__(message)
+        self.place = place
 
 
 @dataclass(frozen=True)
@@ -105,26 +120,32 @@ def infer_scheme(
         names: Class names in order, where they are known already.
 
     Raises:
-        ValueError: Unknown `problem_type`; fractions, or lists, where single labels are expected.
+        LabelError: Fractions, or lists, where single labels are expected. Numbers written as words are fractions too
+            if one of them is, unless `problem_type` or `names` say that they are names.
+        ValueError: Unknown `problem_type`.
 
     Example:
 
     >>> infer_scheme(["10", "9", "10"]).names, infer_scheme(["b|a", "c"], "multi_label_classification").names
     (('9', '10'), ('a', 'b', 'c'))
     """
-    present = [cleaned for cleaned in map(_clean, values) if cleaned is not None]
+    places = {place: cleaned for place, cleaned in enumerate(map(_clean, values)) if cleaned is not None}
+    present = list(places.values())
     if problem_type is None:
         lists = any(isinstance(value, list) for value in present)
+        if names is None:
+            _refuse_written_fractions(places)
         problem_type = "multi_label_classification" if lists else "single_label_classification"
     check_choice("problem_type", problem_type, PROBLEM_TYPES)
     if problem_type == "regression":
         return LabelScheme(problem_type, ())
     if problem_type == "single_label_classification":
-        for value in present:
+        for place, value in places.items():
             if isinstance(value, float):
-                raise ValueError(f"the label {value!r} is a fraction: for such labels problem_type is 'regression'.")
+                raise LabelError(_FRACTION.format(value), place)
             if isinstance(value, list):
-                raise ValueError(f"the label {value!r} is a list: problem_type must be 'multi_label_classification'.")
+                message = f"the label {value!r} is a list: problem_type must be 'multi_label_classification'."
+                raise LabelError(message, place)
     if names is not None:
         return LabelScheme(problem_type, tuple(names))
     if problem_type == "single_label_classification":
@@ -134,6 +155,14 @@ def infer_scheme(
         found = {str(i) for i in range(max(widths))} if widths else {n for value in present for n in _members(value)}
     numeric = all(_INTEGER.fullmatch(name) for name in found)
     return LabelScheme(problem_type, tuple(sorted(found, key=(lambda n: (int(n), n)) if numeric else None)))
+
+
+def _refuse_written_fractions(places: Mapping[int, Any]) -> None:
+    """Treat a column of numbers in a CSV, where all cells are words, as one of a Parquet table."""
+    if all(isinstance(value, str) and _NUMBER.fullmatch(value) for value in places.values()):
+        for place, value in places.items():
+            if not float(value).is_integer():
+                raise LabelError(f"{_FRACTION.format(value)} 'single_label_classification' reads it as a name.", place)
 
 
 def _clean(value: Any) -> Any:

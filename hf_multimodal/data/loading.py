@@ -1,5 +1,6 @@
 """One door for every kind of data: `load_data`."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,10 +14,12 @@ from .controlled import CLASS_NAMES, CONTROLLED_TASKS, make_controlled
 from .controlled_retrieval import RETRIEVAL_TASKS, SHAPES, make_retrieval
 from .images import IMAGE_SUFFIXES
 from .lab import LAB_COLUMNS, is_lab_folder, read_lab
-from .labels import infer_scheme
+from .labels import LabelError, infer_scheme
 from .pairs import name_pictures
 from .rows import SourceRows, read_rows
 from .tables import TABLE_SUFFIXES, AskedColumns, ColumnNames, find_columns, read_table
+
+logger = logging.getLogger(__name__)
 
 SPLIT_NAMES = {
     "train": "train",
@@ -188,8 +191,17 @@ def _assemble(
         for split, (rows, chosen) in parts.items()
     }
     declared = label_names or next((rows.label_names for rows, _ in parts.values() if rows.label_names), None)
-    learned_from = [labels["train"]] if "train" in labels else list(labels.values())
-    scheme = infer_scheme((label for part in learned_from for label in part), problem_type, declared)
+    learned_from = ["train"] if "train" in labels else list(labels)
+    try:
+        scheme = infer_scheme((label for split in learned_from for label in labels[split]), problem_type, declared)
+    except LabelError as error:
+        places = [
+            (rows.source, row)
+            for rows, chosen in map(parts.__getitem__, learned_from)
+            for row in (range(len(rows.labels)) if chosen is None else chosen)
+        ]
+        source, row = places[error.place]
+        raise ValueError(f"{source}, row {row}, column {columns['label']!r}: {error}") from None
     built: dict[int, Dataset] = {}
     for rows, _ in parts.values():
         if id(rows) not in built:
@@ -333,6 +345,8 @@ def _load_datasets(loaded: Dataset | DatasetDict, source: str, asked: AskedColum
     if not parts:
         raise ValueError(f"{source} has none of the splits {list(SPLIT_NAMES)}, it has {list(given)}.")
     ignored = [str(name) for name in given if SPLIT_NAMES.get(str(name).lower()) is None]
+    if ignored:
+        logger.warning("%s: the splits %s are left out, which are none of %s.", source, ignored, list(SPLIT_NAMES))
     # As on the Hub's benchmarks, whose test labels are kept back.
     labelled = {split: any(label is not None for label in rows.labels) for split, (rows, _) in parts.items()}
     if labelled.get("train") and not labelled.get("test", True):

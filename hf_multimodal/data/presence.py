@@ -102,14 +102,14 @@ def hide(dataset: Dataset, present: np.ndarray) -> Dataset:
     if present.all():
         return dataset
     names, features = dataset.column_names, dataset.features
-    whole = dataset if dataset._indices is None else dataset.flatten_indices()
+    whole = dataset if dataset._indices is None else dataset.flatten_indices(keep_in_memory=True)
     table = whole.data.table
     for column, name in enumerate(("image", "text")):
         parts, start = [], 0
         for part in table.column(name).chunks:  # one by one: all pictures in one chunk may pass 2 GiB
             # By index: a null index takes a null, whatever the column's type is.
             gone = ~present[start : start + len(part), column]
-            parts.append(part.take(pa.array(np.arange(len(part)), mask=gone)))
+            parts.append(part.take(pa.array(np.arange(len(part)), mask=gone)) if gone.any() else part)
             start += len(part)
         values = pa.chunked_array(parts, type=table.schema.field(name).type)
         table = table.set_column(table.column_names.index(name), name, values)

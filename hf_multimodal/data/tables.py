@@ -164,7 +164,11 @@ def _jsonl(text: str, path: Path) -> dict[str, list[Any]]:
 
 
 def _uniform(values: list[Any]) -> list[Any]:
-    """Write a column of mixed kinds (numbers and words) as words, since Arrow has one type a column."""
+    """Write a column of mixed kinds (numbers and words) as words, since Arrow has one type a column.
+
+    JSON's bare `NaN`, with which pandas writes a missing cell, is a missing cell here too; the string "NaN" is text.
+    """
+    values = [None if value != value else value for value in values]
     kinds = {type(value) for value in values if value is not None}
     mixed = len(kinds) > 1 and kinds != {int, float}
     return [value if value is None else str(value) for value in values] if mixed else values

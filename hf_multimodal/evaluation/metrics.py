@@ -275,6 +275,24 @@ class ComputeMetrics:
         return {name: float(value) for name, value in found.items() if name != "per_class"}
 
 
+def metric_names(problem_type: str) -> list[str]:
+    """Names of the metrics of a problem type by which a checkpoint can be chosen: no baseline, no count.
+
+    Args:
+        problem_type: One of the keys of `METRICS`.
+
+    Example:
+
+    >>> metric_names("regression")
+    ['mse', 'mae', 'r2', 'pearson']
+    """
+    outputs = [1.0] if problem_type == "regression" else [[1.0]]
+    labels = [[1]] if problem_type == "multi_label_classification" else [0]
+    found = metrics_from_outputs(problem_type, outputs, labels, ["x"])
+    left_out = ("majority_", "mean_baseline_", "count", "per_class")
+    return [name for name in found if not name.startswith(left_out)]
+
+
 def compute_metrics_for(problem_type: str, class_names: Sequence[str]) -> ComputeMetrics:
     """Make the `compute_metrics` argument of `transformers.Trainer`.
 

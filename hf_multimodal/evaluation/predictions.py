@@ -1,5 +1,7 @@
 """The table `predictions.csv`: what a model answered, row by row, joined to other tables by `id`.
 
+The same table is written as TSV, JSONL or Parquet where the file is so named; only CSV is read back.
+
 Columns: `id, label, predicted, has_image, has_text`, then `prob_<class>` for each class (none for regression).
 Everything is read as text, so an id or a class called "NaN" stays what it is, and floats are written in full, so
 metrics from the file equal those of the run to the last digit. An empty `label` means that the row has none.
@@ -8,6 +10,7 @@ holds.
 """
 
 import csv
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +19,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hf_multimodal.data.choices import check_choice
+from hf_multimodal.data.tables import TABLE_SUFFIXES
 
 from .metrics import IGNORE_INDEX, METRICS, metrics_from_outputs
 
@@ -157,22 +165,37 @@ class Predictions:
 
 
 def write_predictions(path: str | Path, predictions: Predictions) -> None:
-    """Write the table as UTF-8 CSV.
+    """Write the table, in UTF-8.
 
     Args:
-        path: The file; replaced if it exists.
+        path: The file; replaced if it exists. Its suffix says what is written: `.csv`, `.tsv`, `.jsonl` or `.parquet`.
         predictions: What to write.
+
+    Raises:
+        ValueError: Another suffix.
     """
+    suffix = check_choice("the suffix of predictions", Path(path).suffix.lower(), TABLE_SUFFIXES)
     names, problem_type = predictions.class_names, predictions.problem_type
+    header = FIXED_COLUMNS + [PROBABILITY_PREFIX + name for name in names]
+    rows: list[list[Any]] = []
+    for row, name in enumerate(predictions.ids):
+        label = _cell(problem_type, predictions.labels[row], names) if predictions.labelled[row] else None
+        answer = _cell(problem_type, predictions.predicted[row], names)
+        presence = [int(predictions.has_image[row]), int(predictions.has_text[row])]
+        rows.append([name, label, answer, *presence, *predictions.probabilities[row].tolist()])
+    if suffix == ".parquet":
+        pq.write_table(pa.table({name: [row[place] for row in rows] for place, name in enumerate(header)}), path)
+        return
     with open(path, "w", encoding="utf-8", newline="") as stream:
+        if suffix == ".jsonl":
+            records = (dict(zip(header, row, strict=True)) for row in rows)
+            stream.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+            return
         # text cells are always quoted: the default leaves a bare carriage return unquoted, and it ends the row
-        writer = csv.writer(stream, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-        writer.writerow(FIXED_COLUMNS + [PROBABILITY_PREFIX + name for name in names])
-        for row, name in enumerate(predictions.ids):
-            label = _cell(problem_type, predictions.labels[row], names) if predictions.labelled[row] else ""
-            answer = _cell(problem_type, predictions.predicted[row], names)
-            presence = [int(predictions.has_image[row]), int(predictions.has_text[row])]
-            writer.writerow([name, label, answer, *presence, *predictions.probabilities[row].tolist()])
+        delimiter = "\t" if suffix == ".tsv" else ","
+        writer = csv.writer(stream, quoting=csv.QUOTE_NONNUMERIC, delimiter=delimiter, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(["" if cell is None else cell for cell in row] for row in rows)
 
 
 def read_predictions(path: str | Path, problem_type: str | None = None) -> Predictions:
@@ -184,9 +207,13 @@ def read_predictions(path: str | Path, problem_type: str | None = None) -> Predi
             probabilities that all sum to 1 with one class each are single-label, everything else is multi-label.
 
     Raises:
-        ValueError: A column is missing, a cell is not what its column holds, or an id is there twice; the message
-            names file, row (the header is row 1) and column.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is no CSV, a column is missing, a cell is not what its column holds, or an id is there
+            twice; the message names file, row (the header is row 1) and column.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no table of predictions {str(path)!r}.")
+    check_choice(f"the suffix of {str(path)!r}", Path(path).suffix.lower(), [".csv"])
     with open(path, encoding="utf-8-sig", newline="") as stream:
         rows = list(csv.reader(stream))
     header, body = (rows[0], rows[1:]) if rows else ([], [])
@@ -262,9 +289,9 @@ def _label_array(problem_type: str, labels: Sequence[Any], width: int) -> npt.ND
     return np.array([np.nan if label is None else label for label in labels], dtype=np.float64)
 
 
-def _cell(problem_type: str, value: Any, names: Sequence[str]) -> str:
+def _cell(problem_type: str, value: Any, names: Sequence[str]) -> str | float:
     if problem_type == "regression":
-        return repr(float(value))
+        return float(value)
     if problem_type == "single_label_classification":
         return names[int(value)]
     escaped = [re.sub(r"([\\|])", r"\\\1", name) for name, holds in zip(names, value, strict=True) if holds]

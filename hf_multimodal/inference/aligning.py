@@ -7,7 +7,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from hf_multimodal.data.arguments import SourceArguments
-from hf_multimodal.data.checks import missing_columns, write_bad_samples
+from hf_multimodal.data.checks import describe_bad_samples, missing_columns, write_bad_samples
 from hf_multimodal.data.pairs import group_pairs
 from hf_multimodal.evaluation.report import write_json
 from hf_multimodal.evaluation.retrieval import retrieval_metrics
@@ -109,9 +109,9 @@ def evaluate_aligner(
     result = {"test": {**found, "incomplete_pairs": incomplete}}
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "metrics.json", args.kept_metrics() | result)
+        write_json(folder / "metrics.json", args.kept_metrics(result["test"]) | result)
         write_bad_samples(folder / "bad_samples.csv", bad_samples)
     print(f"{retrieval_table(found)}\n{incomplete} rows lack their picture or their caption")
     if bad_samples:
-        print(f"{len(bad_samples)} bad samples")
+        print(describe_bad_samples(bad_samples))
     return result

@@ -10,6 +10,7 @@ from hf_multimodal.data.checks import missing_columns, write_bad_samples
 from hf_multimodal.data.choices import check_choice
 from hf_multimodal.data.images import open_image
 from hf_multimodal.data.lab import write_lab_predictions
+from hf_multimodal.data.tables import TABLE_SUFFIXES
 from hf_multimodal.evaluation.plots import plot_prediction
 from hf_multimodal.evaluation.predictions import Predictions, write_predictions
 from hf_multimodal.inference.choosing import SPLITS, load_rows
@@ -41,8 +42,8 @@ class PredictionArguments(LoadingArguments):
     output: str | None = field(
         default=None,
         metadata={
-            "help": "Table of answers with one probability a class (default: predictions.csv); bad samples are listed "
-            "beside it, in predictions.bad_samples.csv."
+            "help": f"Table of answers with one probability a class, {', '.join(TABLE_SUFFIXES)} by its name "
+            "(default: predictions.csv); bad samples are listed beside it, in predictions.bad_samples.csv."
         },
     )
     lab_output: str | None = field(
@@ -59,6 +60,8 @@ class PredictionArguments(LoadingArguments):
             raise ValueError("show draws one example: give its --image, --text or both.")
         if self.split is not None:
             check_choice("split", self.split, ("predict", *SPLITS))
+        if self.output is not None:
+            check_choice("the suffix of output", Path(self.output).suffix.lower(), TABLE_SUFFIXES)
         for name in ("lab_output", "output", "split"):
             if getattr(self, name) is not None and self.is_one_example:
                 raise ValueError(f"{name} is for --data, not for one example.")
@@ -69,24 +72,30 @@ class PredictionArguments(LoadingArguments):
         return self.image is not None or self.text is not None
 
 
-def answer_example(args: PredictionArguments) -> dict[str, Any]:
+def answer_example(args: PredictionArguments, on_bad_sample: str = "missing") -> dict[str, Any]:
     """Predict one example, print its probabilities, and draw it where asked.
 
     Args:
         args: With `image`, `text` or both.
+        on_bad_sample: Under `missing` a picture that cannot be read is left out with a warning, and even an example
+            with nothing left is answered, as a row of a table is.
 
     Returns:
         `predicted`: the class, the list of labels, or the value; `probabilities` by class, empty for regression.
 
     Raises:
-        ValueError: If the model does not read what is given, or reads nothing of it.
+        BadImageError: If the picture cannot be read, under another policy than `missing`.
+        ValueError: If the model does not read what is given, or nothing is given.
     """
     model, processor = load_model(args.model, args.revision, args.trust_remote_code)
     modality = modality_of(model.config)
     for name, value in (("image", args.image), ("text", args.text)):
         if value is not None and modality not in ("both", name):
             raise ValueError(f"{name} is given, but the model reads {modality} only.")
-    predictions = predict_dataset(model, processor, one_example(args.image, args.text))
+    on_bad_image = "missing" if on_bad_sample == "missing" else "error"
+    predictions = predict_dataset(model, processor, one_example(args.image, args.text), on_bad_image=on_bad_image)
+    if not (predictions.has_image[0] or predictions.has_text[0]):
+        warnings.warn("nothing is left of the example: the answer is what the model says without any.", stacklevel=2)
     names = predictions.class_names
     result = {
         "predicted": tag_of(predictions, 0),
@@ -96,8 +105,9 @@ def answer_example(args: PredictionArguments) -> dict[str, Any]:
     for name, probability in result["probabilities"].items():
         print(f"{probability:7.4f}  {name}")
     if args.show is not None:
-        picture = None if args.image is None else open_image(args.image)
+        picture = open_image(args.image) if args.image is not None and predictions.has_image[0] else None
         values = predictions.outputs[0]
+        Path(args.show).parent.mkdir(parents=True, exist_ok=True)
         plot_prediction(picture, args.text, names, values, args.show, problem_type=predictions.problem_type)
     return result
 
@@ -135,6 +145,7 @@ def answer_data(args: PredictionArguments, source: SourceArguments) -> dict[str,
     write_bad_samples(listing, bad_samples)
     tags = [tag_of(predictions, row) for row in range(len(predictions.ids))]
     if args.lab_output is not None:
+        Path(args.lab_output).parent.mkdir(parents=True, exist_ok=True)
         tags_of_rows = ["|".join(tag) if isinstance(tag, list) else str(tag) for tag in tags]
         write_lab_predictions(args.lab_output, predictions.ids, tags_of_rows)
     result: dict[str, Any] = {

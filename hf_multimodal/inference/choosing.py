@@ -44,6 +44,13 @@ def parse_arguments(
     return CommandLine(types, argv, description, {**(defaults or {}), **run}).parse()
 
 
+def _same_data(one: str | None, other: str | None) -> bool:
+    """Whether two names mean the same data, however a path is spelled."""
+    if one is None or other is None or not (Path(one).exists() and Path(other).exists()):
+        return one == other
+    return Path(one).resolve() == Path(other).resolve()
+
+
 def load_rows(
     model: str, split: str | None, source: SourceArguments, *, prediction: bool = False, **options: Any
 ) -> LoadedData:
@@ -71,7 +78,7 @@ def load_rows(
     data = source.load(usual_columns=columns, splits=wanted, **options)
     given = DatasetDict({name: rows for name, rows in data.splits.items() if prediction or name != "predict"})
     if split is None:
-        trained_on_them = not prediction and run.get("data") == source.data
+        trained_on_them = not prediction and _same_data(run.get("data"), source.data)
         usual = ["predict", "test"] if prediction else ["test"]
         split = next((name for name in usual if name in given), "test" if trained_on_them else "all")
     if split == "all":

@@ -2,13 +2,14 @@
 
 import json
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hf_multimodal.data.arguments import SourceArguments
-from hf_multimodal.data.checks import BadSample, missing_columns, write_bad_samples
-from hf_multimodal.data.choices import check_choice
+from hf_multimodal.data.checks import BadSample, describe_bad_samples, missing_columns, write_bad_samples
+from hf_multimodal.data.choices import check_choice, check_folder
 from hf_multimodal.data.counts import presence
 from hf_multimodal.data.presence import MissingRate, take_away
 from hf_multimodal.evaluation.bootstrap import bootstrap_intervals, paired_bootstrap
@@ -26,6 +27,8 @@ from hf_multimodal.inference.predicting import (
     predict_dataset,
 )
 from hf_multimodal.sharing.tables import curve_table, markdown_table
+
+ABOUT_TEST = ("difference", "missing_curve", "baselines")  # entries of metrics.json that go with its `test`
 
 
 @dataclass
@@ -72,17 +75,24 @@ class EvaluationArguments(LoadingArguments):
             check_choice("split", self.split, SPLITS)
         if self.missing is not None:
             MissingRate.parse(self.missing)
+        for name in self.curve_models:
+            check_folder("curve_models", name)
 
     @property
     def folder(self) -> Path | None:
         """Where the files go; None writes none."""
         return None if self.output_dir is None else Path(self.output_dir)
 
-    def kept_metrics(self) -> dict[str, Any]:
-        """What the folder's `metrics.json` tells of anything but the test rows, such as the run itself."""
+    def kept_metrics(self, test: Mapping[str, Any]) -> dict[str, Any]:
+        """What the folder's `metrics.json` tells of anything but the test rows, such as the run itself.
+
+        Args:
+            test: The new metrics; with the same as before, what else was found on the test rows is kept too.
+        """
         file = Path(self.output_dir or ".", "metrics.json")
         found = json.loads(file.read_text(encoding="utf-8")) if self.output_dir and file.is_file() else {}
-        return {name: entry for name, entry in found.items() if name != "test"}
+        outdated = () if found.get("test") == test else ABOUT_TEST
+        return {name: entry for name, entry in found.items() if name not in ("test", *outdated)}
 
 
 def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, Any]:
@@ -106,6 +116,7 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
     for name in ("group_by", "image_id_column"):
         if getattr(args, name) is not None:
             raise ValueError(f"{name} is for aligners, and {args.model!r} is a {model.config.model_type}.")
+    theirs = None if args.against is None else read_predictions(args.against, model.config.problem_type)
     names = class_names_of(model.config)
     options = {"label_names": names or None, "problem_type": model.config.problem_type}
     chosen = load_rows(args.model, args.split, source, **options)
@@ -130,7 +141,7 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
         show_progress=True,
     )
     result: dict[str, Any] = {"test": predictions.metrics()}
-    extra = compare(predictions, args.against) if args.against is not None else {}
+    extra = {} if theirs is None else compare(predictions, theirs)
     if args.missing_curve:
         options = {"batch_size": args.batch_size, "num_workers": args.num_workers}
         runs = [answers_by_presence(model, processor, complete, **options)]
@@ -143,7 +154,7 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
                 )
         extra["missing_curve"] = missing_curve(runs, presence(complete))
     if folder is not None:
-        kept = args.kept_metrics()
+        kept = args.kept_metrics(result["test"])
         intervals = kept.get("intervals", {}) | {"test": bootstrap_intervals(predictions)}
         result = write_run(folder, {"test": predictions}, extra=kept | extra | {"intervals": intervals})
         write_bad_samples(folder / "bad_samples.csv", bad_samples)
@@ -155,17 +166,17 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
     return result | extra
 
 
-def compare(predictions: Predictions, against: str) -> dict[str, Any]:
+def compare(predictions: Predictions, theirs: Predictions) -> dict[str, Any]:
     """Compare with another run's predictions of the same rows.
 
     Args:
         predictions: Ours.
-        against: Path of the other's `predictions.csv`.
+        theirs: The other's.
 
     Returns:
         `difference`: by metric `ours`, `theirs`, `difference`, `low` and `high`.
     """
-    found = paired_bootstrap(predictions, read_predictions(against, predictions.problem_type))
+    found = paired_bootstrap(predictions, theirs)
     return {
         "difference": {
             name: {"ours": d.a, "theirs": d.b, "difference": d.difference, "low": d.low, "high": d.high}
@@ -180,7 +191,7 @@ def print_metrics(metrics: dict[str, Any], difference: dict[str, Any], bad_sampl
     Args:
         metrics: Of one split.
         difference: Of `compare`; may be empty.
-        bad_samples: Counted at the end.
+        bad_samples: Counted at the end, the first of them named.
     """
     rows = [[name, float(value)] for name, value in metrics.items() if isinstance(value, float)]
     print(f"{metrics['count']} rows\n\n{markdown_table(rows, ['metric', 'value'])}")
@@ -192,4 +203,4 @@ def print_metrics(metrics: dict[str, Any], difference: dict[str, Any], bad_sampl
         columns = ["metric", "ours", "theirs", "difference", "2.5 %", "97.5 %"]
         print(f"\n{markdown_table([[name, *values.values()] for name, values in difference.items()], columns)}")
     if bad_samples:
-        print(f"\n{len(bad_samples)} bad samples")
+        print(f"\n{describe_bad_samples(bad_samples)}")

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel
 
+from hf_multimodal.data.choices import check_folder
 from hf_multimodal.data.collator import MultimodalCollator
 from hf_multimodal.evaluation.metrics import outputs_from_logits
 from hf_multimodal.evaluation.predictions import Predictions
@@ -45,10 +46,12 @@ def load_model(
         The model in eval mode, on the accelerator if there is one, and its processor.
 
     Raises:
+        FileNotFoundError: If `folder` is a path at which there is nothing.
         OSError: If there are no safetensors.
         ValueError: If pickled weights lie beside a model of this package, the model needs code and
             `trust_remote_code` is False, or a revision of a folder is asked for.
     """
+    check_folder("model", str(folder))
     if revision is not None and Path(folder).is_dir():
         raise ValueError(f"revision {revision!r} is for models on the Hub, and {str(folder)!r} is a folder.")
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

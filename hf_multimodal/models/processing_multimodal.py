@@ -213,6 +213,8 @@ class MultimodalProcessor(ProcessorMixin):
         lengths = [len(side) for side in (images, text) if side is not None]
         if not lengths:
             raise ValueError("a processor needs images, text, or both; got neither.")
+        if not any(lengths):
+            raise ValueError("a processor needs at least one example, got empty lists.")
         if len(set(lengths)) > 1:
             raise ValueError(f"images and text must be of one length, got {lengths[0]} images and {lengths[1]} texts.")
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArguments
 from transformers.utils import logging
@@ -11,11 +12,12 @@ from hf_multimodal.data.augmentation import ImageAugmentation
 from hf_multimodal.data.pairs import group_pairs
 from hf_multimodal.evaluation.plots import plot_history
 from hf_multimodal.evaluation.report import write_json
+from hf_multimodal.evaluation.retrieval import retrieval_metrics
 from hf_multimodal.inference.aligning import measure_retrieval
 from hf_multimodal.models import MultimodalProcessor
 from hf_multimodal.sharing.card import write_card
 from hf_multimodal.training.aligner_arguments import AlignerDataArguments, AlignerModelArguments
-from hf_multimodal.training.aligner_trainer import AlignerTrainer
+from hf_multimodal.training.aligner_trainer import AlignerTrainer, flat_metrics
 from hf_multimodal.training.arguments import DataArguments, parse_training_arguments
 from hf_multimodal.training.building import build_for_data
 from hf_multimodal.training.checkpoints import find_checkpoint
@@ -23,7 +25,7 @@ from hf_multimodal.training.dry_run import dry_run
 from hf_multimodal.training.facts import pool_ceiling, run_facts
 from hf_multimodal.training.frozen_states import FrozenStates, pictures_of
 from hf_multimodal.training.preparing import prepare_training_data
-from hf_multimodal.training.running import fit, push_run, save_run
+from hf_multimodal.training.running import check_best_metric, fit, push_run, save_run
 
 logger = logging.get_logger(__name__)
 
@@ -120,7 +122,13 @@ def build_trainer(
 
     Returns:
         The trainer, ready for `train()`.
+
+    Raises:
+        ValueError: If the best model is to be chosen by a metric that there is not.
     """
+    one = torch.ones(1, 1)
+    given = flat_metrics(retrieval_metrics(one, one, torch.tensor([0])))
+    check_best_metric(training_args, [name for name in given if not name.endswith(("_queries", "_pool"))])
     callbacks = []
     if model_args.early_stopping_patience and training_args.load_best_model_at_end:
         callbacks.append(EarlyStoppingCallback(model_args.early_stopping_patience))

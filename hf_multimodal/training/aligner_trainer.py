@@ -12,6 +12,12 @@ from hf_multimodal.training.gradient_cache import backward_in_chunks
 from hf_multimodal.training.trainer import MultimodalTrainer
 
 
+def flat_metrics(found: dict[str, Any]) -> dict[str, float]:
+    """What `retrieval_metrics` found as one flat dict, the direction before each name; groups are left out."""
+    ways = {f"{way}_{name}": value for way in DIRECTIONS for name, value in found[way].items()}
+    return {"rsum": found["rsum"], **ways}
+
+
 class AlignerTrainer(MultimodalTrainer):
     """A `MultimodalTrainer` whose examples are pictures with captions.
 
@@ -63,7 +69,5 @@ class AlignerTrainer(MultimodalTrainer):
             num_workers=self.args.dataloader_num_workers,
             states=self.data_collator.states,
         )
-        metrics = {f"{metric_key_prefix}_rsum": found["rsum"]}
-        for way in DIRECTIONS:
-            metrics |= {f"{metric_key_prefix}_{way}_{name}": value for name, value in found[way].items()}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in flat_metrics(found).items()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(pictures))

@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from hf_multimodal.data.arguments import SourceArguments
 from hf_multimodal.data.checks import MODALITIES
-from hf_multimodal.data.choices import check_choice
+from hf_multimodal.data.choices import check_choice, check_folder, did_you_mean
 from hf_multimodal.data.collator import MultimodalCollator
 from hf_multimodal.data.command_line import CommandLine
 from hf_multimodal.data.loading import LoadedData
@@ -19,6 +19,7 @@ from hf_multimodal.models.configuration_vision_text import IMAGE_POOLINGS, TEXT_
 from hf_multimodal.models.fusion import FUSIONS
 from hf_multimodal.sharing.runs import CardArguments
 from hf_multimodal.training.freezing import parse_layers
+from hf_multimodal.training.from_scratch import RECURRENT_CELLS
 
 CLASS_WEIGHTS = ("none", "balanced")
 
@@ -156,6 +157,9 @@ class ModelArguments(CardArguments):
                 raise ValueError(f"{name} is needed for modality {self.modality!r} unless from_scratch is set.")
             if not used and getattr(self, name) is not None:
                 raise ValueError(f"{name} {getattr(self, name)!r} has no use with modality {self.modality!r}.")
+            if getattr(self, name) is not None:
+                check_folder(name, getattr(self, name))
+        self._check_recurrent_cell()
         if self.modality != "both" and self.fusion != "concat":
             raise ValueError(f"fusion {self.fusion!r} has no use with modality {self.modality!r}.")
         for name, useless in (("text_pooling", "image"), ("image_pooling", "text")):
@@ -171,6 +175,16 @@ class ModelArguments(CardArguments):
             raise ValueError(f"lora_rank must be 0 or more, got {self.lora_rank}.")
         if self.lora_rank and self.from_scratch:
             raise ValueError("lora_rank needs pretrained weights, so it cannot go with from_scratch.")
+
+    def _check_recurrent_cell(self) -> None:
+        """Refuse what would else be looked for on the Hub."""
+        name = self.text_model
+        if name in RECURRENT_CELLS and not self.from_scratch:
+            raise ValueError(f"text_model {name!r} has no pretrained weights: it needs from_scratch.")
+        if name is not None and name not in RECURRENT_CELLS and "/" not in name and not os.path.isdir(name):
+            hint = did_you_mean(name, RECURRENT_CELLS)
+            if hint:
+                raise ValueError(f"text_model {name!r} is neither a folder nor one of {list(RECURRENT_CELLS)}.{hint}")
 
     def config_fields(self) -> dict[str, Any]:
         """Fields of the model's configuration."""

@@ -75,14 +75,40 @@ def parse_baselines(given: Mapping[str, Any], output_dir: str) -> dict[str, tupl
     return {name: parse_training_arguments(flags_of(baseline_arguments(given, name, output_dir))) for name in TRAINED}
 
 
+def rows_of_rivals(data: LoadedData) -> dict[str, LoadedData]:
+    """The rows that each rival can read, by name; whether all of them can be trained shows here.
+
+    Args:
+        data: The robust run's checked rows.
+
+    Raises:
+        ValueError: If a rival has nothing to train on, or nothing to stop on.
+    """
+    found: dict[str, LoadedData] = {}
+    for name in TRAINED:
+        needed = NEEDS.get(name, ())
+        splits = keep_readable(data.splits, needed)
+        for split, rows in splits.items():
+            if not len(rows):
+                raise ValueError(
+                    f"baselines: {name!r} has no row in the split {str(split)!r}: every one lacks "
+                    f"{' or '.join(needed)}. Take less away, or leave baselines out."
+                )
+        found[name] = replace(data, splits=splits)
+    return found
+
+
 def compare_with_baselines(
-    rivals: Mapping[str, tuple[Any, ...]], data: LoadedData, bad_samples: list[BadSample], output_dir: str
+    rivals: Mapping[str, tuple[Any, ...]],
+    rows: Mapping[str, LoadedData],
+    bad_samples: list[BadSample],
+    output_dir: str,
 ) -> dict[str, Any]:
     """Train the rivals, combine their answers, and compare all with the robust run on its test rows.
 
     Args:
         rivals: What `parse_baselines` gives.
-        data: The robust run's checked rows; each rival trains on those that it can read.
+        rows: What `rows_of_rivals` gives.
         bad_samples: What the robust run's checks let pass.
         output_dir: Folder of the robust run, which holds its `predictions.csv` and `metrics.json`.
 
@@ -92,12 +118,13 @@ def compare_with_baselines(
     """
     answers: dict[str, Predictions] = {}
     for name, (model_args, data_args, training_args, given) in rivals.items():
-        rows = replace(data, splits=keep_readable(data.splits, NEEDS.get(name, ())))
-        if run_training(model_args, data_args, training_args, rows, bad_samples, given):
-            answers[name] = read_predictions(Path(training_args.output_dir, "predictions.csv"), data.problem_type)
+        if run_training(model_args, data_args, training_args, rows[name], bad_samples, given):
+            path = Path(training_args.output_dir, "predictions.csv")
+            answers[name] = read_predictions(path, rows[name].problem_type)
     if not answers:
         return {}
-    robust = read_predictions(Path(output_dir, "predictions.csv"), data.problem_type)
+    problem_type = next(iter(answers.values())).problem_type
+    robust = read_predictions(Path(output_dir, "predictions.csv"), problem_type)
     answers |= combine(answers, robust)
     found = {}
     for name, theirs in answers.items():

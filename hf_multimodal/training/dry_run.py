@@ -6,7 +6,7 @@ import torch
 from datasets import Dataset
 from transformers import TrainingArguments
 
-from hf_multimodal.data.checks import BadSample
+from hf_multimodal.data.checks import BadSample, first_lines
 from hf_multimodal.data.counts import count_rows
 from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.sharing.tables import markdown_table
@@ -31,19 +31,20 @@ def dry_run(
         data_args: Choices of the data.
         training_args: Batch size, weight decay and device.
         data: Checked splits.
-        bad_samples: What the checks let pass.
+        bad_samples: What the checks found.
         examples: What the collator takes, where it does not take the training rows as they are.
 
     Returns:
-        The report: `splits` (rows by class and by presence), `source` (kind, encodings), `bad_samples`,
-        `tokens_cut` by split, `max_length`, `parameters`, `trainable_parameters`, `loss` of the step.
+        The report: `splits` (rows by class and by presence), `source` (kind, encodings), `bad_samples` (each
+        with its action), `tokens_cut` by split, `max_length`, `parameters`, `trainable_parameters`, `loss` of the
+        step.
     """
     model, processor = build_for_data(model_args, data_args, data, training_args.seed)
     report: dict[str, Any] = {
         "source": data.report,
         "problem_type": data.problem_type,
         "splits": count_rows(data.splits, data.id2label),
-        "bad_samples": [str(sample) for sample in bad_samples],
+        "bad_samples": [f"{sample} [{sample.action}]" for sample in bad_samples],
     }
     if processor.tokenizer is not None:
         longest = processor.tokenizer.model_max_length
@@ -96,8 +97,8 @@ def _print(report: dict[str, Any], on_bad_sample: str) -> None:
     print(markdown_table(rows, ["split", "rows", *first["classes"], *(f"with {key}" for key in first["presence"])]))
     bad = report["bad_samples"]
     print(f"\nbad samples: {len(bad)}" + (f"; on_bad_sample={on_bad_sample!r}" if bad else ""))
-    for sample in bad[:20]:
-        print(f"  {sample}")
+    if bad:
+        print(first_lines(bad, 20))
     if "tokens_cut" in report:
         print(f"tokens cut at {report['max_length']}: {report['tokens_cut']}")
     print(f"parameters: {report['parameters']:,}, of which trainable: {report['trainable_parameters']:,}")

@@ -32,7 +32,7 @@ def prepare_training_data(
 
     Returns:
         Data with the splits `train`, `validation` (unless the final fit trains on it) and `test`, and all bad samples
-        that the policy let pass.
+        that the policy let pass, in a dry run also those that it refuses.
 
     Raises:
         ValueError: If there is nothing to train on, the data lack a column that the modality needs, or there is a bad
@@ -54,12 +54,10 @@ def prepare_training_data(
         "test": args.max_predict_samples,
     }
     used = {name: first_rows(splits[name], limit) for name, limit in limits.items()}
-    if args.dry_run and args.on_bad_sample == "error":  # a dry run reports bad samples instead of stopping at them
-        args = replace(args, on_bad_sample="drop")
     listing = None if args.dry_run or folder is None else folder / "bad_samples.csv"
-    checked, bad_samples = args.check(
-        replace(data, splits=DatasetDict(used)), modality, listing, prediction=not labelled
-    )
+    used_data = replace(data, splits=DatasetDict(used))
+    # A dry run reports bad samples instead of stopping at them.
+    checked, bad_samples = args.check(used_data, modality, listing, prediction=not labelled, refuse=not args.dry_run)
     hidden = dict(checked.splits)
     for name, rows in checked.splits.items():
         rate = args.eval_missing if name == "test" else args.missing

@@ -4,11 +4,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hf_multimodal.data.choices import check_folder
 from hf_multimodal.data.presence import PresenceRedraw
 from hf_multimodal.models import RobustFusionForImageTextClassification
 from hf_multimodal.sharing.card import write_card
 from hf_multimodal.training.arguments import SHAPED_BY_FUSION, ModelArguments, parse_training_arguments
-from hf_multimodal.training.baselines import compare_with_baselines, parse_baselines
+from hf_multimodal.training.baselines import compare_with_baselines, parse_baselines, rows_of_rivals
 from hf_multimodal.training.dry_run import dry_run
 from hf_multimodal.training.preparing import prepare_training_data
 from hf_multimodal.training.running import push_run, run_training
@@ -56,6 +57,8 @@ class RobustModelArguments(ModelArguments):
             )
         if self.modality != "both":
             raise ValueError(f"modality must be 'both' for a robust classifier, got {self.modality!r}.")
+        if self.from_fusion is not None:
+            check_folder("from_fusion", self.from_fusion)
         PresenceRedraw(0, self.redraw)
 
     @property
@@ -93,11 +96,12 @@ def train_robust(argv: list[str] | None = None, description: str | None = None) 
     rivals = parse_baselines(given, output_dir) if model_args.baselines else {}
     folder = Path(output_dir) if training_args.process_index == 0 else None
     data, bad_samples = prepare_training_data(data_args, model_args.modality, folder)
+    rows = rows_of_rivals(data) if rivals else {}
     if data_args.dry_run:
         return dry_run(model_args, data_args, training_args, data, bad_samples)
     metrics = run_training(model_args, data_args, training_args, data, bad_samples, given)
     if rivals:
-        metrics = metrics | compare_with_baselines(rivals, data, bad_samples, output_dir)
+        metrics = metrics | compare_with_baselines(rivals, rows, bad_samples, output_dir)
         if metrics:
             write_card(output_dir)
     push_run(training_args)

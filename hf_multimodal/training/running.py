@@ -1,6 +1,7 @@
 """One training run from its arguments to the folder that it leaves."""
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ from transformers.utils import logging
 
 from hf_multimodal.data.augmentation import ImageAugmentation
 from hf_multimodal.data.checks import BadSample, write_bad_samples
+from hf_multimodal.data.choices import check_choice
 from hf_multimodal.data.collator import MultimodalCollator
 from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.data.presence import write_presence
 from hf_multimodal.evaluation.bootstrap import bootstrap_intervals
-from hf_multimodal.evaluation.metrics import compute_metrics_for
+from hf_multimodal.evaluation.metrics import compute_metrics_for, metric_names
 from hf_multimodal.evaluation.report import write_run
 from hf_multimodal.inference.predicting import predict_dataset
 from hf_multimodal.models import MultimodalProcessor
@@ -75,12 +77,14 @@ def build_trainer(
         The trainer, ready for `train()`.
 
     Raises:
-        ValueError: If `oversample` is asked for where an example has no single class.
+        ValueError: If `oversample` is asked for where an example has no single class, or the best model is to be
+            chosen by a metric that there is not.
     """
     if model_args.oversample and data.problem_type != "single_label_classification":
         raise ValueError(f"oversample needs one class an example, but problem_type is {data.problem_type!r}.")
     if data.problem_type == "regression" and training_args.metric_for_best_model == "nll":
         training_args.metric_for_best_model = "mse"
+    check_best_metric(training_args, ["loss", *metric_names(data.problem_type)])
     callbacks = []
     if model_args.early_stopping_patience and training_args.load_best_model_at_end:
         callbacks.append(EarlyStoppingCallback(model_args.early_stopping_patience))
@@ -104,6 +108,17 @@ def build_trainer(
         oversample=model_args.oversample,
         weight_average=model_args.weight_average,
     )
+
+
+def check_best_metric(args: TrainingArguments, names: Sequence[str]) -> None:
+    """Refuse a `metric_for_best_model` that no evaluation gives, which transformers sees only after an epoch.
+
+    Args:
+        args: Of the run.
+        names: What its evaluations give.
+    """
+    if args.metric_for_best_model is not None:
+        check_choice("metric_for_best_model", args.metric_for_best_model.removeprefix("eval_"), names)
 
 
 def run_training(
