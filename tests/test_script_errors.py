@@ -151,7 +151,8 @@ def test_data_saved_by_datasets_are_left_as_they_are(run: tuple[Path, Path, dict
     Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / "saved")
     before = sorted(tmp_path.rglob("*"))
     flags = ["--data", str(tmp_path / "saved"), "--image_column", "photo", "--on_bad_sample", "missing"]
-    taken = ["--missing", "both:0.5", "--eval_missing", "image:0.5", "--dry_run", *FAST]
-    train([*flags, *taken, "--output_dir", str(tmp_path / "run")])
+    output = ["--output_dir", str(table.parent / "other")]
+    train([*flags, "--missing", "both:0.5", "--eval_missing", "image:0.5", "--dry_run", *output, *FAST])
+    train([*flags, *output, *FAST])
     evaluate(["--model", str(folder), *flags, "--missing", "both:0.5", "--missing_curve"])
     assert sorted(tmp_path.rglob("*")) == before

@@ -132,8 +132,18 @@ def add_lengths(splits: DatasetDict, tokenizer: Any) -> DatasetDict:
     if tokenizer is None:
         return splits
     return DatasetDict(
-        {name: rows.add_column("length", _batching_lengths(rows, tokenizer).tolist()) for name, rows in splits.items()}
+        {name: _with_lengths(rows, _batching_lengths(rows, tokenizer)) for name, rows in splits.items()}
     )
+
+
+def _with_lengths(rows: Dataset, lengths: np.ndarray) -> Dataset:
+    """Add the column without `add_column`'s copy of the chosen rows, which lands in the folder of the data."""
+    if rows._indices is None:
+        return rows.add_column("length", lengths.tolist())
+    chosen = rows._indices.column(0).to_numpy()
+    of_all = np.zeros(len(rows.data), dtype=int)
+    of_all[chosen] = lengths
+    return Dataset(rows.data, info=rows.info.copy()).add_column("length", of_all.tolist()).select(chosen)
 
 
 def _batching_lengths(rows: Dataset, tokenizer: Any) -> np.ndarray:
