@@ -157,7 +157,8 @@ def test_a_single_modality_model_exports(modality, batch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
-def test_inductor_equals_eager(family, batch):
+def test_inductor_equals_eager(family, batch, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # a run that was killed leaves half a library behind
     model = build("vit", "bert", family)
     compiled = torch.compile(model, fullgraph=True)
     assert_equals_eager(compiled, model, {**batch, "modality_mask": MASK})
