@@ -12,6 +12,9 @@ import transformers as hf
 
 from hf_multimodal import RecurrentTextConfig, TorchvisionConfig
 
+# Programs that tests run as processes of their own: to look for doctests in them is to run them.
+collect_ignore = ["author.py", "hide_package.py", "stranger.py", "two_ranks.py"]
+
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
 PATCHES = {"image_size": 32, "patch_size": 16, **SMALL}
 VOCABULARY = 64

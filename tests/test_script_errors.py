@@ -92,7 +92,7 @@ def test_new_numbers_do_not_stand_beside_what_goes_with_the_old(
     evaluate(flags)
     assert set(json.loads((tmp_path / "metrics.json").read_text())) == {*metrics, "difference", "baselines"}
     evaluate([*flags, "--split", "all"])
-    assert set(json.loads((tmp_path / "metrics.json").read_text())) == {"test", "validation", "run"}
+    assert set(json.loads((tmp_path / "metrics.json").read_text())) == {"test", "validation", "run", "intervals"}
 
 
 @pytest.mark.parametrize(
