@@ -21,7 +21,7 @@ FAMILIES = {
     "aligner": (AlignerModel, {"loss": "sigmoid"}),
 }
 PAIRS = [("vit", "bert"), *((name, "bert") for name in VISION_CONFIGS), *(("vit", name) for name in TEXT_CONFIGS)]
-# Often: the first family over all but two large models. Of the other two, whose inner models are built and saved by the
+# Often: the first family over all but two large models. Of the others, whose inner models are built and saved by the
 # same code: names of the past, BatchNorm, two names for one weight, a decoder, ours. `make test-slow` runs the rest.
 LARGE = {("torchvision:vgg16", "bert"), ("torchvision:resnet50", "bert")}
 OFTEN = {("vit", "bert"), ("swin", "bert"), ("dinov2", "bert"), ("resnet", "bert"), ("torchvision:resnet18", "bert")}
