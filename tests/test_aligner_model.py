@@ -188,6 +188,23 @@ def test_the_scale_is_stored_as_a_logarithm_and_clamped(batch):
     assert build(logit_scale_init_value=1).logit_scale == 1
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("loss", ["infonce", "sigmoid"])
+def test_a_scale_beyond_the_highest_comes_back_and_goes_on_learning(loss, compiled, batch):
+    model = build(loss=loss).train()
+    run = torch.compile(model.scaling, backend="aot_eager", fullgraph=True) if compiled else model.scaling
+    model.logit_scale.data.fill_(4.7)
+    cosines = torch.full((2, 2), 0.5)
+    run(cosines).sum().backward()
+    assert 99.99 < model.logit_scale.exp() <= 100  # what others read is what is used
+    torch.testing.assert_close(model.logit_scale.grad.item(), 200.0, rtol=1e-4, atol=0)
+    model.logit_scale.data -= 0.01 * model.logit_scale.grad
+    assert model.logit_scale < 4.0
+    model.eval().logit_scale.data.fill_(4.7)  # whoever only evaluates changes nothing
+    assert (run(cosines) - (0 if model.logit_bias is None else model.logit_bias)).max() == 50
+    assert model.logit_scale.item() == pytest.approx(4.7)
+
+
 def test_another_loss_of_a_trained_model_brings_what_it_needs(tmp_path, batch):
     model = build()
     model.logit_scale.data.fill_(1.25)

@@ -11,11 +11,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_aligner import AlignerConfig
-from .contrastive_losses import LOSSES, SCALED_LOSSES
+from .contrastive_losses import LOSSES, SCALED_LOSSES, loss_both_ways
 from .gathering import gather_rows
 from .modeling_vision_text import VisionTextPreTrainedModel
 from .warm_start import Trained, common_fields, start_from
 
+HIGHEST_LOGIT_SCALE = 4.60517  # just below log(100): rounded up, it would lie where clamping passes no gradient on
 # What a classifier has not, or in another width.
 NEW_PARTS = ("visual_projection.", "text_projection.", "scaling.")
 
@@ -46,7 +47,9 @@ class AlignerOutput(ModelOutput):
 class Scaling(nn.Module):
     """Cosines to logits: a scale, stored as its logarithm and at most 100, and a bias where the loss has one.
 
-    A loss that reads no logits teaches no scale, which is then a buffer.
+    In training what is stored is brought back whenever a step has led it beyond, as in CLIP's, so that it goes on
+    learning and whoever reads it sees what is used. A loss that reads no logits teaches no scale, which is then a
+    buffer.
 
     Args:
         config: An [`AlignerConfig`]; its `loss` decides.
@@ -79,6 +82,9 @@ class Scaling(nn.Module):
 
     def forward(self, similarity: torch.Tensor) -> torch.Tensor:
         """Logits in the shape of the cosines."""
+        if self.training:
+            with torch.no_grad():
+                self.logit_scale.clamp_(max=HIGHEST_LOGIT_SCALE)
         logits = similarity * self.logit_scale.exp().clamp(max=100)
         return logits if self.logit_bias is None else logits + self.logit_bias
 
@@ -267,6 +273,7 @@ class AlignerModel(VisionTextPreTrainedModel):
         text_embeds: torch.Tensor,
         modality_mask: torch.Tensor | None = None,
         image_ids: torch.Tensor | None = None,
+        cells: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss of embeddings, in training over those of all processes.
 
@@ -275,6 +282,7 @@ class AlignerModel(VisionTextPreTrainedModel):
             text_embeds: (n * images, projection_dim), of length 1; rows n * r to n * r + n - 1 belong to image r.
             modality_mask: (images, 2), 1 = present.
             image_ids: (n * images,), as in `forward`.
+            cells: How many similarities are held at once, as for gradient caching; None holds all.
 
         Returns:
             The loss, float32 or wider, and the number of pairs that it left out.
@@ -289,9 +297,15 @@ class AlignerModel(VisionTextPreTrainedModel):
             image_ids = None if image_ids is None else gather_rows(image_ids.to(device))
         if image_ids is None:
             image_ids = torch.arange(len(text_embeds), device=device) // captions
-        negative = complete[:, None] & complete & (image_ids[:, None] != image_ids)
         wide = torch.promote_types(image_embeds.dtype, torch.float32)
-        with torch.autocast(device.type, enabled=False):  # a cosine in bfloat16 has three digits
-            cosines = image_embeds.to(wide) @ text_embeds.to(wide).T
-        loss = self._loss(cosines, self.scaling(cosines), complete, negative, self.config)
+        loss = loss_both_ways(
+            self._loss,
+            image_embeds.to(wide),
+            text_embeds.to(wide),
+            self.scaling,
+            complete,
+            image_ids,
+            self.config,
+            cells,
+        )
         return loss, (~complete).sum()
