@@ -9,6 +9,7 @@ import torch
 from conftest import PATCHES
 from PIL import Image
 from safetensors.torch import load_file
+from test_embedding import make_pair
 from test_scripts import script, write_table
 from transformers import AutoModel, TrainingArguments, ViTConfig, ViTImageProcessor, ViTModel
 
@@ -82,6 +83,13 @@ def test_evaluate_finds_the_metrics_of_the_run(run, tmp_path, capsys):
         evaluate([*flags, "--missing_curve"])
 
 
+def test_evaluate_names_the_families_that_it_takes(run, tmp_path):
+    for part in make_pair("clip"):
+        part.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="are of type multimodal_aligner or multimodal_fusion or .* is a clip. Retri"):
+        evaluate(["--model", str(tmp_path), "--data", str(run[1])])
+
+
 @pytest.mark.parametrize("more", [[], ["--cache_chunk_size", "4"]], ids=["whole", "cached"])
 def test_a_resumed_run_repeats_the_whole_bit_for_bit(run, tmp_path, more):
     _, table, _ = run
@@ -144,6 +152,19 @@ def test_a_run_on_states_equals_a_run_on_pictures(run, tiny_vit, tmp_path):
     embeds = [embed_texts(model, processor, ["a red thing", "one blue thing"]) for model, processor in models]
     torch.testing.assert_close(embeds[1], embeds[0], rtol=0, atol=1e-3)
     assert len(list((tmp_path / "states").iterdir())) == 1
+
+
+def test_a_wholly_frozen_vision_model_is_read_and_left_as_it_was(run, tiny_vit, tmp_path):
+    _, table, _ = run
+    frozen = ViTModel(ViTConfig.from_pretrained(tiny_vit), add_pooling_layer=False)
+    frozen.save_pretrained(tiny_vit)
+    flags = ["--data", str(table), *FAST, "--vision_model", tiny_vit, "--freeze_vision_layers", "all"]
+    metrics = train([*flags, "--output_dir", str(tmp_path / "run")])
+    model, _ = load_model(tmp_path / "run")
+    learned = model.vision_model.state_dict()
+    assert learned and all(torch.equal(value, learned[name].cpu()) for name, value in frozen.state_dict().items())
+    count = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("vision_model."))
+    assert metrics["run"]["trainable_parameters"] == count and metrics["test"]["rsum"] > 0
 
 
 def test_a_dry_run_counts_pairs_and_writes_nothing(run, tmp_path, capsys):
