@@ -299,7 +299,7 @@ def _path_of(image: Any) -> str | None:
 
 
 def _no_text(given: Any) -> str:
-    if given is None or given != given or isinstance(given, str):  # NaN stands for an empty cell
+    if given is None or isinstance(given, (str, float)):  # NaN stands for an empty cell
         return "there is no text"
     return f"{given!r:.80} is no text"
 

@@ -58,8 +58,10 @@ def loss_both_ways(
             total, count = of_rows(side, other, 0)
         else:
             blocks: Any = side.split(max(1, cells // len(side)))
-            options = {"use_reentrant": False, "preserve_rng_state": False}
-            costs = [checkpoint(of_rows, rows, other, len(blocks[0]) * k, **options) for k, rows in enumerate(blocks)]
+            costs = [
+                checkpoint(of_rows, rows, other, len(blocks[0]) * k, use_reentrant=False, preserve_rng_state=False)
+                for k, rows in enumerate(blocks)
+            ]
             total, count = (torch.stack(parts).sum() for parts in zip(*costs, strict=True))
         ways.append(total / count.clamp(min=1))
     return (ways[0] + ways[1]) / 2

@@ -47,9 +47,7 @@ class AlignerOutput(ModelOutput):
 class Scaling(nn.Module):
     """Cosines to logits: a scale, stored as its logarithm and at most 100, and a bias where the loss has one.
 
-    In training what is stored is brought back whenever a step has led it beyond, as in CLIP's, so that it goes on
-    learning and whoever reads it sees what is used. A loss that reads no logits teaches no scale, which is then a
-    buffer.
+    A loss that reads no logits teaches no scale, which is then a buffer.
 
     Args:
         config: An [`AlignerConfig`]; its `loss` decides.
@@ -82,11 +80,16 @@ class Scaling(nn.Module):
 
     def forward(self, similarity: torch.Tensor) -> torch.Tensor:
         """Logits in the shape of the cosines."""
-        if self.training:
-            with torch.no_grad():
-                self.logit_scale.clamp_(max=HIGHEST_LOGIT_SCALE)
         logits = similarity * self.logit_scale.exp().clamp(max=100)
         return logits if self.logit_bias is None else logits + self.logit_bias
+
+    @torch.no_grad()
+    def bring_back(self) -> None:
+        """Bring a scale that a step has led beyond 100 back, as CLIP's training does.
+
+        So it goes on learning, and whoever reads `logit_scale` sees what is used.
+        """
+        self.logit_scale.clamp_(max=HIGHEST_LOGIT_SCALE)
 
 
 class AlignerModel(VisionTextPreTrainedModel):
@@ -275,7 +278,7 @@ class AlignerModel(VisionTextPreTrainedModel):
         image_ids: torch.Tensor | None = None,
         cells: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss of embeddings, in training over those of all processes.
+        """The loss of embeddings, in training over those of all processes; first a scale beyond 100 is brought back.
 
         Args:
             image_embeds: (images, projection_dim), of length 1.
@@ -293,6 +296,7 @@ class AlignerModel(VisionTextPreTrainedModel):
         complete = mask.bool().all(dim=1).repeat_interleave(captions)
         image_embeds = image_embeds.repeat_interleave(captions, dim=0)
         if self.training:
+            self.scaling.bring_back()
             image_embeds, text_embeds, complete = map(gather_rows, (image_embeds, text_embeds, complete))
             image_ids = None if image_ids is None else gather_rows(image_ids.to(device))
         if image_ids is None:
