@@ -111,6 +111,16 @@ def tiny_vit(tmp_path):
     return str(tmp_path / "vit")
 
 
+def on_trained_models(run, tiny_vit, tmp_path):
+    """Flags of a run that starts from stored weights on both sides."""
+    folder, table, _ = run
+    ViTModel(ViTConfig.from_pretrained(tiny_vit)).save_pretrained(tiny_vit)
+    trained, processor = load_model(folder)
+    trained.text_model.save_pretrained(tmp_path / "text")
+    processor.tokenizer.save_pretrained(tmp_path / "text")
+    return ["--data", str(table), *FAST[1:], "--vision_model", tiny_vit, "--text_model", str(tmp_path / "text")]
+
+
 def make_trainer(folder, table, tmp_path, **options):
     model, processor = load_model(folder)
     for module in model.modules():
@@ -155,14 +165,12 @@ def test_a_run_on_states_equals_a_run_on_pictures(run, tiny_vit, tmp_path):
 
 
 def test_a_wholly_frozen_vision_model_is_read_and_left_as_it_was(run, tiny_vit, tmp_path):
-    _, table, _ = run
-    frozen = ViTModel(ViTConfig.from_pretrained(tiny_vit), add_pooling_layer=False)
-    frozen.save_pretrained(tiny_vit)
-    flags = ["--data", str(table), *FAST, "--vision_model", tiny_vit, "--freeze_vision_layers", "all"]
-    metrics = train([*flags, "--output_dir", str(tmp_path / "run")])
+    flags = on_trained_models(run, tiny_vit, tmp_path)
+    metrics = train([*flags, "--freeze_vision_layers", "all", "--output_dir", str(tmp_path / "run")])
     model, _ = load_model(tmp_path / "run")
-    learned = model.vision_model.state_dict()
-    assert learned and all(torch.equal(value, learned[name].cpu()) for name, value in frozen.state_dict().items())
+    stored = ViTModel.from_pretrained(tiny_vit, add_pooling_layer=False).state_dict()
+    left = model.vision_model.state_dict()
+    assert stored.keys() == left.keys() and all(torch.equal(value, left[name].cpu()) for name, value in stored.items())
     count = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("vision_model."))
     assert metrics["run"]["trainable_parameters"] == count and metrics["test"]["rsum"] > 0
 
@@ -211,12 +219,7 @@ def test_a_picture_in_two_groups_is_refused(run, tmp_path):
 
 
 def test_lora_is_merged_into_what_is_left(run, tiny_vit, tmp_path):
-    folder, table, _ = run
-    ViTModel(ViTConfig.from_pretrained(tiny_vit)).save_pretrained(tiny_vit)
-    trained, processor = load_model(folder)
-    trained.text_model.save_pretrained(tmp_path / "text")
-    processor.tokenizer.save_pretrained(tmp_path / "text")
-    flags = ["--data", str(table), *FAST[1:], "--vision_model", tiny_vit, "--text_model", str(tmp_path / "text")]
+    flags = on_trained_models(run, tiny_vit, tmp_path)
     metrics = train([*flags, "--lora_rank", "2", "--output_dir", str(tmp_path / "run")])
     model, _ = load_model(tmp_path / "run")
     assert not [name for name, _ in model.named_parameters() if "lora" in name]
