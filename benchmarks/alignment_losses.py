@@ -1,7 +1,8 @@
 """python benchmarks/alignment_losses.py [--pools 20] [-- more flags of train_aligner.py]
 
 The five losses, each trained with default settings on the same 16,000 pictures with captions. R@1 is the mean over
-pools of 144 fresh pictures; its ceiling follows from the duplicates in the same pools. The table goes into the README.
+pools of 144 fresh pictures; its ceiling follows from the duplicates in the same pools. zero_shot.py goes on from the
+InfoNCE run: give both the same flags. The table goes into the README.
 """
 
 import argparse

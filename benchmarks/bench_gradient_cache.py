@@ -3,7 +3,8 @@
 Memory and time of one step of an aligner with and without gradient caching, at growing batches. Models of the sizes of
 DeiT-tiny and MiniLM-L6 with random weights. Each step runs in a process of its own, whose highest memory is read: that
 of the accelerator where there is one, else of the process, less what it held before the step. A direct step that would
-need more than `--limit` GB, going by the smaller ones, is left out. The table goes into the README.
+need more than `--limit` GB, going by the smaller ones, is left out; one that the system kills, as for memory, stands
+there as killed. The table goes into the README, anew after each row.
 """
 
 import argparse
@@ -11,8 +12,10 @@ import multiprocessing
 import resource
 import time
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+import psutil
 import torch
 from series import README
 from transformers import BertConfig, ViTConfig
@@ -38,7 +41,7 @@ def step(batch: int, chunk: int | None, image_size: int) -> tuple[float, float]:
     }
     warm_up = {name: value[:2] for name, value in inputs.items()}
     backward_in_chunks(model, warm_up, 2)  # gradients, kernels and their workspaces are there
-    before, start = peak(device, reset=True), time.perf_counter()
+    before, start = held(device), time.perf_counter()
     if chunk is None:
         model(**inputs, return_loss=True).loss.backward()
     else:
@@ -46,20 +49,35 @@ def step(batch: int, chunk: int | None, image_size: int) -> tuple[float, float]:
     return peak(device) - before, time.perf_counter() - start
 
 
-def peak(device: torch.device, reset: bool = False) -> float:
-    """Highest memory so far, in gigabytes; an accelerator's is then counted anew from what is held now."""
+def held(device: torch.device) -> float:
+    """Memory held now, in gigabytes; an accelerator's highest is counted anew from here."""
     if device.type != "cuda":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        return psutil.Process().memory_info().rss / 1e9
     torch.cuda.synchronize()
-    if reset:
-        torch.cuda.reset_peak_memory_stats()
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated() / 1e9
+
+
+def peak(device: torch.device) -> float:
+    """Highest memory so far, in gigabytes."""
+    if device.type != "cuda":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    torch.cuda.synchronize()
     return torch.cuda.max_memory_allocated() / 1e9
 
 
-def apart(*arguments: Any) -> tuple[float, float]:
-    """A step in a fresh process."""
+def apart(*arguments: Any) -> tuple[float, float] | None:
+    """A step in a fresh process; None where that was killed."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(step, *arguments).result()
+        try:
+            return pool.submit(step, *arguments).result()
+        except BrokenProcessPool:
+            return None
+
+
+def cells(found: tuple[float, float] | None) -> list[str]:
+    """What the table shows of a step."""
+    return ["killed", ""] if found is None else [f"{found[0]:.2f}", f"{found[1]:.1f}"]
 
 
 def main() -> None:
@@ -72,22 +90,21 @@ def main() -> None:
     parser.add_argument("--print_only", action="store_true", help="leave the README as it is, as for a trial")
     args = parser.parse_args()
     table: list[list[Any]] = []
-    expected = 0.0
+    columns = ["batch", "GB, direct", "seconds", f"GB, chunks of {args.chunk}", "seconds, in chunks"]
+    expected, killed = 0.0, False
     for number, batch in enumerate(args.batches):
-        measured = [f"about {expected:.0f}, not run", ""]
-        if expected < args.limit:
-            expected, seconds = apart(batch, None, args.image_size)
-            measured = [f"{expected:.2f}", f"{seconds:.1f}"]
-        cached, cached_seconds = apart(batch, args.chunk, args.image_size)
-        table.append([batch, *measured, f"{cached:.2f}", f"{cached_seconds:.1f}"])
+        measured = ["not run" if killed else f"about {expected:.0f}, not run", ""]
+        if not killed and expected < args.limit:
+            direct = apart(batch, None, args.image_size)
+            measured, killed = cells(direct), direct is None
+            expected = expected if direct is None else direct[0]
+        table.append([batch, *measured, *cells(apart(batch, args.chunk, args.image_size))])
+        if not args.print_only:
+            update_region(README, "gradient-cache", markdown_table(table, columns))
         print(table[-1], flush=True)
         following = args.batches[number + 1] if number + 1 < len(args.batches) else batch
         expected *= following / batch
-    columns = ["batch", "GB, direct", "seconds", f"GB, chunks of {args.chunk}", "seconds, in chunks"]
-    text = markdown_table(table, columns)
-    if not args.print_only:
-        update_region(README, "gradient-cache", text)
-    print(text)
+    print(markdown_table(table, columns))
 
 
 if __name__ == "__main__":

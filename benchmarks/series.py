@@ -62,6 +62,7 @@ def run_series(
     same_result: Callable[[str], list[str]] = lambda name: [],
     recipe: str | None = None,
     leaves: str = "predictions.csv",
+    shows: str = "test",
 ) -> dict[str, dict[str, Any]]:
     """Train every job that has no row yet.
 
@@ -74,6 +75,7 @@ def run_series(
         same_result: Gives more flags for a job's name, such as change how long a run takes and not what it finds.
         recipe: Digest of the defaults; by default `recipe_digest()`, that of the classifiers.
         leaves: A file that is in a run's folder when it has ended.
+        shows: The split whose metrics are printed when a run has ended.
 
     Returns:
         By name: the flags, the metrics and the seconds of the whole run.
@@ -96,8 +98,8 @@ def run_series(
         rows[name] = {"name": name, "flags": due[name], "recipe": recipe, "seconds": seconds, "metrics": metrics}
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(rows[name]) + "\n")
-        test = {key: value for key, value in metrics["test"].items() if isinstance(value, float)}
-        scores = " ".join(f"{key}={value:.4f}" for key, value in test.items())
+        shown = {key: value for key, value in metrics[shows].items() if isinstance(value, float)}
+        scores = " ".join(f"{shows} {key}={value:.4f}" for key, value in shown.items())
         print(f"[{sum(job in rows for job in jobs)}/{len(jobs)}] {name} {seconds}s {scores}", flush=True)
 
     if processes == 1:

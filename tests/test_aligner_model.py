@@ -188,6 +188,26 @@ def test_the_scale_is_stored_as_a_logarithm_and_clamped(batch):
     assert build(logit_scale_init_value=1).logit_scale == 1
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("loss", ["infonce", "sigmoid"])
+def test_a_scale_beyond_the_highest_comes_back_and_goes_on_learning(loss, compiled):
+    model = build(loss=loss).train()
+    run = torch.compile(model.contrastive_loss, backend="aot_eager", fullgraph=True) if compiled else None
+    images = torch.nn.functional.normalize(torch.eye(4, 16) + 0.1)
+    texts = images.roll(1, dims=0)  # every match is the worst, so the scale is to fall
+    model.logit_scale.data.fill_(4.7)
+    (run or model.contrastive_loss)(images, texts)[0].backward()
+    assert 99.99 < model.logit_scale.exp() <= 100  # whoever reads it sees what is used
+    at_100 = build(loss=loss).train()
+    at_100.logit_scale.data.fill_(4.605)
+    at_100.contrastive_loss(images, texts)[0].backward()
+    assert model.logit_scale.grad > 10
+    torch.testing.assert_close(model.logit_scale.grad, at_100.logit_scale.grad, rtol=1e-3, atol=0)
+    model.eval().logit_scale.data.fill_(4.7)  # measuring changes nothing
+    model.contrastive_loss(images, texts)
+    assert model.logit_scale.item() == pytest.approx(4.7)
+
+
 @pytest.mark.keys_do_not_fit
 def test_another_loss_of_a_trained_model_brings_what_it_needs(tmp_path, batch):
     model = build()

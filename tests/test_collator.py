@@ -116,6 +116,19 @@ def test_a_bad_picture_is_named(processor: MultimodalProcessor) -> None:
     assert batch["modality_mask"].tolist() == [[0, 1], [1, 1]]
 
 
+def test_a_picture_that_pillow_opened_and_cannot_read_goes_by_the_policy(processor, tmp_path) -> None:
+    content = io.BytesIO()
+    Image.effect_noise((60, 60), 90).save(content, "JPEG")
+    (tmp_path / "cut.jpg").write_bytes(content.getvalue()[:1000])
+    with pytest.raises(BadImageError, match=r"cut.jpg \(row 7, column image\)' is truncated"):
+        MultimodalCollator(processor)([row(image=Image.open(tmp_path / "cut.jpg"), id="7")])
+    with pytest.warns(UserWarning, match=r"cut.jpg \(row 7, column image\)' is truncated: it is treated as missing"):
+        batch = MultimodalCollator(processor, on_bad_image="missing")(
+            [row(image=Image.open(tmp_path / "cut.jpg"), id="7"), row()]
+        )
+    assert batch["modality_mask"].tolist() == [[0, 1], [1, 1]]
+
+
 def test_typos_are_errors(processor: MultimodalProcessor) -> None:
     with pytest.raises(ValueError, match=r"on_bad_image must be one of \['error', 'missing'\], got 'mising'"):
         MultimodalCollator(processor, on_bad_image="mising")

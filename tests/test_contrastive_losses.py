@@ -8,7 +8,7 @@ import transformers as hf
 from conftest import PATCHES, TEXT
 
 from hf_multimodal.models.configuration_aligner import AlignerConfig
-from hf_multimodal.models.contrastive_losses import LOSSES, TRIPLET_MININGS
+from hf_multimodal.models.contrastive_losses import LOSSES, TRIPLET_MININGS, loss_both_ways
 
 CASES = [(name, mining) for name in LOSSES for mining in (TRIPLET_MININGS if name == "triplet" else ["hard"])]
 COMPLETE = torch.tensor([True, True, False, True, True, True, True])
@@ -24,6 +24,13 @@ def make_pairs(seed: int = 0):
     ids = torch.tensor([0, 1, 2, 3, 4, 5, 5])
     negative = (ids[:, None] != ids) & COMPLETE[:, None] & COMPLETE
     return image @ text.T, negative
+
+
+def both_ways(name, similarity, logits, complete, negative, config):
+    """A loss over all pairs, from images and from texts."""
+    views = ((similarity, logits, negative), (similarity.T, logits.T, negative.T))
+    costs = [LOSSES[name](s, z, complete, others, config) for s, z, others in views]
+    return sum(total / count.clamp(min=1) for total, count in costs) / 2
 
 
 def infonce(s, match, others, margin, mining):
@@ -82,7 +89,7 @@ def test_value_and_gradient_equal_a_plain_loop(name, mining, seed):
         if by_hand:
             value = by_loop(name, mining, leaf, negative, config.margin)
         else:
-            value = LOSSES[name](leaf, SCALE * leaf + BIAS, COMPLETE, negative, config)
+            value = both_ways(name, leaf, SCALE * leaf + BIAS, COMPLETE, negative, config)
         value.backward()
         results.append((value.detach(), leaf.grad))
     assert results[1][0] > 0
@@ -91,11 +98,34 @@ def test_value_and_gradient_equal_a_plain_loop(name, mining, seed):
 
 
 @pytest.mark.parametrize(("name", "mining"), CASES)
+@pytest.mark.parametrize("cells", [1, 21, 28, 10_000])  # one row at a time, three, four, all
+def test_some_rows_at_a_time_give_the_value_and_the_gradients_of_all(name, mining, cells):
+    draw = torch.Generator().manual_seed(1)
+    sides = [torch.randn(7, 3, generator=draw, dtype=torch.float64) for _ in range(2)]
+    ids = torch.tensor([0, 1, 2, 3, 4, 5, 5])
+    config = AlignerConfig(loss=name, triplet_mining=mining, margin=1.0)
+    results, rows_seen = [], []
+
+    def loss(similarity, *args):
+        rows_seen.append(len(similarity))
+        return LOSSES[name](similarity, *args)
+
+    for held in (None, cells):
+        images, texts = (torch.nn.functional.normalize(side).requires_grad_() for side in sides)
+        scale = torch.tensor(SCALE, dtype=torch.float64, requires_grad=True)
+        value = loss_both_ways(loss, images, texts, lambda s, k=scale: k * s, COMPLETE, ids, config, held)
+        gradients = torch.autograd.grad(3 * value, (images, texts, scale), allow_unused=True)
+        results.append((value.detach(), gradients))
+    assert max(rows_seen[2:]) == min(7, max(1, cells // 7)) and results[0][0] > 0
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "mining"), CASES)
 def test_incomplete_pairs_and_captions_of_one_picture_are_not_read(name, mining):
     similarity, negative = make_pairs()
     similarity.requires_grad_()
     config = AlignerConfig(loss=name, triplet_mining=mining, margin=2.0)
-    value = LOSSES[name](similarity, SCALE * similarity, COMPLETE, negative, config)
+    value = both_ways(name, similarity, SCALE * similarity, COMPLETE, negative, config)
     value.backward()
     assert similarity.grad[2].abs().sum() == similarity.grad[:, 2].abs().sum() == 0
     assert similarity.grad[5, 6] == similarity.grad[6, 5] == 0
@@ -108,7 +138,7 @@ def test_a_batch_without_a_complete_pair_gives_zero(name, mining, dtype):
     similarity = make_pairs()[0].to(dtype).requires_grad_()
     nothing = torch.zeros(7, 7, dtype=torch.bool)
     config = AlignerConfig(loss=name, triplet_mining=mining)
-    value = LOSSES[name](similarity, 100 * similarity, nothing[0], nothing, config)
+    value = both_ways(name, similarity, 100 * similarity, nothing[0], nothing, config)
     value.backward()
     assert value == 0 and similarity.grad.abs().sum() == 0
 
@@ -118,7 +148,7 @@ def test_equal_embeddings_give_finite_gradients(name, mining):
     similarity = torch.ones(4, 4, requires_grad=True)
     negative, complete = ~torch.eye(4, dtype=torch.bool), torch.ones(4, dtype=torch.bool)
     config = AlignerConfig(loss=name, triplet_mining=mining)
-    LOSSES[name](similarity, 100 * similarity, complete, negative, config).backward()
+    both_ways(name, similarity, 100 * similarity, complete, negative, config).backward()
     assert similarity.grad.isfinite().all()
 
 
@@ -135,7 +165,8 @@ def test_clip_and_siglip_have_the_same_loss(name):
     output = model(**inputs, return_loss=True)
     logits, theirs = output.logits_per_image, output.loss
     complete = torch.ones(5, dtype=torch.bool)
-    ours = LOSSES[name](torch.zeros(5, 5), logits, complete, ~torch.eye(5, dtype=torch.bool), AlignerConfig())
+    negative = ~torch.eye(5, dtype=torch.bool)
+    ours = both_ways(name, torch.zeros(5, 5), logits, complete, negative, AlignerConfig())
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
     parameters = [p for p in model.parameters() if p.requires_grad]
     gradients = [

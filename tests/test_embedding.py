@@ -123,6 +123,25 @@ def test_a_bad_picture_is_an_error_or_left_out(tmp_path):
         embed_images(model, processor, images, on_bad_image="drop")
 
 
+def test_a_picture_that_pillow_opened_and_cannot_read_goes_by_the_policy(tmp_path):
+    draw = torch.Generator().manual_seed(0)
+    noise = torch.randint(256, (60, 60, 3), dtype=torch.uint8, generator=draw)
+    Image.fromarray(noise.numpy()).save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:1500])
+    pair = make_pair("clip")
+    with pytest.raises(BadImageError, match=r"cut.jpg \(row 1\)' is truncated"):
+        embed_images(*pair, [pictures()[0], Image.open(tmp_path / "cut.jpg")])
+    _, rows, bad = embed_images(*pair, [pictures()[0], Image.open(tmp_path / "cut.jpg")], on_bad_image="missing")
+    assert rows == [0] and bad[1].reason == "truncated"
+
+
+def test_a_probe_learns_on_embeddings():
+    pair = make_pair("clip")
+    for embeds in (embed_images(*pair, pictures())[0], embed_texts(*pair, WORDS)):
+        assert not embeds.requires_grad
+        torch.nn.Linear(embeds.shape[1], 2)(embeds).sum().backward()
+
+
 def test_any_picture_of_pillow_is_brought_into_one_form():
     model, processor = make_pair("clip")
     grey = Image.new("L", (20, 30), 90)

@@ -25,8 +25,9 @@ def gradients(model) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("chunk_size", [1, 2, 3, 100])
-def test_loss_and_gradients_are_those_of_the_whole_batch(loss, chunk_size):
+@pytest.mark.parametrize(("chunk_size", "cells"), [(1, 1), (2, 14), (3, 21), (100, 1_000_000)])
+def test_loss_and_gradients_are_those_of_the_whole_batch(loss, chunk_size, cells, monkeypatch):
+    monkeypatch.setattr("hf_multimodal.training.gradient_cache.CELLS", cells)
     model = without_dropout(build(loss=loss, margin=None if loss in ("infonce", "sigmoid") else 2.0)).double().train()
     inputs = make_inputs()
     direct = model(**inputs, return_loss=True)
@@ -106,6 +107,15 @@ def test_only_one_chunk_runs_at_once():
     del inputs["modality_mask"]
     backward_in_chunks(model, inputs, chunk_size=3)
     assert seen == [3, 3, 1, 3, 3, 1]
+
+
+def test_similarities_are_held_some_rows_at_a_time(monkeypatch):
+    monkeypatch.setattr("hf_multimodal.training.gradient_cache.CELLS", 14)
+    model, seen = build().double().train(), []
+    model.scaling.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
+    backward_in_chunks(model, make_inputs(), chunk_size=7)
+    ways = [(2, 7), (2, 7), (2, 7), (1, 7)] * 2
+    assert sorted(seen) == sorted([(7, 7), *ways, *ways, (7, 7)])  # computed again for the gradient
 
 
 def test_lora():

@@ -4,6 +4,7 @@ import csv
 import importlib.util
 from pathlib import Path
 
+import datasets
 import pytest
 from PIL import Image
 from test_embedding import COLOURS, WORDS, make_pair, pictures
@@ -59,7 +60,9 @@ def test_a_folder_of_pictures_is_indexed_and_searched(model, folder, tmp_path, c
     assert "the first 4 of 6 images" in printed and f"| 1 | {found['scores'][0]:.4f} | {found['ids'][0]} |" in printed
     assert main([*common, "--image", str(folder / "blue.png"), "--k", "1"])["ids"] == ["blue.png"]
     with pytest.raises(ValueError, match="k must be from 1 to 6"):
-        main([*common, "--text", "dog"])
+        main([*common, "--text", "dog", "--k", "10"])
+    assert len(main([*common, "--text", "dog"])["ids"]) == 6  # ten unless there are fewer
+    assert "the first 6 of 6 images" in capsys.readouterr().out
     with pytest.raises(ValueError, match="there are no texts in the index"):
         main([*common, "--image", str(folder / "blue.png"), "--find", "texts"])
 
@@ -82,6 +85,47 @@ def test_a_table_with_several_captions_a_picture(model, folder, tmp_path):
     assert found["payload"][0]["text"] in [*WORDS, "cat cat"] and found["pool"] == 9
     assert main([*flags, "--modality", "text"]) == {"images": 0, "texts": 9, "bad_samples": 0}
     table.unlink()
+
+
+def write(table, columns, rows):
+    with table.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
+    return str(table)
+
+
+def test_captions_are_found_and_pictures_named_as_for_training(model, folder, tmp_path):
+    rows = [[f"{NAMES[row // 2]}.png", WORDS[row % 5], NAMES[row // 2].upper()] for row in range(8)]
+    table = write(tmp_path / "captions.csv", ["image", "caption", "id"], rows)
+    flags = ["index", "--model", model, "--data", table, "--image_root", str(folder)]
+    flags += ["--index_dir", str(tmp_path / "index"), "--image_id_column", "id"]
+    assert main(flags) == {"images": 4, "texts": 8, "bad_samples": 0}
+    retriever = Retriever.load(tmp_path / "index", *make_pair("clip"), show_progress=False)
+    assert retriever.images.ids == ["RED", "GREEN", "BLUE", "YELLOW"]
+    assert retriever.texts.ids == [str(row) for row in range(8)]
+    assert retriever.texts.payload[1] == {"text": WORDS[1]}
+
+
+def test_a_picture_without_a_file_is_indexed_once(model, folder, tmp_path):
+    content = [(folder / f"{NAMES[row // 3]}.png").read_bytes() for row in range(6)]
+    rows = {"image": [{"bytes": one, "path": None} for one in content], "caption": [*WORDS, "cat cat"]}
+    features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "data")
+    flags = ["index", "--model", model, "--data", str(tmp_path / "data"), "--index_dir", str(tmp_path / "index")]
+    assert main(flags) == {"images": 2, "texts": 6, "bad_samples": 0}
+    assert Retriever.load(tmp_path / "index", *make_pair("clip"), show_progress=False).images.ids == ["0", "3"]
+
+
+def test_a_table_without_texts_warns_and_is_refused_where_texts_are_wanted(model, folder, tmp_path):
+    table = write(tmp_path / "titles.csv", ["image", "txet"], [["red.png", "red"]])
+    flags = ["index", "--model", model, "--data", table, "--image_root", str(folder), "--index_dir", str(tmp_path)]
+    message = r"titles.csv: the data have no column 'text', .*--text_column. Did you mean 'txet'\?"
+    with pytest.warns(UserWarning, match=message):
+        assert main(flags) == {"images": 1, "texts": 0, "bad_samples": 0}
+    with pytest.raises(ValueError, match=message):
+        main([*flags, "--modality", "text"])
+    assert main([*flags, "--modality", "image"])["images"] == 1
 
 
 def test_generated_pictures_are_indexed_from_memory(model, tmp_path):

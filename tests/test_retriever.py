@@ -3,14 +3,20 @@
 import json
 import logging
 import shutil
+from pathlib import Path
 
+import datasets
+import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_embedding import WORDS, make_pair, pictures
+from test_aligner_model import build
+from test_embedding import SIZE, WORDS, make_pair, pictures
 from test_embedding import pair as pair
+from test_processor import make_tokenizer
+from transformers import AutoModel, AutoProcessor, ViTImageProcessor
 
-from hf_multimodal import Retriever
+from hf_multimodal import MultimodalProcessor, Retriever
 from hf_multimodal.data.images import BadImageError
 from hf_multimodal.inference.embedding import embed_images, embed_texts
 from hf_multimodal.inference.fingerprint import fingerprint
@@ -147,8 +153,61 @@ def test_what_cannot_be_searched_is_named():
         retriever.search_texts([], k=1)
     with pytest.raises(ValueError, match="there are no texts in the index"):
         make_retriever().search_texts(pictures()[0])
+    with pytest.raises(TypeError, match="a query must be a text, got 5 as query 1"):
+        retriever.search_images(["dog", 5])
+    with pytest.raises(TypeError, match="queries must be several, such as a list, got 5"):
+        retriever.search_images(5)
+    with pytest.raises(
+        TypeError, match="an image must be a picture of Pillow, a path, bytes or a dict of them, got a n"
+    ):
+        retriever.search_texts(np.zeros((8, 8, 3), dtype=np.uint8))
+    assert len(retriever.search_images("dog").ids) == 6  # ten unless there are fewer
     with pytest.raises(BadImageError, match="gone.png"):
         retriever.search_texts("gone.png", k=1)
+
+
+def test_one_item_is_not_taken_apart():
+    retriever, message = make_retriever(), "must be several, such as a list, got .* alone: put it into a list"
+    for wrong in ("dog.png", Path("dog.png"), b"dog", pictures()[0], {"path": "dog.png"}, None):
+        with pytest.raises(TypeError, match=f"images {message}"):
+            retriever.add_images(wrong)
+    with pytest.raises(TypeError, match="texts must be several, such as a list, got 'dog' alone: put it into a list"):
+        retriever.add_texts("dog")
+    with pytest.raises(TypeError, match=f"ids {message}"):
+        retriever.add_texts(["a", "b", "c"], ids="dog")
+    with pytest.raises(TypeError, match=f"payload {message}"):
+        retriever.add_texts(["a"], payload={"place": 1})
+    with pytest.raises(ValueError, match="texts, row 1: 5 is no text"):
+        retriever.add_texts(["a", 5])
+    assert len(retriever.images) == len(retriever.texts) == 0
+
+
+def test_whatever_can_be_gone_through_is_taken():
+    expected = filled()
+    rows = datasets.Dataset.from_dict({"image": pictures(), "name": NAMES})
+    given = make_retriever()
+    given.add_images(rows["image"], ids=rows["name"], payload=({"place": row} for row in range(6)))
+    given.add_texts((word for word in WORDS), ids=np.arange(5))
+    assert given.images.ids == NAMES and given.texts.ids == expected.texts.ids
+    found = expected.search_images(WORDS, k=2)
+    for queries in (np.array(WORDS), datasets.Dataset.from_dict({"text": WORDS})["text"], dict.fromkeys(WORDS).keys()):
+        assert given.search_images(queries, k=2) == found
+    one_by_one = [expected.search_texts(picture, k=2) for picture in pictures()]
+    for several in (rows["image"], (picture for picture in pictures())):
+        hits = given.search_texts(several, k=2)
+        assert [one.ids for one in hits] == [one.ids for one in one_by_one]
+
+
+def test_a_payload_does_not_hide_what_is_indexed(tmp_path):
+    retriever = make_retriever()
+    with pytest.raises(ValueError, match="texts, row 0: 'text' in the payload holds what is indexed, name yours"):
+        retriever.add_texts(["dog"], payload=[{"text": "other"}])
+    retriever.add_texts(["dog"], payload=[{"text": "dog", "n": 1}])
+    pictures()[0].save(tmp_path / "red.png")
+    with pytest.raises(ValueError, match="images, row 1: 'image' in the payload holds what is indexed"):
+        retriever.add_images([pictures()[1], tmp_path / "red.png"], payload=[{"image": "a.png"}, {"image": "a.png"}])
+    retriever.add_images([pictures()[1]], payload=[{"image": "a.png"}])  # what has no path may be given one
+    assert retriever.texts.payload == [{"text": "dog", "n": 1}] and retriever.images.payload == [{"image": "a.png"}]
 
 
 def test_a_saved_index_answers_the_same(tmp_path, pair):
@@ -185,6 +244,35 @@ def test_an_index_of_another_model_is_refused(tmp_path):
         Retriever.load(tmp_path, *make_pair("siglip"))
     with pytest.raises(FileNotFoundError, match="there is no index in"):
         Retriever.load(tmp_path / "elsewhere", *make_pair("clip"))
+    manifest = tmp_path / "retriever.json"
+    whole = json.loads(manifest.read_text())
+    for part in whole:
+        manifest.write_text(json.dumps({name: value for name, value in whole.items() if name != part}))
+        with pytest.raises(ValueError, match=f"retriever.json: the file is cut short or was changed .no '{part}'"):
+            Retriever.load(tmp_path, *make_pair("clip"))
+
+
+def test_another_configuration_is_another_model(tmp_path):
+    def make(**fields):
+        model = build(**fields)
+        return model, MultimodalProcessor(ViTImageProcessor(size=SIZE), make_tokenizer())
+
+    pair = make(text_pooling="mean")
+    retriever = Retriever(*pair, show_progress=False)
+    retriever.add_texts(WORDS)
+    retriever.save(tmp_path / "index")
+    other = make(text_pooling="cls")
+    other[0].load_state_dict(pair[0].state_dict())
+    with pytest.raises(ValueError, match="was made by another model: its configuration differs from"):
+        Retriever.load(tmp_path / "index", *other)
+    for part in pair:
+        part.save_pretrained(tmp_path / "model")
+    loaded = AutoModel.from_pretrained(tmp_path / "model"), AutoProcessor.from_pretrained(tmp_path / "model")
+    for part in loaded:
+        part.save_pretrained(tmp_path / "again")
+    again = AutoModel.from_pretrained(tmp_path / "again"), AutoProcessor.from_pretrained(tmp_path / "again")
+    assert fingerprint(*pair) == fingerprint(*loaded) == fingerprint(*again)
+    assert len(Retriever.load(tmp_path / "index", *again, show_progress=False).texts) == 5
 
 
 def test_using_a_processor_leaves_the_fingerprint(pair):
@@ -240,7 +328,7 @@ def test_exact_search_in_chunks(cells, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf"])
-def test_faiss_finds_the_nearest(kind, tmp_path):
+def test_faiss_finds_the_nearest(kind, tmp_path, capsys):
     pytest.importorskip("faiss")
     generator = torch.Generator().manual_seed(0)
     vectors = torch.nn.functional.normalize(torch.randn(500, 16, generator=generator), dim=-1)
@@ -258,6 +346,7 @@ def test_faiss_finds_the_nearest(kind, tmp_path):
     retriever.save(tmp_path)
     loaded = Retriever.load(tmp_path, *make_pair("clip"), show_progress=False)
     assert loaded.images.kind == kind and loaded.search_images("dog", k=1) == retriever.search_images("dog", k=1)
+    assert "it/s" not in capsys.readouterr().err  # no bar of theirs
 
 
 def test_pictures_that_cannot_be_opened_by_name_are_searched_from_memory():

@@ -10,6 +10,7 @@ from conftest import PATCHES
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
+from test_embedding import make_pair
 from test_scripts import script, write_table
 from transformers import AutoModel, TrainingArguments, ViTConfig, ViTImageProcessor, ViTModel
 
@@ -108,6 +109,13 @@ def test_evaluate_finds_the_metrics_of_the_run(run, tmp_path, capsys):
         evaluate([*flags, "--missing_curve"])
 
 
+def test_evaluate_names_the_families_that_it_takes(run, tmp_path):
+    for part in make_pair("clip"):
+        part.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="are of type multimodal_aligner or multimodal_fusion or .* is a clip. Retri"):
+        evaluate(["--model", str(tmp_path), "--data", str(run[1])])
+
+
 @pytest.mark.parametrize("more", [[], ["--cache_chunk_size", "4"]], ids=["whole", "cached"])
 def test_a_resumed_run_repeats_the_whole_bit_for_bit(run, tmp_path, more):
     _, table, _ = run
@@ -127,6 +135,16 @@ def tiny_vit(tmp_path):
     ViTConfig(**PATCHES, hidden_dropout_prob=0.0).save_pretrained(tmp_path / "vit")
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
     return str(tmp_path / "vit")
+
+
+def on_trained_models(run, tiny_vit, tmp_path):
+    """Flags of a run that starts from stored weights on both sides."""
+    folder, table, _ = run
+    ViTModel(ViTConfig.from_pretrained(tiny_vit)).save_pretrained(tiny_vit)
+    trained, processor = load_model(folder)
+    trained.text_model.save_pretrained(tmp_path / "text")
+    processor.tokenizer.save_pretrained(tmp_path / "text")
+    return ["--data", str(table), *FAST[1:], "--vision_model", tiny_vit, "--text_model", str(tmp_path / "text")]
 
 
 def make_trainer(folder, table, tmp_path, **options):
@@ -170,6 +188,17 @@ def test_a_run_on_states_equals_a_run_on_pictures(run, tiny_vit, tmp_path):
     embeds = [embed_texts(model, processor, ["a red thing", "one blue thing"]) for model, processor in models]
     torch.testing.assert_close(embeds[1], embeds[0], rtol=0, atol=1e-3)
     assert len(list((tmp_path / "states").iterdir())) == 1
+
+
+def test_a_wholly_frozen_vision_model_is_read_and_left_as_it_was(run, tiny_vit, tmp_path):
+    flags = on_trained_models(run, tiny_vit, tmp_path)
+    metrics = train([*flags, "--freeze_vision_layers", "all", "--output_dir", str(tmp_path / "run")])
+    model, _ = load_model(tmp_path / "run")
+    stored = ViTModel.from_pretrained(tiny_vit, add_pooling_layer=False).state_dict()
+    left = model.vision_model.state_dict()
+    assert stored.keys() == left.keys() and all(torch.equal(value, left[name].cpu()) for name, value in stored.items())
+    count = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("vision_model."))
+    assert metrics["run"]["trainable_parameters"] == count and metrics["test"]["rsum"] > 0
 
 
 def test_a_dry_run_counts_pairs_and_writes_nothing(run, tmp_path, capsys):
@@ -220,12 +249,7 @@ def test_a_picture_in_two_groups_is_refused(run, tmp_path):
 
 
 def test_lora_is_merged_into_what_is_left(run, tiny_vit, tmp_path):
-    folder, table, _ = run
-    ViTModel(ViTConfig.from_pretrained(tiny_vit)).save_pretrained(tiny_vit)
-    trained, processor = load_model(folder)
-    trained.text_model.save_pretrained(tmp_path / "text")
-    processor.tokenizer.save_pretrained(tmp_path / "text")
-    flags = ["--data", str(table), *FAST[1:], "--vision_model", tiny_vit, "--text_model", str(tmp_path / "text")]
+    flags = on_trained_models(run, tiny_vit, tmp_path)
     metrics = train([*flags, "--lora_rank", "2", "--output_dir", str(tmp_path / "run")])
     model, _ = load_model(tmp_path / "run")
     assert not [name for name, _ in model.named_parameters() if "lora" in name]

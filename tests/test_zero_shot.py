@@ -1,5 +1,6 @@
 """The zero-shot classifier beside a plain loop and beside transformers' own pipeline."""
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -104,3 +105,19 @@ def test_what_cannot_be_classified_is_named(names, templates, message):
         ZeroShotClassifier(*make_pair("clip"), names, templates)
     with pytest.raises(ValueError, match="there are no images to classify"):
         ZeroShotClassifier(*make_pair("clip"), NAMES, TEMPLATES).predict([])
+
+
+def test_several_are_several_and_one_is_refused():
+    classifier = ZeroShotClassifier(*make_pair("clip"), np.array(NAMES), (one for one in TEMPLATES))
+    expected = classifier.predict(pictures())
+    column = datasets.Dataset.from_dict({"image": pictures()})["image"]
+    for images in (column, (picture for picture in pictures())):
+        found = classifier.predict(images, ids=np.arange(6))
+        np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-6)
+        assert list(found.ids) == expected.ids
+    with pytest.raises(TypeError, match="class_names must be several, such as a list, got 'dog' alone"):
+        ZeroShotClassifier(*make_pair("clip"), "dog", TEMPLATES)
+    with pytest.raises(TypeError, match="class_names must be texts, got 1, a int"):
+        ZeroShotClassifier(*make_pair("clip"), [1, 2], TEMPLATES)
+    with pytest.raises(TypeError, match="images must be several"):
+        classifier.predict(pictures()[0])

@@ -112,7 +112,7 @@ class MultimodalCollator:
         if image is None:
             return None
         try:
-            picture = image if isinstance(image, Image.Image) else open_image(image)
+            picture = open_image(image)
         except BadImageError as error:
             where = f"{error.name} (row {row.get('id', row.get('index', '?'))}, column {self.image_column})"
             if self.on_bad_image == "error":

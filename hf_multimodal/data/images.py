@@ -48,6 +48,9 @@ def is_url(value: str) -> bool:
 
 def _open_stream(image: dict[str, Any] | str | Path | bytes) -> tuple[BinaryIO, str]:
     """Open a picture's bytes and give them with its name."""
+    if not isinstance(image, (dict, str, Path, bytes)):
+        kind = type(image).__name__
+        raise TypeError(f"an image must be a picture of Pillow, a path, bytes or a dict of them, got a {kind}.")
     if isinstance(image, dict):
         content, path = image.get("bytes"), image.get("path")
     else:
@@ -103,21 +106,23 @@ def _load(picture: Image.Image, name: str) -> None:
         raise BadImageError("truncated", name, f"its content is cut off or broken ({error})") from None
 
 
-def open_image(image: dict[str, Any] | str | Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(image: Image.Image | dict[str, Any] | str | Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Open and decode one picture of a whitelisted format.
 
     The size is checked in the header before a pixel is decoded: a file of 12 KB can hold 100 megapixels. The mode
     stays as it is (palette, CMYK, 16 bit, alpha, EXIF rotation): converting is the processor's work.
 
     Args:
-        image: A path, the file's bytes, or a `{"bytes", "path"}` dict as `datasets.Image(decode=False)` gives it.
-        max_pixels: Largest allowed width times height.
+        image: A path, the file's bytes, a `{"bytes", "path"}` dict as `datasets.Image(decode=False)` gives it, or a
+            picture that Pillow has opened, whose pixels may still be in its file.
+        max_pixels: Largest allowed width times height of a picture that is opened here.
 
     Returns:
         The loaded picture.
 
     Raises:
         BadImageError: With the `reason`.
+        TypeError: If it is none of these.
 
     Example:
 
@@ -126,6 +131,9 @@ def open_image(image: dict[str, Any] | str | Path | bytes, max_pixels: int = MAX
     ...
     hf_multimodal.data.images.BadImageError: image 'https://example.org/cat.jpg' is a URL: only local files are opened
     """
+    if isinstance(image, Image.Image):
+        _load(image, str(getattr(image, "filename", "") or "of Pillow"))
+        return image
     stream, name = _open_stream(image)
     with stream:
         content = stream.read()

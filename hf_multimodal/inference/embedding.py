@@ -1,6 +1,7 @@
 """Pictures and texts to embeddings, by any model that answers as `transformers.CLIPModel` does."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +19,41 @@ from hf_multimodal.models import AlignerModel
 from hf_multimodal.models.processing_multimodal import padding_of, to_rgb
 
 
-@torch.inference_mode()
+def is_single(given: Any) -> bool:
+    """Whether this is one text, picture or id and not several; text and paths could be gone through by letters."""
+    kinds = (str, bytes, Path, dict, Image.Image)
+    return given is None or isinstance(given, kinds) or len(getattr(given, "shape", ())) in (2, 3)
+
+
+def several(what: str, given: Iterable[Any]) -> Sequence[Any]:
+    """A sequence from whatever can be gone through once; one stays as it is, as a column that decodes when asked.
+
+    Args:
+        what: Its name, for the error.
+        given: Texts, pictures or ids: a list, a column of a data set, a generator, an array.
+
+    Raises:
+        TypeError: If it is one text, picture or id, or nothing that can be gone through.
+
+    Example:
+
+    >>> several("texts", (word for word in ["dog", "cat"]))
+    ['dog', 'cat']
+    >>> several("texts", "dog")
+    Traceback (most recent call last):
+    ...
+    TypeError: texts must be several, such as a list, got 'dog' alone: put it into a list.
+    """
+    if is_single(given):
+        raise TypeError(f"{what} must be several, such as a list, got {given!r:.80} alone: put it into a list.")
+    if not isinstance(given, Iterable):
+        raise TypeError(f"{what} must be several, such as a list, got {given!r:.80}.")
+    return given if isinstance(given, Sequence) else list(given)
+
+
+@torch.no_grad()
 def embed_texts(
-    model: PreTrainedModel, processor: Any, texts: Sequence[str], *, batch_size: int = 64, show_progress: bool = False
+    model: PreTrainedModel, processor: Any, texts: Iterable[str], *, batch_size: int = 64, show_progress: bool = False
 ) -> Tensor:
     """Embed texts; those of like length share a batch, so that little is spent on padding.
 
@@ -35,8 +68,10 @@ def embed_texts(
         (texts, width) of length 1 each, float32, on the CPU, in the order of the texts.
 
     Raises:
+        TypeError: If it is one text.
         ValueError: If an embedding is not finite.
     """
+    texts = list(several("texts", texts))
     model.eval()
     padding = padding_of(model.config.text_config)
     order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
@@ -50,11 +85,11 @@ def embed_texts(
     return torch.cat(parts)[torch.tensor(order).argsort()]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def embed_images(
     model: PreTrainedModel,
     processor: Any,
-    images: Sequence[Any],
+    images: Iterable[Any],
     *,
     batch_size: int = 64,
     num_workers: int = 0,
@@ -81,9 +116,11 @@ def embed_images(
 
     Raises:
         BadImageError: On an unreadable picture under `"error"`; names the row.
+        TypeError: If it is one picture.
         ValueError: If an embedding is not finite, or on an unknown `on_bad_image`.
     """
     check_choice("on_bad_image", on_bad_image, ON_BAD_IMAGE)
+    images = several("images", images)
     model.eval()
     collate: Any = _PictureBatch(processor, images) if states is None else _StateBatch(states, images)
     rows_of_all: Any = range(len(images))
@@ -135,7 +172,7 @@ class _PictureBatch:
             if image is None:
                 continue
             try:
-                opened[row] = to_rgb(image if isinstance(image, Image.Image) else open_image(image))
+                opened[row] = to_rgb(open_image(image))
             except BadImageError as error:
                 errors[row] = error
         if not opened:

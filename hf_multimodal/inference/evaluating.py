@@ -30,6 +30,9 @@ from hf_multimodal.sharing.tables import curve_table, markdown_table
 
 ABOUT_TEST = ("difference", "missing_curve", "baselines")  # entries of metrics.json that go with its `test`
 
+ALIGNER = "multimodal_aligner"
+CLASSIFIERS = ("multimodal_fusion", "multimodal_robust_fusion")
+
 
 @dataclass
 class EvaluationArguments(LoadingArguments):
@@ -111,8 +114,13 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
             allow, or if the other predictions are of other rows.
     """
     model, processor = load_model(args.model, args.revision, args.trust_remote_code)
-    if model.config.model_type == "multimodal_aligner":
+    if model.config.model_type == ALIGNER:
         return evaluate_aligner(args, source, model, processor)
+    if model.config.model_type not in CLASSIFIERS:
+        raise ValueError(
+            f"models to be evaluated are of type {ALIGNER} or {' or '.join(CLASSIFIERS)}, {args.model!r} is a "
+            f"{model.config.model_type}. Retriever and ZeroShotClassifier take CLIP and SigLIP."
+        )
     for name in ("group_by", "image_id_column"):
         if getattr(args, name) is not None:
             raise ValueError(f"{name} is for aligners, and {args.model!r} is a {model.config.model_type}.")

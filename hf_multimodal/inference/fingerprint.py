@@ -7,9 +7,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+VOLATILE = {"transformers_version", "_name_or_path", "_commit_hash", "dtype", "torch_dtype", "auto_map"}
+VOLATILE |= {"architectures", "custom_pipelines", "processor_class"}  # what saving, loading and casting change
+
 
 def fingerprint(model: PreTrainedModel, processor: Any) -> dict[str, str]:
-    """Hash a model's weights and its processor's settings and vocabulary.
+    """Hash a model's weights, its configuration, and its processor's settings and vocabulary.
 
     It survives saving and loading, and using the processor (which sets padding and truncation inside the tokenizer).
 
@@ -18,7 +21,7 @@ def fingerprint(model: PreTrainedModel, processor: Any) -> dict[str, str]:
         processor: Its processor, with `image_processor` and `tokenizer`.
 
     Returns:
-        `weights` and `processor`, 32 hexadecimal digits each.
+        `weights`, `configuration` and `processor`, 32 hexadecimal digits each.
     """
     weights = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):
@@ -30,11 +33,20 @@ def fingerprint(model: PreTrainedModel, processor: Any) -> dict[str, str]:
         words = {name: part for name, part in words.items() if name not in ("padding", "truncation")}
     else:
         words = tokenizer.get_vocab()
-    settings = processor.image_processor.to_dict().items()
-    pictures = {name: value for name, value in settings if name not in ("auto_map", "processor_class")}
-    content = [pictures, words, tokenizer.model_max_length, tokenizer.padding_side]
-    text = json.dumps(content, sort_keys=True, default=str)
+    pictures = _lasting(processor.image_processor.to_dict())
     return {
         "weights": weights.hexdigest(),
-        "processor": hashlib.blake2b(text.encode(), digest_size=16).hexdigest(),
+        "configuration": _hash(_lasting(model.config.to_dict())),
+        "processor": _hash([pictures, words, tokenizer.model_max_length, tokenizer.padding_side]),
     }
+
+
+def _lasting(settings: Any) -> Any:
+    if not isinstance(settings, dict):
+        return settings
+    return {name: _lasting(value) for name, value in settings.items() if name not in VOLATILE}
+
+
+def _hash(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

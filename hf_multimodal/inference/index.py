@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from datasets.search import FaissIndex
+from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -41,8 +42,8 @@ class EmbeddingIndex:
     `exact` is one matrix product and the top of each row. The others are faiss, through `datasets`: `flat` is exact
     too, `hnsw` ([Malkov and Yashunin, 2016](https://arxiv.org/abs/1603.09320)) walks a graph of neighbours, `ivf`
     ([Jégou et al., 2011](https://doi.org/10.1109/TPAMI.2010.57)) looks into the nearest tenth of about √n clusters,
-    into eight at least; the last two may miss some. What faiss builds is built at the first search after an addition
-    and is not saved.
+    into eight at least; the last two may miss some. What faiss builds is built at the first search after an addition,
+    or by `build`, and is not saved.
 
     Args:
         what: Name of the items in messages and files: `images`, `texts`.
@@ -172,23 +173,34 @@ class EmbeddingIndex:
         return torch.cat([found.values for found in best]), torch.cat([found.indices for found in best])
 
     def _by_faiss(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        if self._faiss is None:
-            self._faiss = self._build()
+        self.build()
+        assert self._faiss is not None
         if self.kind == "hnsw":
             self._faiss.faiss_index.hnsw.efSearch = max(64, k)
         found = self._faiss.search_batch(queries.numpy(), k)
         return torch.from_numpy(found.total_scores), torch.from_numpy(found.total_indices)
 
-    def _build(self) -> FaissIndex:
+    def build(self) -> None:
+        """Build what the search needs, unless it is there; `exact` needs nothing."""
+        if self.kind == "exact" or self._faiss is not None or not len(self):
+            return
         import faiss
 
         vectors, lists = self.embeds.numpy(), isqrt(len(self))
         factory = {"flat": "Flat", "hnsw": "HNSW32", "ivf": f"IVF{lists},Flat"}[self.kind]
         built = FaissIndex(string_factory=factory, metric_type=faiss.METRIC_INNER_PRODUCT)
-        built.add_vectors(vectors, batch_size=len(vectors), train_size=len(vectors) if self.kind == "ivf" else None)
+        hidden = are_progress_bars_disabled()
+        disable_progress_bars()  # theirs has one step
+        try:
+            built.add_vectors(
+                vectors, batch_size=len(vectors), train_size=len(vectors) if self.kind == "ivf" else None
+            )
+        finally:
+            if not hidden:
+                enable_progress_bars()
         if self.kind == "ivf":
             built.faiss_index.nprobe = max(8, lists // 10)
-        return built
+        self._faiss = built
 
     def save(self, folder: Path) -> dict[str, Any]:
         """Write `{what}.safetensors` and `{what}.jsonl`.

@@ -7,7 +7,6 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from PIL import Image
 
 from hf_multimodal.data.images import BadImageError, open_image
 from hf_multimodal.evaluation.drawing import GREY, blank, box, cut, literal, rgb, save, wrap
@@ -38,6 +37,7 @@ def result_sheet(
 
     Example:
 
+    >>> from PIL import Image
     >>> figure = result_sheet("a wet dog", Hits(["7"], [0.31], [{}]), pictures={"7": Image.new("RGB", (8, 8))})
     >>> [axes.get_title(loc="left") for axes in figure.axes]
     ['query', '1   0.310']
@@ -74,7 +74,7 @@ def result_sheet(
 def _show(axes: Axes, picture: Any) -> None:
     """Draw a picture into a square field, or say why not."""
     try:
-        opened = picture if picture is None or isinstance(picture, Image.Image) else open_image(picture)
+        opened = None if picture is None else open_image(picture)
     except BadImageError:
         box(axes, "cannot be read")
     else:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from hf_multimodal.data.checks import BadSample
 from hf_multimodal.data.choices import check_choice
-from hf_multimodal.inference.embedding import embed_images, embed_texts
+from hf_multimodal.inference.embedding import embed_images, embed_texts, is_single, several
 from hf_multimodal.inference.fingerprint import fingerprint
 from hf_multimodal.inference.index import EmbeddingIndex, Hits
 
@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 ON_BAD_SAMPLE = ("error", "drop")
 MANIFEST = "retriever.json"
+HITS = 10  # unless asked for, and where there are as many
 
 
 class Retriever:
@@ -64,16 +65,16 @@ class Retriever:
 
     def add_images(
         self,
-        images: Sequence[Any],
+        images: Iterable[Any],
         *,
-        ids: Sequence[str] | None = None,
-        payload: Sequence[dict[str, Any]] | None = None,
+        ids: Iterable[str] | None = None,
+        payload: Iterable[dict[str, Any]] | None = None,
         on_bad_sample: str = "error",
     ) -> list[BadSample]:
         """Embed pictures and add them to the index; an error leaves the index as it was.
 
         Args:
-            images: Pictures of Pillow, paths, bytes, or `{"bytes", "path"}` dicts.
+            images: Pictures of Pillow, paths, bytes, or `{"bytes", "path"}` dicts; always several, as in a list.
             ids: Names that come back with hits; by default pictures are numbered, over all calls.
             payload: A dict for each picture that comes back with hits; `image`, the path, is added to it where there
                 is one.
@@ -84,10 +85,14 @@ class Retriever:
 
         Raises:
             BadImageError: On an unreadable picture under `"error"`; names the row.
-            ValueError: An id that is there already, lists that differ in length, or a payload that JSON cannot hold.
+            TypeError: One picture alone.
+            ValueError: An id that is there already, lists that differ in length, or a payload that JSON cannot hold
+                or whose `image` is another path.
         """
         check_choice("on_bad_sample", on_bad_sample, ON_BAD_SAMPLE)
-        names, loads = self.images.named(len(images), ids, payload)
+        images = several("images", images)
+        names, loads = self.images.named(len(images), *_lists(ids, payload))
+        loads = [_with("images", row, loads[row], "image", _path_of(image)) for row, image in enumerate(images)]
         embeds, rows, bad = embed_images(
             self.model,
             self.processor,
@@ -99,39 +104,39 @@ class Retriever:
         )
         reasons = {row: str(bad.get(row, "there is no image")) for row in sorted(set(range(len(images))) - set(rows))}
         left_out = _leave_out("images", "image", names, reasons, on_bad_sample)
-        for row in rows:
-            path = _path_of(images[row])
-            loads[row] = loads[row] if path is None else {"image": path, **loads[row]}
         self.images.add([names[row] for row in rows], embeds, [loads[row] for row in rows])
         self.images.offered += len(images)
         return left_out
 
     def add_texts(
         self,
-        texts: Sequence[str | None],
+        texts: Iterable[str | None],
         *,
-        ids: Sequence[str] | None = None,
-        payload: Sequence[dict[str, Any]] | None = None,
+        ids: Iterable[str] | None = None,
+        payload: Iterable[dict[str, Any]] | None = None,
         on_bad_sample: str = "error",
     ) -> list[BadSample]:
         """Embed texts and add them to the index; an error leaves the index as it was.
 
         Args:
-            texts: The texts.
+            texts: The texts, always several, as in a list.
             ids: As for `add_images`.
             payload: A dict for each text that comes back with hits; `text` is added to it.
-            on_bad_sample: `"error"` raises on an empty text; `"drop"` leaves it out.
+            on_bad_sample: `"error"` raises on what is empty or no text; `"drop"` leaves it out.
 
         Returns:
             The texts that were left out.
 
         Raises:
+            TypeError: One text alone.
             ValueError: An empty text under `"error"`, or as for `add_images`.
         """
         check_choice("on_bad_sample", on_bad_sample, ON_BAD_SAMPLE)
-        names, loads = self.texts.named(len(texts), ids, payload)
+        texts = list(several("texts", texts))
+        names, loads = self.texts.named(len(texts), *_lists(ids, payload))
         kept = {row: text for row, text in enumerate(texts) if isinstance(text, str) and text.strip()}
-        reasons = {row: "there is no text" for row in range(len(texts)) if row not in kept}
+        reasons = {row: _no_text(text) for row, text in enumerate(texts) if row not in kept}
+        loads = [_with("texts", row, load, "text", kept.get(row)) for row, load in enumerate(loads)]
         left_out = _leave_out("texts", "text", names, reasons, on_bad_sample)
         if kept:
             embeds = embed_texts(
@@ -141,36 +146,35 @@ class Retriever:
                 batch_size=self.batch_size,
                 show_progress=self.show_progress,
             )
-            self.texts.add(
-                [names[row] for row in kept], embeds, [{"text": text, **loads[row]} for row, text in kept.items()]
-            )
+            self.texts.add([names[row] for row in kept], embeds, [loads[row] for row in kept])
         self.texts.offered += len(texts)
         return left_out
 
-    def search_images(self, text: str | Sequence[str], k: int = 10) -> Hits | list[Hits]:
+    def search_images(self, text: str | Iterable[str], k: int | None = None) -> Hits | list[Hits]:
         """Find the pictures that a text describes.
 
         Args:
-            text: A query, or a list of them.
-            k: Number of hits a query.
+            text: A query, or several, as in a list.
+            k: Number of hits a query; None means ten, or all where there are fewer.
 
         Returns:
-            The hits, or a list of them for a list of queries.
+            The hits, or a list of them for several queries.
 
         Raises:
+            TypeError: A query that is no text.
             ValueError: An empty query, or `k` beyond the number of pictures.
         """
         return self._by_text(self.images, text, k)
 
-    def search_texts(self, image: Any, k: int = 10) -> Hits | list[Hits]:
+    def search_texts(self, image: Any, k: int | None = None) -> Hits | list[Hits]:
         """Find the texts that describe a picture.
 
         Args:
-            image: A query, one of what `add_images` takes, or a list of them.
-            k: Number of hits a query.
+            image: A query, one of what `add_images` takes, or several, as in a list.
+            k: As for `search_images`.
 
         Returns:
-            The hits, or a list of them for a list of queries.
+            The hits, or a list of them for several queries.
 
         Raises:
             ValueError: An empty query, or `k` beyond the number of texts.
@@ -178,15 +182,15 @@ class Retriever:
         """
         return self._by_image(self.texts, image, k)
 
-    def search_similar_images(self, image: Any, k: int = 10) -> Hits | list[Hits]:
+    def search_similar_images(self, image: Any, k: int | None = None) -> Hits | list[Hits]:
         """Find the pictures like a picture, which finds itself first where it is in the index.
 
         Args:
             image: As for `search_texts`.
-            k: Number of hits a query.
+            k: As for `search_images`.
 
         Returns:
-            The hits, or a list of them for a list of queries.
+            The hits, or a list of them for several queries.
 
         Raises:
             ValueError: An empty query, or `k` beyond the number of pictures.
@@ -194,17 +198,19 @@ class Retriever:
         """
         return self._by_image(self.images, image, k)
 
-    def _by_text(self, index: EmbeddingIndex, text: str | Sequence[str], k: int) -> Hits | list[Hits]:
-        queries = _queries(text, [not (one and one.strip()) for one in _as_list(text)])
-        index.check_k(k)
+    def _by_text(self, index: EmbeddingIndex, text: str | Iterable[str], k: int | None) -> Hits | list[Hits]:
+        queries = _queries(text)
+        for number, query in enumerate(queries):
+            if not isinstance(query, str):
+                raise TypeError(f"a query must be a text, got {query!r:.80} as query {number}.")
+        k = _hits(index, k)
         found = index.search(embed_texts(self.model, self.processor, queries, batch_size=self.batch_size), k)
-        return found if isinstance(text, (list, tuple)) else found[0]
+        return found[0] if is_single(text) else found
 
-    def _by_image(self, index: EmbeddingIndex, image: Any, k: int) -> Hits | list[Hits]:
-        queries = _queries(image, [one is None for one in _as_list(image)])
-        index.check_k(k)
+    def _by_image(self, index: EmbeddingIndex, image: Any, k: int | None) -> Hits | list[Hits]:
+        queries, k = _queries(image), _hits(index, k)
         found = index.search(embed_images(self.model, self.processor, queries, batch_size=self.batch_size)[0], k)
-        return found if isinstance(image, (list, tuple)) else found[0]
+        return found[0] if is_single(image) else found
 
     def save(self, folder: str | Path) -> None:
         """Write the index: embeddings as safetensors, ids and payload as JSON lines, and the model's fingerprint.
@@ -240,18 +246,23 @@ class Retriever:
             raise FileNotFoundError(f"there is no index in {str(folder)!r}: it has no {MANIFEST}.")
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{folder / MANIFEST}: the file is cut short or was changed ({error}).") from None
-        retriever = cls(model, processor, **{"index": manifest["index"], **options})
-        differing = [name for name, digest in manifest["fingerprint"].items() if retriever.fingerprint[name] != digest]
+            kind, known = manifest["index"], dict(manifest["fingerprint"])
+            entries = [{name: manifest[what][name] for name in ("files", "offered")} for what in ("images", "texts")]
+        except (ValueError, KeyError, TypeError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else error
+            raise ValueError(f"{folder / MANIFEST}: the file is cut short or was changed ({reason}).") from None
+        retriever = cls(model, processor, **{"index": kind, **options})
+        differing = [name for name, digest in retriever.fingerprint.items() if known.get(name) != digest]
+        if "weights" in differing and "configuration" in differing:  # another model has another configuration anyway
+            differing.remove("configuration")
         if differing:
-            verb = "differ" if "weights" in differing else "differs"
+            verb = "differs" if differing in (["configuration"], ["processor"]) else "differ"
             raise ValueError(
                 f"the index in {str(folder)!r} was made by another model: its {' and '.join(differing)} {verb} from "
                 "those given. Make the index again, or load the model that made it, in the same dtype."
             )
-        for index in (retriever.images, retriever.texts):
-            index.load(folder, manifest[index.what])
+        for index, entry in zip((retriever.images, retriever.texts), entries, strict=True):
+            index.load(folder, entry)
         return retriever
 
 
@@ -268,19 +279,42 @@ def _leave_out(
     return samples
 
 
+def _lists(ids: Iterable[str] | None, payload: Iterable[dict[str, Any]] | None) -> list[list[Any] | None]:
+    named = (("ids", ids), ("payload", payload))
+    return [None if given is None else list(several(what, given)) for what, given in named]
+
+
+def _with(what: str, row: int, load: dict[str, Any], name: str, value: str | None) -> dict[str, Any]:
+    """The payload with what was indexed, unless that is not known; it may not say otherwise."""
+    if value is None:
+        return load
+    if load.get(name, value) != value:
+        raise ValueError(f"{what}, row {row}: {name!r} in the payload holds what is indexed, name yours otherwise.")
+    return {name: value, **load}
+
+
 def _path_of(image: Any) -> str | None:
     path = image.get("path") if isinstance(image, dict) else image
     return str(path) if isinstance(path, (str, Path)) else None
 
 
-def _as_list(given: Any) -> list[Any]:
-    return list(given) if isinstance(given, (list, tuple)) else [given]
+def _no_text(given: Any) -> str:
+    if given is None or isinstance(given, (str, float)):  # NaN stands for an empty cell
+        return "there is no text"
+    return f"{given!r:.80} is no text"
 
 
-def _queries(given: Any, empty: list[bool]) -> list[Any]:
-    if not empty:
+def _hits(index: EmbeddingIndex, k: int | None) -> int:
+    k = min(HITS, max(1, len(index))) if k is None else k
+    index.check_k(k)  # before any time is spent on embedding
+    return k
+
+
+def _queries(given: Any) -> list[Any]:
+    queries = [given] if is_single(given) else list(several("queries", given))
+    if not queries:
         raise ValueError("there is no query: the list is empty.")
-    if any(empty):
-        which = f"query {empty.index(True)}" if isinstance(given, (list, tuple)) else "the query"
-        raise ValueError(f"{which} is empty.")
-    return _as_list(given)
+    for number, query in enumerate(queries):
+        if query is None or (isinstance(query, str) and not query.strip()):
+            raise ValueError(f"{'the query' if is_single(given) else f'query {number}'} is empty.")
+    return queries

@@ -1,11 +1,12 @@
 """Index pictures and texts and search them, as `scripts/retrieve.py` does."""
 
+import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hf_multimodal.data.arguments import SourceArguments
-from hf_multimodal.data.checks import MODALITIES, write_bad_samples
+from hf_multimodal.data.checks import MODALITIES, missing_columns, write_bad_samples
 from hf_multimodal.data.choices import check_choice
 from hf_multimodal.inference.choosing import SPLITS, load_rows
 from hf_multimodal.inference.index import KINDS, Hits
@@ -33,6 +34,10 @@ class IndexArguments(LoadingArguments):
     index: str = field(
         default="exact", metadata={"help": f"One of {', '.join(KINDS)}; all but exact need the extra `retrieval`."}
     )
+    image_id_column: str | None = field(
+        default=None,
+        metadata={"help": "Column that names each row's picture, and so its id in the index. Default: the path."},
+    )
     batch_size: int = field(default=64, metadata={"help": "Pictures or texts a forward pass."})
     num_workers: int = field(default=0, metadata={"help": "Processes that decode pictures."})
 
@@ -52,7 +57,7 @@ class SearchArguments(LoadingArguments):
     text: str | None = field(default=None, metadata={"help": "Find pictures for this text."})
     image: str | None = field(default=None, metadata={"help": "Find pictures like this one, or texts for it."})
     find: str = field(default="images", metadata={"help": f"One of {', '.join(FINDS)}; texts are found by --image."})
-    k: int = field(default=10, metadata={"help": "Number of hits."})
+    k: int | None = field(default=None, metadata={"help": "Number of hits. Default: ten, or all if there are fewer."})
     sheet: str | None = field(default=None, metadata={"help": "PNG with the query and the pictures that it found."})
 
     def __post_init__(self) -> None:
@@ -68,7 +73,9 @@ class SearchArguments(LoadingArguments):
 def index_data(args: IndexArguments, source: SourceArguments) -> dict[str, int]:
     """Index the pictures and texts of a table, a folder or a Hub data set, and write the index.
 
-    A picture file that stands in several rows, as with several captions, is indexed once, under the id of the first.
+    A picture that stands in several rows, as with several captions, is indexed once, under its name in
+    `image_id_column`, else under the id of its first row. Texts are looked for as for training an aligner, under
+    `caption` first.
 
     Args:
         args: What is indexed.
@@ -78,20 +85,28 @@ def index_data(args: IndexArguments, source: SourceArguments) -> dict[str, int]:
         Number of `images`, `texts` and `bad_samples`.
 
     Raises:
-        ValueError: If there is neither a picture nor a text, or an unknown split.
+        ValueError: If there is neither a picture nor a text, no column of the one modality that is wanted, or an
+            unknown split.
         BadSamplesError: If the policy refuses some.
     """
-    loaded = load_rows(args.model, args.split, source, prediction=True)
+    columns = {"pairs": True, "image_id_column": args.image_id_column}
+    loaded = load_rows(args.model, args.split, source, prediction=True, **columns)
+    alone = loaded.report["kind"] == "pictures"  # a folder of them, from which nobody expects texts
+    missing = [] if alone and args.modality == "both" else missing_columns(loaded, args.modality, labels=False)
+    for sentence in missing:
+        if args.modality != "both":
+            raise ValueError(f"{source.data}: {sentence}")
+        warnings.warn(f"{source.data}: {sentence}", stacklevel=2)
     folder = Path(args.index_dir)
     folder.mkdir(parents=True, exist_ok=True)
     checked, bad_samples = source.check(loaded, args.modality, folder / "bad_samples.csv", prediction=True)
     write_bad_samples(folder / "bad_samples.csv", bad_samples)
     rows = checked.splits["predict"]
-    first: dict[str | int, int] = {}
+    first: dict[str, int] = {}
     if args.modality != "text":
-        for row, image in enumerate(rows["image"]):
+        for row, (name, image) in enumerate(zip(rows["image_id"], rows["image"], strict=True)):
             if image is not None:
-                first.setdefault(row if image["bytes"] is not None else image["path"], row)
+                first.setdefault(f"row {row}" if name is None else name, row)
     texts = [] if args.modality == "image" else [row for row, text in enumerate(rows["text"]) if text is not None]
     if not first and not texts:
         raise ValueError(f"{source.data} has nothing to index: no picture and no text.")
@@ -102,8 +117,8 @@ def index_data(args: IndexArguments, source: SourceArguments) -> dict[str, int]:
         num_workers=args.num_workers,
     )
     pictured, written = rows.select(list(first.values())), rows.select(texts)
-    retriever.add_images(pictured["image"], ids=list(pictured["id"]))
-    retriever.add_texts(list(written["text"]), ids=list(written["id"]))
+    retriever.add_images(pictured["image"], ids=pictured["id"] if args.image_id_column is None else list(first))
+    retriever.add_texts(written["text"], ids=written["id"])
     retriever.save(folder)
     result = {"images": len(first), "texts": len(texts), "bad_samples": len(bad_samples)}
     print(f"{result['images']} images and {result['texts']} texts in {folder}; {len(bad_samples)} bad samples.")
@@ -120,7 +135,7 @@ def search_index(args: SearchArguments) -> dict[str, Any]:
         `ids`, `scores` and `payload` of the hits, and `pool`, the number of items that were searched.
 
     Raises:
-        ValueError: If the index was made by another model, or holds fewer than `k` items.
+        ValueError: If the index was made by another model, is empty, or holds fewer items than the `k` asked for.
     """
     loaded = load_model(args.model, args.revision, args.trust_remote_code)
     retriever = Retriever.load(args.index_dir, *loaded, show_progress=False)
@@ -137,7 +152,7 @@ def search_index(args: SearchArguments) -> dict[str, Any]:
     table = markdown_table(
         [[rank, *entry] for rank, entry in enumerate(entries, start=1)], ["rank", "score", "id", args.find]
     )
-    print(f"the first {args.k} of {pool} {args.find}\n\n{table}")
+    print(f"the first {len(hits.ids)} of {pool} {args.find}\n\n{table}")
     if args.sheet is not None:
         Path(args.sheet).parent.mkdir(parents=True, exist_ok=True)
         result_sheet(args.text if args.image is None else Path(args.image), hits, args.sheet)

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from hf_multimodal.data.choices import check_choice
 from hf_multimodal.evaluation.metrics import outputs_from_logits
 from hf_multimodal.evaluation.predictions import Predictions
-from hf_multimodal.inference.embedding import embed_images, embed_texts, pair_logits
+from hf_multimodal.inference.embedding import embed_images, embed_texts, pair_logits, several
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
 
@@ -36,6 +36,7 @@ class ZeroShotClassifier:
         batch_size: Texts or pictures a forward pass.
 
     Raises:
+        TypeError: A class name that is not a text, or one alone.
         ValueError: Fewer than two classes, a class that stands there twice or is empty, no template or one without
             `{}`, or a sigmoid asked of a model that was not trained for it.
 
@@ -51,20 +52,21 @@ class ZeroShotClassifier:
         self,
         model: PreTrainedModel,
         processor: Any,
-        class_names: Sequence[str],
-        templates: str | Sequence[str],
+        class_names: Iterable[str],
+        templates: str | Iterable[str],
         *,
         problem_type: str = "single_label_classification",
         batch_size: int = 64,
     ) -> None:
         templates = [templates] if isinstance(templates, str) else list(templates)
+        class_names = list(several("class_names", class_names))
         _check(class_names, templates)
         self.problem_type = check_choice("problem_type", problem_type, PROBLEM_TYPES)
         if problem_type == "multi_label_classification" and getattr(model, "logit_bias", None) is None:
             raise ValueError(f"{problem_type} needs a model with a logit_bias, {type(model).__name__} has none.")
         self.model = model
         self.processor = processor
-        self.class_names = list(class_names)
+        self.class_names = class_names
         self.batch_size = batch_size
         texts = [template.replace("{}", name) for name in class_names for template in templates]
         embeds = embed_texts(model, processor, texts, batch_size=batch_size)
@@ -72,9 +74,9 @@ class ZeroShotClassifier:
 
     def predict(
         self,
-        images: Sequence[Any],
+        images: Iterable[Any],
         *,
-        ids: Sequence[str] | None = None,
+        ids: Iterable[str] | None = None,
         labels: Sequence[int | None] | None = None,
         on_bad_image: str = "error",
         num_workers: int = 0,
@@ -97,9 +99,11 @@ class ZeroShotClassifier:
             Probabilities by class; its `metrics()` need `labels`.
 
         Raises:
+            TypeError: If it is one picture.
             ValueError: If there are no pictures.
             BadImageError: On an unreadable picture under `"error"`; names the row.
         """
+        images = several("images", images)
         if not len(images):
             raise ValueError("there are no images to classify.")
         embeds, rows, bad = embed_images(
@@ -120,7 +124,7 @@ class ZeroShotClassifier:
         has_image[rows] = True
         return Predictions.from_outputs(
             self.problem_type,
-            [str(row) for row in range(len(images))] if ids is None else ids,
+            [str(row) for row in range(len(images))] if ids is None else several("ids", ids),
             outputs_from_logits(self.problem_type, pair_logits(self.model, similarity).numpy()),
             self.class_names,
             labels=labels,
@@ -130,6 +134,9 @@ class ZeroShotClassifier:
 
 
 def _check(class_names: Sequence[str], templates: Sequence[str]) -> None:
+    for name in class_names:
+        if not isinstance(name, str):
+            raise TypeError(f"class_names must be texts, got {name!r}, a {type(name).__name__}.")
     names = [name.strip() for name in class_names]
     if len(names) < 2:
         raise ValueError(f"class_names must be at least two, got {names}.")

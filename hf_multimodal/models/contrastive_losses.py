@@ -1,22 +1,75 @@
 """Losses that align images with texts, over the similarities of all pairs of a batch.
 
-All have one signature. Row r is image r, column c is text c, and the pairs that match stand on the diagonal. What
-`complete` and `negative` leave out is neither pulled nor pushed; a batch without a complete pair costs 0.
+All have one signature, and see one way: row r is what is looked from, column c what is looked at, both ways in turn. A
+row's match stands `start` columns to the right of the diagonal, so that a loss can be taken over some rows at a time.
+What `complete` and `negative` leave out is neither pulled nor pushed; a batch without a complete pair costs 0.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig
 
-Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, PreTrainedConfig], torch.Tensor]
-Mining = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
+Cost = tuple[torch.Tensor, torch.Tensor]  # a sum, and the number of terms that it is to be divided by
+Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, PreTrainedConfig, int], Cost]
+Mining = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, int], Cost]
 
 
-def _mean(values: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """The mean over what the mask marks; 0 where it marks nothing."""
-    return values.masked_fill(~where, 0).sum() / where.sum().clamp(min=1)
+def loss_both_ways(
+    loss: Loss,
+    images: torch.Tensor,
+    texts: torch.Tensor,
+    scaling: Callable[[torch.Tensor], torch.Tensor],
+    complete: torch.Tensor,
+    image_ids: torch.Tensor,
+    config: PreTrainedConfig,
+    cells: int | None = None,
+) -> torch.Tensor:
+    """The mean of a loss from images to texts and from texts to images.
+
+    Args:
+        loss: An entry of `LOSSES`.
+        images: (batch, width), of length 1.
+        texts: (batch, width), of length 1; row r belongs to image r.
+        scaling: Cosines to logits.
+        complete: (batch,) bool, whether both sides of the pair are there.
+        image_ids: (batch,), equal numbers are no negatives of each other.
+        config: An [`AlignerConfig`].
+        cells: How many similarities are held at once, each row whole; what belongs to some rows is computed again for
+            the gradient, which is the same. None holds all.
+
+    Returns:
+        A scalar.
+    """
+
+    def of_rows(rows: torch.Tensor, columns: torch.Tensor, start: int) -> Cost:
+        own = slice(start, start + len(rows))
+        negative = complete[own, None] & complete & (image_ids[own, None] != image_ids)
+        with torch.autocast(rows.device.type, enabled=False):  # a cosine in bfloat16 has three digits
+            similarity = rows @ columns.T
+        return loss(similarity, scaling(similarity), complete[own], negative, config, start)
+
+    ways: list[torch.Tensor] = []
+    for side, other in ((images, texts), (texts, images)):
+        if cells is None:
+            total, count = of_rows(side, other, 0)
+        else:
+            blocks: Any = side.split(max(1, cells // len(side)))
+            costs = [
+                checkpoint(of_rows, rows, other, len(blocks[0]) * k, use_reentrant=False, preserve_rng_state=False)
+                for k, rows in enumerate(blocks)
+            ]
+            total, count = (torch.stack(parts).sum() for parts in zip(*costs, strict=True))
+        ways.append(total / count.clamp(min=1))
+    return (ways[0] + ways[1]) / 2
+
+
+def _sum(values: torch.Tensor, where: torch.Tensor) -> Cost:
+    """The sum over what the mask marks, and its number."""
+    return values.masked_fill(~where, 0).sum(), where.sum()
 
 
 def _lowest(values: torch.Tensor) -> float:
@@ -30,36 +83,35 @@ def infonce(
     complete: torch.Tensor,
     negative: torch.Tensor,
     config: PreTrainedConfig,
-) -> torch.Tensor:
+    start: int = 0,
+) -> Cost:
     """Cross-entropy of finding the text of an image and the image of a text, averaged; CLIP's loss.
 
     From [van den Oord et al., 2018](https://arxiv.org/abs/1807.03748), in both directions as in
     [Radford et al., 2021](https://arxiv.org/abs/2103.00020).
 
     Args:
-        similarity: (batch, batch) cosines.
-        logits: (batch, batch), the cosines times the model's scale, plus its bias where it has one.
-        complete: (batch,) bool, whether both sides of the pair are there.
-        negative: (batch, batch) bool, image and text that do not belong together.
+        similarity: (rows, batch) cosines.
+        logits: (rows, batch), the cosines times the model's scale, plus its bias where it has one.
+        complete: (rows,) bool, whether both sides of the pair are there.
+        negative: (rows, batch) bool, image and text that do not belong together.
         config: An [`AlignerConfig`].
+        start: Column of the first row's match.
 
     Returns:
-        A scalar.
+        The sum over the rows, and what it is to be divided by, the number of complete ones.
 
     Example:
 
     >>> cosines = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     >>> complete, negative = torch.tensor([True, True]), ~torch.eye(2, dtype=torch.bool)
     >>> infonce(cosines, 100 * cosines, complete, negative, None)
-    tensor(0.)
+    (tensor(0.), tensor(2))
     """
 
-    def one_way(logits: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
-        compared = negative | torch.diag(complete)
-        total = logits.masked_fill(~compared, _lowest(logits)).logsumexp(dim=1)
-        return _mean(total - logits.diagonal(), complete)
-
-    return (one_way(logits, negative) + one_way(logits.T, negative.T)) / 2
+    match = logits.diagonal(start)
+    others = logits.masked_fill(~negative, _lowest(logits)).logsumexp(dim=1)
+    return _sum(torch.logaddexp(match, others) - match, complete)
 
 
 def sigmoid(
@@ -68,32 +120,36 @@ def sigmoid(
     complete: torch.Tensor,
     negative: torch.Tensor,
     config: PreTrainedConfig,
-) -> torch.Tensor:
+    start: int = 0,
+) -> Cost:
     """Each pair alone is judged as matching or not; summed over all pairs, by the number of matches; SigLIP's loss.
 
     From [Zhai et al., 2023](https://arxiv.org/abs/2303.15343). Arguments as for [`infonce`].
     """
-    matches = nn.functional.softplus(-logits.diagonal())
+    matches = nn.functional.softplus(-logits.diagonal(start))
     others = nn.functional.softplus(logits).masked_fill(~negative, 0).sum(dim=1)
-    return _mean(matches + others, complete)
+    return _sum(matches + others, complete)
 
 
-def _hardest(similarity: torch.Tensor, complete: torch.Tensor, negative: torch.Tensor, margin: float) -> torch.Tensor:
+def _hardest(
+    similarity: torch.Tensor, complete: torch.Tensor, negative: torch.Tensor, margin: float, start: int
+) -> Cost:
     hardest = similarity.masked_fill(~negative, _lowest(similarity)).amax(dim=1)
-    return _mean((margin - similarity.diagonal() + hardest).relu(), complete)
+    return _sum((margin - similarity.diagonal(start) + hardest).relu(), complete)
 
 
 def _semi_hard(
-    similarity: torch.Tensor, complete: torch.Tensor, negative: torch.Tensor, margin: float
-) -> torch.Tensor:
-    return _hardest(similarity, complete, negative & (similarity < similarity.diagonal()[:, None]), margin)
+    similarity: torch.Tensor, complete: torch.Tensor, negative: torch.Tensor, margin: float, start: int
+) -> Cost:
+    farther = similarity < similarity.diagonal(start)[:, None]
+    return _hardest(similarity, complete, negative & farther, margin, start)
 
 
 def _all_violating(
-    similarity: torch.Tensor, complete: torch.Tensor, negative: torch.Tensor, margin: float
-) -> torch.Tensor:
-    cost = (margin - similarity.diagonal()[:, None] + similarity).relu()
-    return _mean(cost, negative & (cost > 0))
+    similarity: torch.Tensor, complete: torch.Tensor, negative: torch.Tensor, margin: float, start: int
+) -> Cost:
+    cost = (margin - similarity.diagonal(start)[:, None] + similarity).relu()
+    return _sum(cost, negative & (cost > 0))
 
 
 TRIPLET_MININGS: dict[str, Mining] = {"hard": _hardest, "semi_hard": _semi_hard, "all": _all_violating}
@@ -105,18 +161,18 @@ def triplet(
     complete: torch.Tensor,
     negative: torch.Tensor,
     config: PreTrainedConfig,
-) -> torch.Tensor:
+    start: int = 0,
+) -> Cost:
     """A match is to be nearer than a negative that is mined in the batch, by a margin of .2.
 
-    Averaged over images and texts. `config.triplet_mining` says which negative each meets: `hard`, the nearest, as in
+    `config.triplet_mining` says which negative each meets: `hard`, the nearest, as in
     VSE++ ([Faghri et al., 2018](https://arxiv.org/abs/1707.05612)); `semi_hard`, the nearest of those that are farther
     than the match, if there is one, as in FaceNet ([Schroff et al., 2015](https://arxiv.org/abs/1503.03832)); `all`,
     the mean over every triplet that violates the margin, as in
     [Hermans et al., 2017](https://arxiv.org/abs/1703.07737). Arguments as for [`infonce`].
     """
     mine, margin = TRIPLET_MININGS[config.triplet_mining], 0.2 if config.margin is None else config.margin
-    rows = mine(similarity, complete, negative, margin)
-    return (rows + mine(similarity.T, complete, negative.T, margin)) / 2
+    return mine(similarity, complete, negative, margin, start)
 
 
 def contrastive_pair(
@@ -125,7 +181,8 @@ def contrastive_pair(
     complete: torch.Tensor,
     negative: torch.Tensor,
     config: PreTrainedConfig,
-) -> torch.Tensor:
+    start: int = 0,
+) -> Cost:
     """Matches (label 1: the diagonal) are pulled together, all others (label 0) pushed a margin of 1 apart.
 
     With the Euclidean distance d of the normalised embeddings a match costs d² / 2 and another pair
@@ -136,7 +193,7 @@ def contrastive_pair(
     margin = 1.0 if config.margin is None else config.margin
     squared = (2 - 2 * similarity).clamp(min=1e-12)  # the root has no slope at 0
     others = (margin - squared.sqrt()).relu().square() / 2
-    return _mean(squared.diagonal() / 2 + others.masked_fill(~negative, 0).sum(dim=1), complete)
+    return _sum(squared.diagonal(start) / 2 + others.masked_fill(~negative, 0).sum(dim=1), complete)
 
 
 def margin_ranking(
@@ -145,19 +202,16 @@ def margin_ranking(
     complete: torch.Tensor,
     negative: torch.Tensor,
     config: PreTrainedConfig,
-) -> torch.Tensor:
+    start: int = 0,
+) -> Cost:
     """A match is to rank above every negative by a margin of .2; what is short of it is summed.
 
-    Averaged over images and texts. From DeViSE ([Frome et al., 2013](https://research.google/pubs/pub41473/)), in both
+    From DeViSE ([Frome et al., 2013](https://research.google/pubs/pub41473/)), in both
     directions as in [Kiros et al., 2014](https://arxiv.org/abs/1411.2539). Arguments as for [`infonce`].
     """
     margin = 0.2 if config.margin is None else config.margin
-
-    def one_way(similarity: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
-        short = (margin - similarity.diagonal()[:, None] + similarity).relu()
-        return _mean(short.masked_fill(~negative, 0).sum(dim=1), complete)
-
-    return (one_way(similarity, negative) + one_way(similarity.T, negative.T)) / 2
+    short = (margin - similarity.diagonal(start)[:, None] + similarity).relu()
+    return _sum(short.masked_fill(~negative, 0).sum(dim=1), complete)
 
 
 LOSSES: dict[str, Loss] = {

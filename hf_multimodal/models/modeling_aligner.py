@@ -11,11 +11,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .configuration_aligner import AlignerConfig
-from .contrastive_losses import LOSSES, SCALED_LOSSES
+from .contrastive_losses import LOSSES, SCALED_LOSSES, loss_both_ways
 from .gathering import gather_rows
 from .modeling_vision_text import VisionTextPreTrainedModel
 from .warm_start import Trained, common_fields, start_from
 
+HIGHEST_LOGIT_SCALE = 4.60517  # just below log(100): rounded up, it would lie where clamping passes no gradient on
 # What a classifier has not, or in another width.
 NEW_PARTS = ("visual_projection.", "text_projection.", "scaling.")
 
@@ -91,6 +92,14 @@ class Scaling(nn.Module):
         """Logits in the shape of the cosines."""
         logits = similarity * self.logit_scale.exp().clamp(max=100)
         return logits if self.logit_bias is None else logits + self.logit_bias
+
+    @torch.no_grad()
+    def bring_back(self) -> None:
+        """Bring a scale that a step has led beyond 100 back, as CLIP's training does.
+
+        So it goes on learning, and whoever reads `logit_scale` sees what is used.
+        """
+        self.logit_scale.clamp_(max=HIGHEST_LOGIT_SCALE)
 
 
 class AlignerModel(VisionTextPreTrainedModel):
@@ -289,14 +298,16 @@ class AlignerModel(VisionTextPreTrainedModel):
         text_embeds: torch.Tensor,
         modality_mask: torch.Tensor | None = None,
         image_ids: torch.Tensor | None = None,
+        cells: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss of embeddings, in training over those of all processes.
+        """The loss of embeddings, in training over those of all processes; first a scale beyond 100 is brought back.
 
         Args:
             image_embeds: (images, projection_dim), of length 1.
             text_embeds: (n * images, projection_dim), of length 1; rows n * r to n * r + n - 1 belong to image r.
             modality_mask: (images, 2), 1 = present.
             image_ids: (n * images,), as in `forward`.
+            cells: How many similarities are held at once, as for gradient caching; None holds all.
 
         Returns:
             The loss, float32 or wider, and the number of pairs that it left out.
@@ -307,13 +318,20 @@ class AlignerModel(VisionTextPreTrainedModel):
         complete = mask.bool().all(dim=1).repeat_interleave(captions)
         image_embeds = image_embeds.repeat_interleave(captions, dim=0)
         if self.training:
+            self.scaling.bring_back()
             image_embeds, text_embeds, complete = map(gather_rows, (image_embeds, text_embeds, complete))
             image_ids = None if image_ids is None else gather_rows(image_ids.to(device))
         if image_ids is None:
             image_ids = torch.arange(len(text_embeds), device=device) // captions
-        negative = complete[:, None] & complete & (image_ids[:, None] != image_ids)
         wide = torch.promote_types(image_embeds.dtype, torch.float32)
-        with torch.autocast(device.type, enabled=False):  # a cosine in bfloat16 has three digits
-            cosines = image_embeds.to(wide) @ text_embeds.to(wide).T
-        loss = self._loss(cosines, self.scaling(cosines), complete, negative, self.config)
+        loss = loss_both_ways(
+            self._loss,
+            image_embeds.to(wide),
+            text_embeds.to(wide),
+            self.scaling,
+            complete,
+            image_ids,
+            self.config,
+            cells,
+        )
         return loss, (~complete).sum()

@@ -10,6 +10,8 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 
 from hf_multimodal.models.modeling_aligner import AlignerOutput
 
+CELLS = 1_000_000  # similarities held at once: a few arrays of 4 MB
+
 
 class RandomState:
     """The state of the random generators, to draw the same dropout again.
@@ -42,7 +44,8 @@ def backward_in_chunks(
     First the embeddings of all chunks are computed without a graph, then the loss of the whole batch and its gradient
     with respect to the embeddings, then each chunk runs again, with the same dropout, and passes its part of that
     gradient on. The loss and the gradients are those of `model(**inputs, return_loss=True).loss.backward()`, at the
-    price of a second forward pass. Gradient caching, from [Gao et al., 2021](https://arxiv.org/abs/2101.06983).
+    price of a second forward pass. Gradient caching, from [Gao et al., 2021](https://arxiv.org/abs/2101.06983). The
+    loss too holds some rows of its similarities at a time, so that memory does not grow with the square of the batch.
 
     BatchNorm that learns its statistics sees them a chunk at a time, and each chunk twice: freeze it. Under DDP all
     processes need as many chunks; gradients are exchanged once, in the last of them.
@@ -98,7 +101,7 @@ def backward_in_chunks(
 
     mask = None if masks[0] is None else torch.cat(masks)  # several texts an image are all there
     loss, incomplete = extract_model_from_parallel(model).contrastive_loss(
-        image_embeds, text_embeds, mask, inputs.get("image_ids")
+        image_embeds, text_embeds, mask, inputs.get("image_ids"), CELLS
     )
     backward(loss)
 
