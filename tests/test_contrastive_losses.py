@@ -9,6 +9,7 @@ from conftest import PATCHES, TEXT
 
 from hf_multimodal.models.configuration_aligner import AlignerConfig
 from hf_multimodal.models.contrastive_losses import LOSSES, TRIPLET_MININGS, loss_both_ways
+from hf_multimodal.models.modeling_aligner import Scaling
 
 CASES = [(name, mining) for name in LOSSES for mining in (TRIPLET_MININGS if name == "triplet" else ["hard"])]
 COMPLETE = torch.tensor([True, True, False, True, True, True, True])
@@ -112,9 +113,10 @@ def test_some_rows_at_a_time_give_the_value_and_the_gradients_of_all(name, minin
 
     for held in (None, cells):
         images, texts = (torch.nn.functional.normalize(side).requires_grad_() for side in sides)
-        scale = torch.tensor(SCALE, dtype=torch.float64, requires_grad=True)
-        value = loss_both_ways(loss, images, texts, lambda s, k=scale: k * s, COMPLETE, ids, config, held)
-        gradients = torch.autograd.grad(3 * value, (images, texts, scale), allow_unused=True)
+        scaling = Scaling(config).double()
+        value = loss_both_ways(loss, images, texts, scaling, COMPLETE, ids, config, held)
+        learned = (images, texts, *scaling.parameters())
+        gradients = torch.autograd.grad(3 * value, learned, allow_unused=True)
         results.append((value.detach(), gradients))
     assert max(rows_seen[2:]) == min(7, max(1, cells // 7)) and results[0][0] > 0
     torch.testing.assert_close(results[1], results[0], rtol=0, atol=1e-12)

@@ -6,11 +6,9 @@ What `complete` and `negative` leave out is neither pulled nor pushed; a batch w
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig
 
 Cost = tuple[torch.Tensor, torch.Tensor]  # a sum, and the number of terms that it is to be divided by
@@ -22,7 +20,7 @@ def loss_both_ways(
     loss: Loss,
     images: torch.Tensor,
     texts: torch.Tensor,
-    scaling: Callable[[torch.Tensor], torch.Tensor],
+    scaling: nn.Module,
     complete: torch.Tensor,
     image_ids: torch.Tensor,
     config: PreTrainedConfig,
@@ -38,8 +36,8 @@ def loss_both_ways(
         complete: (batch,) bool, whether both sides of the pair are there.
         image_ids: (batch,), equal numbers are no negatives of each other.
         config: An [`AlignerConfig`].
-        cells: How many similarities are held at once, each row whole; what belongs to some rows is computed again for
-            the gradient, which is the same. None holds all.
+        cells: How many similarities are held at once, each row whole; the gradient is then computed at once with the
+            loss, some rows at a time, and is the same. None holds all.
 
     Returns:
         A scalar.
@@ -52,19 +50,30 @@ def loss_both_ways(
             similarity = rows @ columns.T
         return loss(similarity, scaling(similarity), complete[own], negative, config, start)
 
-    ways: list[torch.Tensor] = []
-    for side, other in ((images, texts), (texts, images)):
+    def one_way(side: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         if cells is None:
             total, count = of_rows(side, other, 0)
-        else:
-            blocks: Any = side.split(max(1, cells // len(side)))
-            costs = [
-                checkpoint(of_rows, rows, other, len(blocks[0]) * k, use_reentrant=False, preserve_rng_state=False)
-                for k, rows in enumerate(blocks)
-            ]
-            total, count = (torch.stack(parts).sum() for parts in zip(*costs, strict=True))
-        ways.append(total / count.clamp(min=1))
-    return (ways[0] + ways[1]) / 2
+            return total / count.clamp(min=1)
+        learned = [side, other, *scaling.parameters()]
+        gradients = [torch.zeros_like(one) for one in learned]
+        value, number, step = side.new_zeros(()), complete.new_zeros((), dtype=torch.long), max(1, cells // len(side))
+        for start in range(0, len(side), step):
+            with torch.enable_grad():
+                rows, columns = (one.detach().requires_grad_() for one in (side[start : start + step], other))
+                total, count = of_rows(rows, columns, start)
+            wanted = [rows, columns, *(one for one in learned[2:] if one.requires_grad)]
+            kept = [gradients[0][start : start + step], gradients[1]]
+            kept += [sums for one, sums in zip(learned[2:], gradients[2:], strict=True) if one.requires_grad]
+            found = torch.autograd.grad(total, wanted, allow_unused=True)
+            for sums, part in zip(kept, found, strict=True):
+                if part is not None:
+                    sums += part
+            value, number = value + total.detach(), number + count
+        # Each difference is 0; what it is multiplied by is the gradient.
+        parts = [((one - one.detach()) * sums).sum() for one, sums in zip(learned, gradients, strict=True)]
+        return torch.stack([value, *parts]).sum() / number.clamp(min=1)
+
+    return (one_way(images, texts) + one_way(texts, images)) / 2
 
 
 def _sum(values: torch.Tensor, where: torch.Tensor) -> Cost:
