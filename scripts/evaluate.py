@@ -8,7 +8,8 @@ from typing import Any
 
 from hf_multimodal.data.arguments import SourceArguments
 from hf_multimodal.inference.choosing import parse_arguments
-from hf_multimodal.inference.evaluating import EvaluationArguments, evaluate
+from hf_multimodal.inference.evaluating import evaluate
+from hf_multimodal.inference.evaluation_arguments import EvaluationArguments
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from hf_multimodal.data.arguments import SourceArguments
 from hf_multimodal.inference.choosing import load_rows, parse_arguments
-from hf_multimodal.inference.evaluating import EvaluationArguments
+from hf_multimodal.inference.evaluation_arguments import EvaluationArguments
 
 
 def rows(prefix: str, count: int) -> Dataset:

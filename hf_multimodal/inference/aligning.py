@@ -1,6 +1,6 @@
 """How well an aligner finds pictures by their captions and captions by their pictures."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -13,10 +13,8 @@ from hf_multimodal.evaluation.report import write_json
 from hf_multimodal.evaluation.retrieval import retrieval_metrics
 from hf_multimodal.inference.choosing import load_rows
 from hf_multimodal.inference.embedding import embed_images, embed_texts
+from hf_multimodal.inference.evaluation_arguments import EvaluationArguments
 from hf_multimodal.sharing.tables import retrieval_table
-
-if TYPE_CHECKING:
-    from hf_multimodal.inference.evaluating import EvaluationArguments
 
 CLASSIFIERS_ONLY = ("against", "missing", "missing_curve", "curve_models")
 
@@ -69,7 +67,7 @@ def measure_retrieval(
 
 
 def evaluate_aligner(
-    args: "EvaluationArguments", source: SourceArguments, model: PreTrainedModel, processor: Any
+    args: EvaluationArguments, source: SourceArguments, model: PreTrainedModel, processor: Any
 ) -> dict[str, Any]:
     """Do what `scripts/evaluate.py` does for an aligner: print a table of recalls, and write what was asked for.
 

@@ -1,15 +1,10 @@
 """Evaluation of a trained model on labelled data, alone or against another run."""
 
-import json
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hf_multimodal.data.arguments import SourceArguments
 from hf_multimodal.data.checks import BadSample, describe_bad_samples, missing_columns, write_bad_samples
-from hf_multimodal.data.choices import check_choice, check_folder
 from hf_multimodal.data.counts import presence
 from hf_multimodal.data.presence import MissingRate, take_away
 from hf_multimodal.evaluation.bootstrap import bootstrap_intervals, paired_bootstrap
@@ -17,10 +12,10 @@ from hf_multimodal.evaluation.plots import plot_missing_curve
 from hf_multimodal.evaluation.predictions import Predictions, read_predictions
 from hf_multimodal.evaluation.report import write_run
 from hf_multimodal.inference.aligning import evaluate_aligner
-from hf_multimodal.inference.choosing import SPLITS, load_rows
+from hf_multimodal.inference.choosing import load_rows
+from hf_multimodal.inference.evaluation_arguments import EvaluationArguments
 from hf_multimodal.inference.missing_curve import answers_by_presence, missing_curve
 from hf_multimodal.inference.predicting import (
-    LoadingArguments,
     class_names_of,
     load_model,
     modality_of,
@@ -28,74 +23,8 @@ from hf_multimodal.inference.predicting import (
 )
 from hf_multimodal.sharing.tables import curve_table, markdown_table
 
-ABOUT_TEST = ("difference", "missing_curve", "baselines")  # entries of metrics.json that go with its `test`
-
 ALIGNER = "multimodal_aligner"
 CLASSIFIERS = ("multimodal_fusion", "multimodal_robust_fusion")
-
-
-@dataclass
-class EvaluationArguments(LoadingArguments):
-    """What is evaluated, and what comes of it."""
-
-    model: str = field(metadata={"help": "Folder of the run, or name of the model on the Hub."})
-    split: str | None = field(
-        default=None,
-        metadata={
-            "help": f"One of {', '.join(SPLITS)}; one that the data do not give is made as in training. Default: "
-            "the test split that the data give, or that training made if the run.yaml beside the model names the same "
-            "data, else all rows. Column names and split options are taken from that run.yaml unless given."
-        },
-    )
-    against: str | None = field(
-        default=None, metadata={"help": "predictions.csv of another run: adds the 95 %% interval of the difference."}
-    )
-    missing: str | None = field(
-        default=None,
-        metadata={"help": "Take images or texts away, as --eval_missing in training: image:0.5, text:0.9, both:0.7."},
-    )
-    missing_seed: int = field(default=0, metadata={"help": "Seed of who lacks what."})
-    missing_curve: bool = field(
-        default=False,
-        metadata={"help": "Also evaluate with images, texts or either taken away from 0 to 100 %% of the rows."},
-    )
-    curve_models: list[str] = field(
-        default_factory=list, metadata={"help": "Runs of the same recipe with other seeds, for the curve's bands."}
-    )
-    group_by: str | None = field(
-        default=None, metadata={"help": "Of an aligner: column by which recalls are told apart."}
-    )
-    image_id_column: str | None = field(
-        default=None,
-        metadata={"help": "Of an aligner: column that names each row's picture. Default: as in its run, or the path."},
-    )
-    output_dir: str | None = field(default=None, metadata={"help": "Folder for metrics, predictions and plots."})
-    batch_size: int = field(default=64, metadata={"help": "Examples a forward pass."})
-    num_workers: int = field(default=0, metadata={"help": "Processes that decode and tokenize."})
-
-    def __post_init__(self) -> None:
-        if self.split is not None:
-            check_choice("split", self.split, SPLITS)
-        if self.missing is not None:
-            MissingRate.parse(self.missing)
-        for name in self.curve_models:
-            check_folder("curve_models", name)
-
-    @property
-    def folder(self) -> Path | None:
-        """Where the files go; None writes none."""
-        return None if self.output_dir is None else Path(self.output_dir)
-
-    def kept_metrics(self, test: Mapping[str, Any]) -> dict[str, Any]:
-        """What the folder's `metrics.json` tells of anything but the test rows, such as the run itself.
-
-        Args:
-            test: The new metrics; with the same as before, what else was found on the test rows is kept too.
-        """
-        file = Path(self.output_dir or ".", "metrics.json")
-        found = json.loads(file.read_text(encoding="utf-8")) if self.output_dir and file.is_file() else {}
-        outdated = () if found.get("test") == test else ABOUT_TEST
-        return {name: entry for name, entry in found.items() if name not in ("test", *outdated)}
 
 
 def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, Any]:

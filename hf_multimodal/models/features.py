@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 # What callers may ask of the inner models, by the name that transformers gives it; `keep_states` is ours.
 ASKED = ("output_hidden_states", "output_attentions", "keep_states")
@@ -15,6 +18,14 @@ def states_of(output: Any, keep: bool) -> tuple[Any, Any, Any]:
     """What [`Encoded`] keeps of an inner model's answer: nothing that was not asked for."""
     more = tuple(getattr(output, name, None) for name in ("hidden_states", "attentions"))  # not all models know them
     return (output.last_hidden_state, *more) if keep or more != (None, None) else (None, None, None)
+
+
+def warn_of_missing(name: str) -> None:
+    """Say, once a process, that a plain classifier does without the image or the text."""
+    logger.warning_once(
+        f"{name} is None: this classifier was trained on both modalities and predicts from one alone. "
+        "RobustFusionForImageTextClassification is made for missing ones."
+    )
 
 
 def like_rows(rows: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, Unpack
 import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple, logging
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .configuration_fusion import FusionConfig
+from .features import warn_of_missing
 from .fusion import FUSIONS, LateFusion
 from .losses import classification_loss
 from .modeling_vision_text import VisionTextPreTrainedModel
@@ -17,18 +18,8 @@ from .warm_start import Trained, common_fields, start_from
 if TYPE_CHECKING:
     from .pipeline_image_text_classification import ImageTextClassificationPipeline  # noqa: F401  travels with it
 
-logger = logging.get_logger(__name__)
-
 # What an aligner has not, or in another width.
 NEW_PARTS = ("visual_projection.", "text_projection.", "visual_token_", "text_token_", "fusion.", "classifier.")
-
-
-def warn_of_missing(name: str) -> None:
-    """Say, once a process, that a plain classifier does without the image or the text."""
-    logger.warning_once(
-        f"{name} is None: this classifier was trained on both modalities and predicts from one alone. "
-        "RobustFusionForImageTextClassification is made for missing ones."
-    )
 
 
 @dataclass
