@@ -5,10 +5,9 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.utils import logging
 
-from hf_multimodal.data.augmentation import ImageAugmentation
 from hf_multimodal.data.pairs import group_pairs
 from hf_multimodal.evaluation.plots import plot_history
 from hf_multimodal.evaluation.report import write_json
@@ -23,9 +22,8 @@ from hf_multimodal.training.building import build_for_data
 from hf_multimodal.training.checkpoints import find_checkpoint
 from hf_multimodal.training.dry_run import dry_run
 from hf_multimodal.training.facts import pool_ceiling, run_facts
-from hf_multimodal.training.frozen_states import FrozenStates, pictures_of
 from hf_multimodal.training.preparing import prepare_training_data
-from hf_multimodal.training.running import check_best_metric, fit, push_run, save_run
+from hf_multimodal.training.running import fit, push_run, save_run, trainer_options
 
 logger = logging.get_logger(__name__)
 
@@ -128,24 +126,6 @@ def build_trainer(
     """
     one = torch.ones(1, 1)
     given = flat_metrics(retrieval_metrics(one, one, torch.tensor([0])))
-    check_best_metric(training_args, [name for name in given if not name.endswith(("_queries", "_pool"))])
-    callbacks = []
-    if model_args.early_stopping_patience and training_args.load_best_model_at_end:
-        callbacks.append(EarlyStoppingCallback(model_args.early_stopping_patience))
-    augment = ImageAugmentation(training_args.seed) if data_args.augment else None
-    states = None
-    if data_args.frozen_states is not None:
-        used = [pictures[name] for name in ("train", "validation") if name in pictures]
-        states = FrozenStates(data_args.frozen_states, model, processor.image_processor, pictures_of(used))
-    assert model_args.head_learning_rate is not None
-    return AlignerTrainer(
-        model=model,
-        args=training_args,
-        data_collator=model_args.collator(processor, training_args.seed, augment=augment, states=states),
-        train_dataset=pictures["train"],
-        eval_dataset=pictures.get("validation"),
-        callbacks=callbacks,
-        head_learning_rate=model_args.head_learning_rate,
-        weight_average=model_args.weight_average,
-        cache_chunk_size=model_args.cache_chunk_size,
-    )
+    metrics = [name for name in given if not name.endswith(("_queries", "_pool"))]
+    options = trainer_options(model_args, data_args, training_args, pictures, model, processor, metrics)
+    return AlignerTrainer(**options, cache_chunk_size=model_args.cache_chunk_size)

@@ -1,11 +1,12 @@
 """One training run from its arguments to the folder that it leaves."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from datasets import Dataset
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArguments
 from transformers.utils import logging
 
@@ -84,41 +85,62 @@ def build_trainer(
         raise ValueError(f"oversample needs one class an example, but problem_type is {data.problem_type!r}.")
     if data.problem_type == "regression" and training_args.metric_for_best_model == "nll":
         training_args.metric_for_best_model = "mse"
-    check_best_metric(training_args, ["loss", *metric_names(data.problem_type)])
+    metrics = ["loss", *metric_names(data.problem_type)]
+    splits = add_lengths(data.splits, processor.tokenizer)
+    options = trainer_options(model_args, data_args, training_args, splits, model, processor, metrics)
+    return MultimodalTrainer(
+        **options,
+        eval_collator=MultimodalCollator(processor, on_empty="keep", states=options["data_collator"].states),
+        compute_metrics=compute_metrics_for(data.problem_type, list(data.id2label.values())),
+        oversample=model_args.oversample,
+    )
+
+
+def trainer_options(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: TrainingArguments,
+    splits: Mapping[Any, Dataset],
+    model: PreTrainedModel,
+    processor: MultimodalProcessor,
+    metrics: Sequence[str],
+) -> dict[str, Any]:
+    """What the trainers of classifiers and of aligners are given alike.
+
+    Args:
+        model_args: Learning rate of the head, average of the weights, early stopping.
+        data_args: Augmentation, states of frozen layers.
+        training_args: As transformers has them.
+        splits: `train` and `validation` are used.
+        model: From `build_for_data`.
+        processor: From `build_for_data`.
+        metrics: What the run's evaluations give.
+
+    Raises:
+        ValueError: If the best model is to be chosen by a metric that there is not, which transformers sees only after
+            an epoch.
+    """
+    if training_args.metric_for_best_model is not None:
+        check_choice("metric_for_best_model", training_args.metric_for_best_model.removeprefix("eval_"), metrics)
     callbacks = []
     if model_args.early_stopping_patience and training_args.load_best_model_at_end:
         callbacks.append(EarlyStoppingCallback(model_args.early_stopping_patience))
-    splits = add_lengths(data.splits, processor.tokenizer)
     augment = ImageAugmentation(training_args.seed) if data_args.augment else None
     states = None
     if data_args.frozen_states is not None:
         pictures = pictures_of([splits[name] for name in ("train", "validation") if name in splits])
         states = FrozenStates(data_args.frozen_states, model, processor.image_processor, pictures)
     assert model_args.head_learning_rate is not None
-    return MultimodalTrainer(
-        model=model,
-        args=training_args,
-        data_collator=model_args.collator(processor, training_args.seed, augment=augment, states=states),
-        eval_collator=MultimodalCollator(processor, on_empty="keep", states=states),
-        train_dataset=splits["train"],
-        eval_dataset=splits.get("validation"),
-        compute_metrics=compute_metrics_for(data.problem_type, list(data.id2label.values())),
-        callbacks=callbacks,
-        head_learning_rate=model_args.head_learning_rate,
-        oversample=model_args.oversample,
-        weight_average=model_args.weight_average,
-    )
-
-
-def check_best_metric(args: TrainingArguments, names: Sequence[str]) -> None:
-    """Refuse a `metric_for_best_model` that no evaluation gives, which transformers sees only after an epoch.
-
-    Args:
-        args: Of the run.
-        names: What its evaluations give.
-    """
-    if args.metric_for_best_model is not None:
-        check_choice("metric_for_best_model", args.metric_for_best_model.removeprefix("eval_"), names)
+    return {
+        "model": model,
+        "args": training_args,
+        "data_collator": model_args.collator(processor, training_args.seed, augment=augment, states=states),
+        "train_dataset": splits["train"],
+        "eval_dataset": splits.get("validation"),
+        "callbacks": callbacks,
+        "head_learning_rate": model_args.head_learning_rate,
+        "weight_average": model_args.weight_average,
+    }
 
 
 def run_training(
