@@ -186,7 +186,7 @@ def test_clip_and_siglip_have_the_same_loss(name):
     [
         ({"loss": "clip"}, r"loss must be one of \['infonce', 'sigmoid', .*\], got 'clip'"),
         ({"projection": "none"}, r"projection must be one of \['linear', 'mlp'\], got 'none'"),
-        ({"triplet_mining": "easy"}, r"triplet_mining must be one of \['hard', 'semi_hard', 'all'\], got 'easy'"),
+        ({"triplet_mining": "easy"}, r"triplet_mining must be one of \['semi_hard', 'all', 'hard'\], got 'easy'"),
         ({"margin": 0}, "margin must be more than 0, got 0"),
     ],
 )

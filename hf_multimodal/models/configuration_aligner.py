@@ -21,7 +21,7 @@ class AlignerConfig(VisionTextConfig):
             of the first steps cost little.
         margin: Of `triplet` and `margin_ranking` in cosine, of `contrastive_pair` in Euclidean distance. None means
             the one of the loss: .2, .2 and 1.
-        triplet_mining: Which negatives `triplet` takes: `hard`, `semi_hard` or `all`.
+        triplet_mining: Which negatives `triplet` takes: `semi_hard`, `all` or `hard`.
 
     Raises:
         ValueError: On an unknown `projection`, `loss` or `triplet_mining`, a `margin` that is not positive, or for
@@ -52,7 +52,7 @@ class AlignerConfig(VisionTextConfig):
     logit_scale_init_value: float | int | None = None
     logit_bias_init_value: float | int = -10.0
     margin: float | int | None = None
-    triplet_mining: str = "hard"
+    triplet_mining: str = "semi_hard"
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)

@@ -161,7 +161,7 @@ def _all_violating(
     return _sum(cost, negative & (cost > 0))
 
 
-TRIPLET_MININGS: dict[str, Mining] = {"hard": _hardest, "semi_hard": _semi_hard, "all": _all_violating}
+TRIPLET_MININGS: dict[str, Mining] = {"semi_hard": _semi_hard, "all": _all_violating, "hard": _hardest}
 
 
 def triplet(
@@ -174,11 +174,11 @@ def triplet(
 ) -> Cost:
     """A match is to be nearer than a negative that is mined in the batch, by a margin of .2.
 
-    `config.triplet_mining` says which negative each meets: `hard`, the nearest, as in
-    VSE++ ([Faghri et al., 2018](https://arxiv.org/abs/1707.05612)); `semi_hard`, the nearest of those that are farther
-    than the match, if there is one, as in FaceNet ([Schroff et al., 2015](https://arxiv.org/abs/1503.03832)); `all`,
-    the mean over every triplet that violates the margin, as in
-    [Hermans et al., 2017](https://arxiv.org/abs/1703.07737). Arguments as for [`infonce`].
+    `config.triplet_mining` says which negative each meets: `semi_hard`, the nearest of those that are farther than
+    the match, if there is one, as in FaceNet ([Schroff et al., 2015](https://arxiv.org/abs/1503.03832)); `all`, the
+    mean over every triplet that violates the margin, as in [Hermans et al., 2017](https://arxiv.org/abs/1703.07737);
+    `hard`, the nearest, as in VSE++ ([Faghri et al., 2018](https://arxiv.org/abs/1707.05612)). Where different
+    pictures of a batch may show the same, `hard` meets little else and learns badly. Arguments as for [`infonce`].
     """
     mine, margin = TRIPLET_MININGS[config.triplet_mining], 0.2 if config.margin is None else config.margin
     return mine(similarity, complete, negative, margin, start)

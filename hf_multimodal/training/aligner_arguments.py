@@ -37,7 +37,7 @@ class AlignerModelArguments(ModelArguments):
     margin: float | None = field(
         default=None, metadata={"help": "Of triplet, margin_ranking and contrastive_pair. Default: the loss's own."}
     )
-    triplet_mining: str = field(default="hard", metadata={"help": f"One of {', '.join(TRIPLET_MININGS)}."})
+    triplet_mining: str = field(default="semi_hard", metadata={"help": f"One of {', '.join(TRIPLET_MININGS)}."})
     logit_scale_init_value: float | None = field(
         default=None, metadata={"help": "Logarithm of the scale at the start. Default: the loss's own."}
     )
