@@ -20,6 +20,12 @@ def states_of(output: Any, keep: bool) -> tuple[Any, Any, Any]:
     return (output.last_hidden_state, *more) if keep or more != (None, None) else (None, None, None)
 
 
+def asks_for_states(model: torch.nn.Module, asked: dict[str, Any]) -> bool:
+    """Whether an inner model answers with states, because it is asked to here or by its configuration."""
+    given = {name: asked.get(name) for name in ASKED}
+    return any(getattr(model.config, name, False) if value is None else value for name, value in given.items())
+
+
 def warn_of_missing(name: str) -> None:
     """Say, once a process, that a plain classifier does without the image or the text."""
     logger.warning_once(

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from .configuration_vision_text import VisionTextConfig
-from .features import ASKED, Encoded, Features, like_rows, map_tensors, states_of
+from .features import ASKED, Encoded, Features, asks_for_states, like_rows, map_tensors, states_of
 from .inner_models import (
     TEXT_POOLERS,
     ImagePooling,
@@ -20,6 +20,7 @@ from .inner_models import (
     image_size_of,
     image_widths,
     load_model,
+    parts_of_like_length,
     projection,
     run_rows,
     running_statistics,
@@ -78,6 +79,7 @@ class VisionTextPreTrainedModel(PreTrainedModel):
                     "does not: choose one of ['auto', 'cls', 'mean', 'last']."
                 )
             self._text_pooler = TEXT_POOLERS[strategy]
+            self._reads_mask = strategy != "pooler"  # a model's own pooler may look at padding
             self._text_inputs = accepted(self.text_model, ("token_type_ids", "use_cache"))
             width = self.text_model.config.hidden_size
             self.text_projection = projection(width, config.hidden_size)
@@ -295,7 +297,23 @@ class VisionTextPreTrainedModel(PreTrainedModel):
         mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         return Encoded(embeds, self.visual_token_projection(tokens), mask, states)
 
-    def _run_text(self, attention_mask: torch.Tensor, keep_states: bool = False, **inputs: Any) -> Encoded:
+    def _run_text(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, keep_states: bool = False, **inputs: Any
+    ) -> Encoded:
+        all_tokens = self.token_features or asks_for_states(self.text_model, {"keep_states": keep_states, **inputs})
+        if self._reads_mask and not all_tokens and (parts := parts_of_like_length(attention_mask)):
+            return self._run_text_parts(parts, input_ids=input_ids, attention_mask=attention_mask, **inputs)
+        return self._run_text_at_once(attention_mask, keep_states, input_ids=input_ids, **inputs)
+
+    def _run_text_parts(self, parts: list[tuple[torch.Tensor, int]], **inputs: Any) -> Encoded:
+        """Shorter texts run together, without the padding that the longest of the batch asks for."""
+        found = []
+        for rows, length in parts:
+            part = {name: value[rows, :length] for name, value in inputs.items()}
+            found.append(self._run_text_at_once(**part).embeds)
+        return Encoded(torch.cat(found)[torch.cat([rows for rows, _ in parts]).argsort()])
+
+    def _run_text_at_once(self, attention_mask: torch.Tensor, keep_states: bool = False, **inputs: Any) -> Encoded:
         no_cache = {"use_cache": False} if "use_cache" in self._text_inputs else {}
         output = self.text_model(attention_mask=attention_mask, **inputs, **no_cache)
         embeds = self.text_projection(self._text_pooler(output, attention_mask))
