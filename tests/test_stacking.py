@@ -79,6 +79,14 @@ def test_scales_mend_what_one_temperature_cannot():
         assert confidence[rows].mean() == pytest.approx(wanted, abs=0.02)
 
 
+def test_scales_that_are_chance_are_left_out():
+    draw = np.random.default_rng(0)
+    logits = draw.normal(size=(300, 3)) * draw.uniform(0.5, 3, size=(300, 1))
+    labels = (logits + draw.gumbel(size=logits.shape)).argmax(axis=1)  # what these logits say
+    knots, scales = fit_scales(logits, labels)
+    assert (np.diff(knots) > 0).all() and (scales == 1).all()
+
+
 def test_scales_of_logits_that_are_all_alike():
     knots, scales = fit_scales(np.array([[1.0, 0.0]] * 40), np.array([0, 1] * 20))
     assert len(knots) == len(scales) == KNOTS and (np.diff(knots) == 1).all()

@@ -200,7 +200,9 @@ def fit_classes(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def fit_scales(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scales of the lowest NLL for logits that are sure to different degrees, but for a prior; the problem is convex.
 
-    One temperature cannot mend a model that is too sure of what it hardly knows and rightly sure of the rest.
+    One temperature cannot mend a model that is too sure of what it hardly knows and rightly sure of the rest. Scales that
+    lower the summed NLL by less than one for each number that they add (the criterion of
+    [Akaike, 1974](https://doi.org/10.1109/TAC.1974.1100705)), as on few rows, are chance: then all are 1.
 
     Args:
         logits: (rows, classes), divided by their temperature already.
@@ -223,6 +225,9 @@ def fit_scales(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.n
     lines = np.stack([np.interp(sureness, knots, corner) for corner in np.eye(len(knots))], axis=1)
     loss = _softmax_loss(lines[:, :, None] * logits[:, None], labels)
     scales = _least(np.ones(len(knots)), len(labels), loss, least=LEAST_SCALE, smoothness=SMOOTHNESS)
+    plain = np.ones(len(knots))
+    if len(labels) * (loss(plain)[0] - loss(scales)[0]) < len(knots) - 1:  # one of them is the temperature's
+        scales = plain
     beyond = np.arange(1.0, KNOTS - len(knots) + 1)  # where fewer differ
     return np.append(knots, knots[-1] + beyond), np.append(scales, np.full(len(beyond), scales[-1]))
 
