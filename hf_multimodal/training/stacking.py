@@ -200,8 +200,8 @@ def fit_classes(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def fit_scales(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scales of the lowest NLL for logits that are sure to different degrees, but for a prior; the problem is convex.
 
-    One temperature cannot mend a model that is too sure of what it hardly knows and rightly sure of the rest. Scales that
-    lower the summed NLL by less than one for each number that they add (the criterion of
+    One temperature cannot mend a model that is too sure of what it hardly knows and rightly sure of the rest. Scales
+    that lower the summed NLL by less than one for each number that they add (the criterion of
     [Akaike, 1974](https://doi.org/10.1109/TAC.1974.1100705)), as on few rows, are chance: then all are 1.
 
     Args:
