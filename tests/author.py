@@ -28,6 +28,9 @@ from hf_multimodal.sharing.pushing import push_folder
 from hf_multimodal.training.trainer import MultimodalTrainer
 
 FOLDER, API = Path(sys.argv[1]), HfApi()
+CARD = """our own card ![curve](curve.png)
+model = AutoModel.from_pretrained("runs/own", trust_remote_code=True).eval()
+other = AutoModel.from_pretrained("base", trust_remote_code=True)"""
 OUTPUTS = {"fusion": "logits", "robust": "logits", "aligner": "logits_per_image"}
 
 
@@ -94,7 +97,7 @@ def push_own():
         model, args, data_collator=collator, train_dataset=Dataset.from_list(rows), head_learning_rate=1e-3
     )
     (FOLDER / "own").mkdir(exist_ok=True)
-    (FOLDER / "own" / "README.md").write_text("our own card ![curve](curve.png)")
+    (FOLDER / "own" / "README.md").write_text(CARD)
     (FOLDER / "own" / "curve.png").write_bytes(b"a curve")
     trainer.train()
     trainer.push_to_hub()

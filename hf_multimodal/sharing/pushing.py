@@ -18,6 +18,10 @@ SHARED = (
     *("processor_config.json", "preprocessor_config.json", "tokenizer*", "vocab.*", "merges.txt", "*.model"),
     *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "README.md", "LICENSE"),
 )
+# The two lines of a card's snippet that name where it loads from.
+LOADING = re.compile(
+    r"""^((?:model = AutoModel|processor = AutoProcessor)\.from_pretrained\()"(?:[^"\\]|\\.)*"(, trust_remote)""", re.M
+)
 PICTURE = re.compile(r"""!\[[^\]]*\]\(\s*<?([^)\s>]+)|<img\s[^>]*src=["']([^"']+)""")
 
 
@@ -46,6 +50,17 @@ def pictures_of_card(card: str) -> list[str]:
     """
     found = ["".join(groups) for groups in PICTURE.findall(card)]
     return list(dict.fromkeys(path for path in found if not re.match(r"[a-z]+:|/|#", path)))
+
+
+def card_of(repo_id: str, card: str) -> str:
+    """A run's card whose snippet loads from the repository, whichever folder or repository it named.
+
+    Example:
+
+    >>> card_of("me/mine", 'model = AutoModel.from_pretrained("runs/a", trust_remote_code=True)')
+    'model = AutoModel.from_pretrained("me/mine", trust_remote_code=True)'
+    """
+    return LOADING.sub(lambda found: f'{found[1]}"{repo_id}"{found[2]}', card)
 
 
 def shared_files(folder: str | Path) -> list[str]:
@@ -90,7 +105,7 @@ def push_folder(
     commit_message: str = "Upload model",
     run_as_future: bool = False,
 ) -> Any:
-    """Push what `shared_files` names to a repository of the Hub, in one commit.
+    """Push what `shared_files` names to a repository of the Hub, in one commit; the card's snippet loads from there.
 
     Args:
         folder: Of a run.
@@ -116,9 +131,12 @@ def push_folder(
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         refuse_pickles(repo_id, api.list_repo_files(repo_id, revision=revision))
+        content: dict[str, Path | bytes] = {name: Path(folder, name) for name in files}
+        if "README.md" in content:
+            content["README.md"] = card_of(repo_id, Path(folder, "README.md").read_text(encoding="utf-8")).encode()
         return api.create_commit(  # type: ignore[call-overload]
             repo_id,
-            [CommitOperationAdd(path_in_repo=name, path_or_fileobj=Path(folder, name)) for name in files],
+            [CommitOperationAdd(path_in_repo=name, path_or_fileobj=found) for name, found in content.items()],
             commit_message=commit_message,
             revision=revision,
             run_as_future=run_as_future,
