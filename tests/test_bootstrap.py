@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hf_multimodal.evaluation.bootstrap import _resample_counts, bootstrap_intervals, paired_bootstrap, seed_summary
+from hf_multimodal.evaluation.bootstrap import _count_rows, bootstrap_intervals, paired_bootstrap, seed_summary
 from hf_multimodal.evaluation.metrics import metrics_from_outputs
 from hf_multimodal.evaluation.predictions import Predictions
 
@@ -35,7 +35,7 @@ def measure(run, rows):
 
 def looped(a, b, metric, resamples, seed):
     """Percentiles of the difference, every resample measured by the metrics themselves; equal ids in equal rows."""
-    counts = _resample_counts(np.random.default_rng(seed), resamples, len(a[0].ids)).astype(int)
+    counts = _count_rows(np.random.default_rng(seed), resamples, len(a[0].ids)).astype(int)
     differences = []
     for count in counts:
         rows = np.repeat(np.arange(len(count)), count)
@@ -146,7 +146,7 @@ def test_seed_summary():
 def test_intervals_equal_a_loop_over_resamples(labels, problem_type):
     own = labels if problem_type != "multi_label_classification" else np.eye(3)[labels]
     run = make_run(3, own.astype(float) if problem_type == "regression" else own, 1.0, problem_type)
-    counts = _resample_counts(np.random.default_rng(4), 90, 60).astype(int)
+    counts = _count_rows(np.random.default_rng(4), 90, 60).astype(int)
     looped = [measure(run, np.repeat(np.arange(60), count)) for count in counts]
     found = bootstrap_intervals(run, resamples=90, seed=4)
     assert set(found) >= ({"mse", "mae"} if problem_type == "regression" else {"accuracy", "macro_f1", "nll", "ece"})

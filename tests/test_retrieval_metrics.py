@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hf_multimodal.evaluation import retrieval
+from hf_multimodal.evaluation.bootstrap import resample_counts
 from hf_multimodal.evaluation.retrieval import retrieval_metrics, retrieval_ranks
 from hf_multimodal.sharing.tables import retrieval_table
 
@@ -109,9 +110,31 @@ def test_the_table_always_tells_the_pool():
     found = retrieval_metrics(*data, image_groups=["a", "b"] * 11 + ["a"])
     table = retrieval_table(found)
     assert table.splitlines()[0].startswith("| queries | group | number | pool | R@1 | R@5 | R@10 | mean rank |")
+    low, high = found["intervals"]["text_to_image"]["recall_at_5"].values()
+    assert f" ({low:.3f} to {high:.3f}) |" in table and low < found["text_to_image"]["recall_at_5"] < high
     assert "| text to image | all | 61 | 23 |" in table and "| image to text | all | " in table
     assert "| text to image | b | " in table and f"rsum {found['rsum']:.1f}" in table
     assert all(" 23 | " in line or " 61 | " in line for line in table.splitlines()[2:8])
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_intervals_equal_a_loop_over_resampled_pictures(seed, monkeypatch):
+    monkeypatch.setattr(retrieval, "RESAMPLES", 40)
+    image_embeds, text_embeds, image_ids = draw(seed=seed)
+    image_ranks, text_ranks = loop_ranks(image_embeds, text_embeds, image_ids)
+    recalls = []
+    for counts in np.concatenate(list(resample_counts(40, 23, 0))):
+        pictures = np.repeat(np.arange(23), counts.astype(int))
+        ours = [image_ranks[picture] for picture in pictures if image_ranks[picture]]
+        theirs = [text_ranks[text] for picture in pictures for text in np.flatnonzero(image_ids == picture)]
+        recalls.append([np.mean(np.array(ranks) <= k) for ranks in (ours, theirs) for k in (1, 5, 10)])
+    low, high = np.percentile(recalls, [2.5, 97.5], axis=0)
+    found = retrieval_metrics(image_embeds, text_embeds, image_ids)["intervals"]
+    cells = [found[way][f"recall_at_{k}"] for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
+    np.testing.assert_allclose([cell["low"] for cell in cells], low)
+    np.testing.assert_allclose([cell["high"] for cell in cells], high)
+    rsum = np.percentile(100 * np.sum(recalls, axis=1), [2.5, 97.5])
+    np.testing.assert_allclose([found["rsum"]["low"], found["rsum"]["high"]], rsum)
 
 
 def test_what_cannot_be_ranked_is_named():

@@ -126,7 +126,7 @@ def paired_bootstrap(
 
     statistics = [_row_statistics(run) for run in runs]
     draws: dict[str, list[FloatArray]] = {name: [] for name in statistics[0]}
-    for weights in _resamples(resamples, count, seed):
+    for weights in resample_counts(resamples, count, seed):
         for name in draws:
             draws[name].append(_side_means(statistics, name, weights, len(left)))
     whole = np.ones((1, count))
@@ -173,7 +173,7 @@ def bootstrap_intervals(run: Predictions, *, resamples: int = RESAMPLES, seed: i
     draws: dict[str, list[FloatArray]] = {name: [] for name in statistics}
     confidences, right = _decisions(run)
     errors: list[float] = []
-    for weights in _resamples(resamples, count, seed):
+    for weights in resample_counts(resamples, count, seed):
         for name, (rows, reduce) in statistics.items():
             draws[name].append(reduce(weights @ rows, count))
         for drawn in weights.astype(int) if confidences.size else ():
@@ -196,15 +196,29 @@ def _decisions(run: Predictions) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
     return table.max(axis=1, keepdims=True), (run.predicted == run.labels)[:, None]
 
 
-def _resamples(resamples: int, count: int, seed: int) -> Iterator[FloatArray]:
-    """Counts of rows by resample, as many resamples at once as memory allows."""
+def resample_counts(resamples: int, count: int, seed: int) -> Iterator[FloatArray]:
+    """How often each row is drawn in each resample, as many resamples at once as memory allows.
+
+    Args:
+        resamples: Number of bootstrap draws.
+        count: Number of rows.
+        seed: Of the draws.
+
+    Yields:
+        (some resamples, count) float64.
+
+    Example:
+
+    >>> [counts.sum(axis=1).tolist() for counts in resample_counts(2, 5, 0)]
+    [[5.0, 5.0]]
+    """
     generator = np.random.default_rng(seed)
     chunk = max(1, CHUNK_CELLS // count)
     for start in range(0, resamples, chunk):
-        yield _resample_counts(generator, min(chunk, resamples - start), count)
+        yield _count_rows(generator, min(chunk, resamples - start), count)
 
 
-def _resample_counts(generator: np.random.Generator, size: int, count: int) -> FloatArray:
+def _count_rows(generator: np.random.Generator, size: int, count: int) -> FloatArray:
     """(size, count): how often each row is in each resample."""
     rows = generator.integers(0, count, size=(size, count))
     flat = (rows + np.arange(size)[:, None] * count).ravel()

@@ -6,6 +6,8 @@ The conventions, since published numbers differ by them:
   neither right nor wrong ([Karpathy and Fei-Fei, 2015](https://arxiv.org/abs/1412.2306)).
 - The rank of a query is 1 plus the number of wrong answers that score at least as high as the right one: a tie counts
   against the query, so a model that gives everything one score gets the worst ranks and not the best.
+- An interval is that of 95 % over draws of pictures, each with all its texts: the texts of one picture are not
+  independent.
 - The pool, everything that a query is compared with, is told beside every number: recall means nothing without it.
 """
 
@@ -17,6 +19,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from .bootstrap import RESAMPLES, resample_counts
+from .calibration import FloatArray
 
 RECALL_AT = (1, 5, 10)
 CELLS = 16_000_000  # scores held at once: 64 MB
@@ -82,8 +87,8 @@ def retrieval_metrics(
 
     Returns:
         `image_to_text` and `text_to_image`, each with `recall_at_1`, `recall_at_5`, `recall_at_10`, `mean_rank`,
-        `median_rank`, `queries` and `pool`; `rsum`, the sum of the six recalls in percent (at most 600); with groups
-        `groups`: the two directions by group.
+        `median_rank`, `queries` and `pool`; `rsum`, the sum of the six recalls in percent (at most 600); `intervals`:
+        `low` and `high` of each recall and of the rsum; with groups `groups`: the two directions by group.
 
     Raises:
         ValueError: As for `retrieval_ranks`, or there is not one group for each query.
@@ -100,6 +105,7 @@ def retrieval_metrics(
     pools = {"image_to_text": len(text_ranks), "text_to_image": len(image_ranks)}
     found: dict[str, Any] = {way: _summary(ranks[way][ranks[way] > 0], pools[way]) for way in DIRECTIONS}
     found["rsum"] = 100 * sum(found[way][f"recall_at_{k}"] for way in DIRECTIONS for k in RECALL_AT)
+    found["intervals"] = _intervals(image_ranks, text_ranks, image_ids.cpu().numpy())
     groups = {
         name: np.asarray(values).astype(str)
         for name, values in (("image_to_text", image_groups), ("text_to_image", text_groups))
@@ -126,6 +132,37 @@ def _summary(ranks: npt.NDArray[Any], pool: int) -> dict[str, float | int]:
     recalls = {f"recall_at_{k}": float((ranks <= k).mean()) for k in RECALL_AT}
     middle = {"mean_rank": float(ranks.mean()), "median_rank": float(np.median(ranks))}
     return {**recalls, **middle, "queries": len(ranks), "pool": pool}
+
+
+def _intervals(
+    image_ranks: npt.NDArray[Any], text_ranks: npt.NDArray[Any], owners: npt.NDArray[Any]
+) -> dict[str, Any]:
+    """95 % percentile intervals by bootstrap over pictures, each with all its texts; the pool stays whole."""
+    at, pictures = np.array(RECALL_AT), len(image_ranks)
+    found: dict[str, npt.NDArray[Any]] = {
+        "image_to_text": (image_ranks[:, None] <= at) & (image_ranks > 0)[:, None],
+        "text_to_image": np.stack([np.bincount(owners[text_ranks <= k], minlength=pictures) for k in at], axis=1),
+    }
+    asked: dict[str, npt.NDArray[Any]] = {
+        "image_to_text": image_ranks > 0,
+        "text_to_image": np.bincount(owners, minlength=pictures),
+    }
+    draws: dict[str, list[FloatArray]] = {way: [] for way in found}
+    for counts in resample_counts(RESAMPLES, pictures, seed=0):
+        for way, parts in draws.items():
+            queries = (counts @ asked[way])[:, None]
+            parts.append(counts @ found[way] / np.maximum(queries, 1))  # a draw may hold none
+    recalls = {way: np.concatenate(parts) for way, parts in draws.items()}  # (resamples, cut-offs)
+
+    def ends(values: FloatArray) -> dict[str, float]:
+        low, high = np.percentile(values, [2.5, 97.5]).tolist()
+        return {"low": low, "high": high}
+
+    by_way = {
+        way: {f"recall_at_{k}": ends(values[:, column]) for column, k in enumerate(RECALL_AT)}
+        for way, values in recalls.items()
+    }
+    return {**by_way, "rsum": ends(100 * sum(values.sum(axis=1) for values in recalls.values()))}
 
 
 def _check(image_embeds: Tensor, text_embeds: Tensor, image_ids: Tensor) -> None:

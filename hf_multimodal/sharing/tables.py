@@ -89,21 +89,32 @@ def retrieval_table(metrics: Mapping[str, Any]) -> str:
         metrics: From `retrieval_metrics`.
 
     Returns:
-        A row for each direction and group, and a last line with the rsum.
+        A row for each direction and group, and a last line with the rsum; intervals where the metrics have them.
     """
-    groups = {"all": metrics, **metrics.get("groups", {})}
+    intervals = metrics.get("intervals", {})
+    entries = [("all", metrics), *metrics.get("groups", {}).items()]
     ways = ("image_to_text", "text_to_image")
     at = sorted(int(name.removeprefix("recall_at_")) for name in metrics[ways[0]] if name.startswith("recall_at_"))
+
+    def recall(way: str, entry: Mapping[str, Any], k: int) -> float | str:
+        value = entry[way][f"recall_at_{k}"]
+        if entry is not metrics or not intervals:
+            return value
+        return f"{value:.4f} ({{low:.3f}} to {{high:.3f}})".format(**intervals[way][f"recall_at_{k}"])
+
     rows = [
         [way.replace("_", " "), name, entry[way]["queries"], entry[way]["pool"]]
-        + [entry[way][f"recall_at_{k}"] for k in at]
+        + [recall(way, entry, k) for k in at]
         + [entry[way]["mean_rank"], entry[way]["median_rank"]]
         for way in ways
-        for name, entry in groups.items()
+        for name, entry in entries
         if way in entry
     ]
     columns = ["queries", "group", "number", "pool", *(f"R@{k}" for k in at), "mean rank", "median rank"]
-    return f"{markdown_table(rows, columns)}\n\nrsum {metrics['rsum']:.1f} of 600"
+    rsum = f"rsum {metrics['rsum']:.1f} of 600"
+    if "rsum" in intervals:
+        rsum += " ({low:.1f} to {high:.1f})".format(**intervals["rsum"])
+    return f"{markdown_table(rows, columns)}\n\n{rsum}"
 
 
 def curve_table(points: Sequence[Mapping[str, Any]]) -> str:
