@@ -1,6 +1,7 @@
 """python scripts/write_card.py --run runs/robust --curve runs/robust/curve --license apache-2.0 --language en
 
-Write the model card of a run again: with its curve over missing rates, or with what its training was not told.
+Write the model card of a run again: with its curve over missing rates, or with what its training was not told. What is
+given here is kept in the run's folder, for each later card.
 `--output model_cards/robust.md` writes it elsewhere, with copies of its pictures in a folder of that name.
 """
 
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> str:
     """
     (args,) = CommandLine((WriteCardArguments,), argv, __doc__).parse()
     options = asdict(args)
-    return str(write_card(options.pop("run"), limits=tuple(options.pop("limits")), **options))
+    return str(write_card(options.pop("run"), options.pop("output"), **options))
 
 
 if __name__ == "__main__":

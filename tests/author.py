@@ -158,6 +158,7 @@ def refusals(private, older):
     found = {
         "pull": error_of(AutoModel.from_pretrained, "me/private", token=wrong),
         "push": error_of(push_folder, FOLDER / "aligner", "me/private", token=wrong),
+        "private": error_of(push_folder, FOLDER / "aligner", "me/aligner", private=True),
         "create": error_of(push_folder, FOLDER / "aligner", "me/new", token=wrong),
     }
     with_token, _ = load_model("me/private", revision=private)

@@ -186,7 +186,16 @@ class Handler(BaseHTTPRequestHandler):
         if listing is not None:
             sha, files = listing
             siblings = [{"rfilename": name} for name in files]
-            self.send({"id": repo, "sha": sha, "siblings": siblings, "private": False, "tags": [], "downloads": 0})
+            self.send(
+                {
+                    "id": repo,
+                    "sha": sha,
+                    "siblings": siblings,
+                    "private": self.server.repositories[repo].private,
+                    "tags": [],
+                    "downloads": 0,
+                }
+            )
 
     def tree(self, repo: str, revision: str) -> None:
         listing = self.listing(repo, revision)

@@ -54,6 +54,22 @@ def test_every_model_type_trains_saves_and_loads(vision, text, tmp_path, batch):
     assert_same(model, loaded, batch)
 
 
+def test_a_configuration_keeps_nothing_that_is_no_field(tmp_path):
+    """A token would be saved with it, and pushed."""
+    build(family=FusionForImageTextClassification).vision_model.save_pretrained(tmp_path)
+    fusion, aligner = build(family=FusionForImageTextClassification), build()
+    starts = {
+        "fusoin": lambda **given: FusionForImageTextClassification.from_vision_text_pretrained(tmp_path, **given),
+        "token": lambda **given: AlignerModel.from_vision_text_pretrained(tmp_path, tmp_path, **given),
+        "revision": lambda **given: AlignerModel.from_fusion(fusion, **given),
+        "unimodal_loss": lambda **given: RobustFusionForImageTextClassification.from_fusion(fusion, **given),
+        "num_label": lambda **given: FusionForImageTextClassification.from_aligner(aligner, **given),
+    }
+    for name, start in starts.items():
+        with pytest.raises(TypeError, match=rf"'{name}' is no field of \w+Config\."):
+            start(**{name: "hf_marker"})
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_trains_every_parameter_saves_and_loads(loss, tmp_path, batch):
     model = build(loss=loss).train()

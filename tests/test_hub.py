@@ -99,6 +99,7 @@ def test_wrong_tokens_and_pickles_are_refused(pushed: Pushed) -> None:
     assert said["pull"].startswith("OSError: me/private is not a local folder and is not a valid model identifier")
     assert "If this is a private repository, make sure to pass a token having permission to this repo" in said["pull"]
     assert said["push"].startswith("PermissionError: me/private cannot be written with the token that was used")
+    assert said["private"].startswith("ValueError: me/aligner is there and public, and a private one is asked for")
     assert said["create"].startswith("PermissionError: me/new cannot be") and "me/new" not in pushed.hub.repositories
     assert pushed.hub.repositories["me/private"].private and said["with the right token"] == "AlignerModel"
     assert (

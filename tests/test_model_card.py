@@ -230,6 +230,10 @@ def test_a_card_elsewhere_brings_its_pictures(tmp_path, monkeypatch):
     copy = Image.open(tmp_path / "cards" / "a b" / "missing_curve.png")
     assert copy.size == (9, 9) and copy.mode == "P"  # few colours are enough, and stay small in a repository
     assert not (folder / "README.md").exists()
+    again = write_card(folder).read_text()
+    assert again == text.replace("(a%20b/", "(")  # what was given once stays
+    with pytest.raises(ValueError, match=r"output must be a Markdown file, such as .*cards/one.md, got"):
+        write_card(folder, tmp_path / "cards" / "one")
 
 
 @pytest.mark.parametrize(

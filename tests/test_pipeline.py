@@ -1,6 +1,7 @@
 """`pipeline("image-text-classification")`: what it takes and answers, how it travels, with and without the package."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -284,6 +285,52 @@ def test_nothing_is_opened_or_fetched(image):
     )
     with pytest.raises(TypeError, match="images must be pictures, not paths or URLs"):
         classify(image=image)
+    for nested in ([image], (image,), np.zeros((2, 3, 8, 8)), [picture(), picture()]):
+        with pytest.raises(
+            TypeError, match=r"an image must be a PIL picture, or an array .* got (list|tuple|ndarray)"
+        ):
+            classify({"image": nested})
+
+
+@pytest.mark.parametrize("text", [5, float("nan"), ["a"]])
+def test_a_text_that_is_none_is_shown(text):
+    classify = pipeline(
+        TASK, model=make_model(family=RobustFusionForImageTextClassification), processor=make_processor()
+    )
+    with pytest.raises(
+        TypeError, match=rf"must be a string, or None if it is missing, got .* \({type(text).__name__}\)"
+    ):
+        classify([{"text": "a"}, {"text": text}])
+
+
+def test_columns_of_a_data_set_and_frames(tmp_path):
+    model = save(tmp_path)
+    classify = pipeline(TASK, model=str(tmp_path))
+    rows = Dataset.from_dict({"image": [picture(), None], "text": ["a", "cat"]})
+    examples = [{"image": picture(), "text": "a"}, {"text": "cat"}]
+    assert_answers(classify(image=rows["image"], text=rows["text"]), expected(model, examples))
+    with pytest.raises(TypeError, match=r"a DataFrame has none: give `.to_dict\('records'\)` of it"):
+        classify(rows.select_columns(["text"]).to_pandas())
+
+
+def test_the_page_runs(tmp_path, monkeypatch):
+    model = save(tmp_path / "runs" / "mine").eval()
+    monkeypatch.chdir(tmp_path)
+    picture().save("dog.jpg")
+    processor = make_processor()
+    processor.tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]  # as BERT's tokenizer
+    examples = {"images": [picture(), None, picture(90)], "text": ["a red dog", "cat", None]}
+    inputs = processor(**examples, return_tensors="pt")
+    assert "token_type_ids" in inputs
+    names = {"dataset": Dataset.from_list([{"text": "a"}] * 3), "model": model, "inputs": inputs}
+    page = Path(__file__).parents[1] / "docs" / "pipeline.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    for block in blocks:
+        exec(block, names)
+    assert len(blocks) == 2
+    with torch.no_grad():
+        logits = names["program"].module()(**inputs).logits
+        torch.testing.assert_close(logits, model(**inputs).logits, atol=1e-4, rtol=0)
 
 
 def test_a_mistyped_key_is_warned_of(warned):

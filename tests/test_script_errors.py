@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,11 @@ def test_what_is_not_there_is_known_before_the_work(
         evaluate(["--model", "/no/such", "--data", str(table)])
     with pytest.raises(FileNotFoundError, match="from_fusion: there is no folder '/no/such'"):
         train_robust(["--data", str(table), "--from_fusion", "/no/such", "--output_dir", str(tmp_path)])
+    shutil.copytree(folder, tmp_path / "pickled")
+    (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"a pickle")
+    with pytest.raises(ValueError, match=r"pickled holds pickled weights, .*: \['pytorch_model.bin'\]"):
+        flags = ["--data", str(table), "--from_fusion", str(tmp_path / "pickled")]
+        train_robust([*flags, "--output_dir", str(tmp_path / "robust")])
 
 
 def test_evaluate_names_what_it_left_out(

@@ -15,7 +15,8 @@ from transformers import AutoModel, AutoProcessor, CLIPConfig, CLIPModel, Traini
 
 from hf_multimodal import FusionForImageTextClassification, MultimodalCollator, MultimodalProcessor
 from hf_multimodal.inference.predicting import load_model
-from hf_multimodal.sharing.pushing import push_folder, shared_files
+from hf_multimodal.sharing.files import shared_files
+from hf_multimodal.sharing.pushing import push_folder
 from hf_multimodal.training.arguments import parse_training_arguments
 from hf_multimodal.training.from_scratch import vision_part
 from hf_multimodal.training.lora import add_lora
@@ -50,7 +51,15 @@ def folder(tmp_path: Path) -> Path:
 def test_only_what_is_named_is_shared(folder: Path) -> None:
     saved = {path.name for path in folder.iterdir()}
     assert set(shared_files(folder)) == saved  # all that model and processor save
-    for name in ("predictions.csv", "run.yaml", "metrics.json", "bad_samples.csv", "history.png", "training_args.bin"):
+    for name in (
+        "predictions.csv",
+        "run.yaml",
+        "metrics.json",
+        "history.png",
+        "training_args.bin",
+        "notes.py",
+        "v.model",
+    ):
         (folder / name).write_text("private")
     for name in ("checkpoint-4/model.safetensors", "baselines/image_alone/config.json", "pictures/confusion.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -58,6 +67,33 @@ def test_only_what_is_named_is_shared(folder: Path) -> None:
     assert set(shared_files(folder)) == saved
     (folder / "README.md").write_text("![a](history.png) <img src='pictures/confusion.png'> ![b](https://x.org/c.png)")
     assert set(shared_files(folder)) == {*saved, "README.md", "history.png", "pictures/confusion.png"}
+
+
+def test_a_card_shows_pictures_and_nothing_else(folder: Path) -> None:
+    (folder / "a b.png").write_text("a picture")
+    card = "![a](a%20b.png?raw=true) ![b](<a b.png>) ![c](HTTPS://x.org/c.png) `![d](lost.png)`"
+    (folder / "README.md").write_text(card)
+    assert {"README.md", "a b.png"} < set(shared_files(folder))
+    (folder / "run.yaml").write_text("private")
+    (folder / "README.md").write_text("![a](run.yaml)")
+    with pytest.raises(ValueError, match=r"README.md shows 'run.yaml', which is none of \['.png'"):
+        shared_files(folder)
+    (folder / "README.md").write_bytes("grün".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"README.md must be UTF-8"):
+        shared_files(folder)
+
+
+def test_all_shards_are_needed_and_none_is_a_pickle(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(FileNotFoundError, match=r"no whole model, it lacks \['model-00002-of-00002.safetensors'\]"):
+        shared_files(folder)
+    index["weight_map"]["b"] = "weights.dat"
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    for use in (load_model, shared_files):
+        with pytest.raises(ValueError, match=r"index.json names \['weights.dat'\], and only safetensors are read"):
+            use(folder)
 
 
 @pytest.mark.parametrize("picture", ["lost.png", "../beside.png"])
@@ -69,8 +105,12 @@ def test_a_card_shows_only_pictures_of_its_folder(folder: Path, picture: str) ->
 
 
 def test_a_folder_without_a_whole_model_is_not_pushed(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"mine holds no model: a config.json and a model.safetensors are"):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder '.*mine'"):
         push_folder(tmp_path / "mine", "me/mine")
+    with pytest.raises(
+        FileNotFoundError, match=r"holds no whole model, it lacks \['config.json', 'model.safetensors'"
+    ):
+        push_folder(tmp_path, "me/mine")
     add_lora(make_model(), 2).save_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"It holds a LoRA adapter alone: merge it and save the model\."):
         push_folder(tmp_path, "me/mine")

@@ -1,5 +1,8 @@
 """What every configuration of this package shares: a vision configuration and a text configuration."""
 
+from collections.abc import Iterable
+from dataclasses import fields
+from difflib import get_close_matches
 from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -12,6 +15,7 @@ OWN_CONFIGS: dict[str, type[PreTrainedConfig]] = {
     config.model_type: config for config in (TorchvisionConfig, RecurrentTextConfig)
 }
 IMAGE_POOLINGS = ("auto", "cls", "mean", "cls_mean")
+TAKEN = ("num_labels", "attn_implementation", "output_attentions")  # by transformers' configurations, as no fields
 TEXT_POOLINGS = ("auto", "cls", "mean", "last", "pooler")
 
 
@@ -23,13 +27,13 @@ def to_config(config: PreTrainedConfig | dict[str, Any] | None) -> PreTrainedCon
     """
     if not isinstance(config, dict):
         return config
-    fields = dict(config)
-    model_type = fields.pop("model_type", None)
+    given = dict(config)
+    model_type = given.pop("model_type", None)
     if model_type is None:
         raise ValueError(f"a vision_config or text_config given as a dict needs a model_type, got {sorted(config)}.")
     if model_type in OWN_CONFIGS:
-        return OWN_CONFIGS[model_type](**fields)
-    return AutoConfig.for_model(model_type, **fields)
+        return OWN_CONFIGS[model_type](**given)
+    return AutoConfig.for_model(model_type, **given)
 
 
 class VisionTextConfig(PreTrainedConfig):
@@ -73,6 +77,31 @@ class VisionTextConfig(PreTrainedConfig):
             label2id = {name: int(index) for index, name in id2label.items()}
         self.id2label, self.label2id = id2label, label2id
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def check_fields(cls, names: Iterable[str]) -> None:
+        """Refuse what is no field: a configuration would keep it and save it, a misspelt name as well as a token.
+
+        Args:
+            names: Of keyword arguments that are meant to be fields.
+
+        Raises:
+            TypeError: If one of them is none.
+
+        Example:
+
+        >>> VisionTextConfig.check_fields(["num_labels", "text_poling"])
+        Traceback (most recent call last):
+        ...
+        TypeError: 'text_poling' is no field of VisionTextConfig. Did you mean 'text_pooling'?
+        """
+        known = [*(field.name for field in fields(cls)), *cls.attribute_map, *TAKEN]
+        for name in names:
+            if name not in known:
+                close = get_close_matches(name, known, n=1)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                hint = " A token comes from HF_TOKEN or `hf auth login`." if name == "token" else hint
+                raise TypeError(f"{name!r} is no field of {cls.__name__}.{hint}")
 
     @property
     def modalities(self) -> tuple[int, ...]:

@@ -175,8 +175,10 @@ class AlignerModel(VisionTextPreTrainedModel):
             kwargs: Fields of the configuration (`projection_dim`, `loss`, ...); the rest is the classifier's.
 
         Raises:
+            TypeError: If a keyword is no field of the configuration.
             ValueError: If the classifier reads one modality only, or its weights are those of a peft model.
         """
+        cls.config_class.check_fields(kwargs)
         fields = common_fields(model_or_folder)
         fields["projection_dim"] = fields.pop("hidden_size")  # given under either name, another width counts
         return start_from(model_or_folder, cls, cls.config_class(**{**fields, **kwargs}), NEW_PARTS)

@@ -91,8 +91,10 @@ class FusionForImageTextClassification(VisionTextPreTrainedModel):
                 aligner's unless given.
 
         Raises:
+            TypeError: If a keyword is no field of the configuration.
             ValueError: If its weights are not those of an aligner (a peft model's, before it is merged).
         """
+        cls.config_class.check_fields(kwargs)
         config = cls.config_class(**{**common_fields(model_or_folder), **kwargs})
         return start_from(model_or_folder, cls, config, NEW_PARTS)
 

@@ -105,9 +105,11 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
             kwargs: Fields of the configuration that shall differ (`unimodal_loss_weight`, ...).
 
         Raises:
+            TypeError: If a keyword is no field of the configuration.
             ValueError: If the classifier reads one modality only, or its weights are not those of a fused classifier
                 (a peft model's, before it is merged).
         """
+        cls.config_class.check_fields(kwargs)
         config = cls.config_class(**{**trained_fields(model_or_folder), **kwargs})
         return start_from(model_or_folder, cls, config, NEW_PARTS)
 

@@ -127,11 +127,13 @@ class VisionTextPreTrainedModel(PreTrainedModel):
                 the whole model, where `"auto"` is that of the checkpoints; without it everything is float32.
 
         Raises:
+            TypeError: If a keyword is no field of the configuration.
             ValueError: If both names are None, the vision model has not so many layers, `dtype` is `"auto"` and the
                 checkpoints differ in theirs, or a `device_map` is given.
         """
         if "device_map" in kwargs:
             raise ValueError("device_map is for from_pretrained of a saved model; move this one with .to(device).")
+        cls.config_class.check_fields(kwargs)
         dtype = kwargs.pop("dtype", torch.float32)
         pooler = kwargs.get("text_pooling") == "pooler"
         vision = text = None
@@ -178,9 +180,12 @@ class VisionTextPreTrainedModel(PreTrainedModel):
         super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, *args: Any, use_safetensors: bool | None = True, **kwargs: Any) -> Any:
-        """As in transformers, but weights are read from safetensors alone: a pickle can run code when it is opened."""
-        return super().from_pretrained(*args, use_safetensors=use_safetensors, **kwargs)
+    def from_pretrained(cls, *args: Any, use_safetensors: bool | None = None, **kwargs: Any) -> Any:
+        """As in transformers, but weights are read from safetensors alone: a pickle can run code when it is opened.
+
+        `use_safetensors=False` asks for pickles all the same.
+        """
+        return super().from_pretrained(*args, use_safetensors=use_safetensors is not False, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As in torch, but of a weight with two names (T5's embeddings) one is enough, as it is saved under one."""

@@ -1,6 +1,6 @@
 """`pipeline("image-text-classification")`: a picture and a text together, either of which may be missing."""
 
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from types import GeneratorType
 from typing import Any
 
@@ -23,7 +23,7 @@ def as_examples(image: Any, text: Any) -> dict[str, Any] | list[dict[str, Any]]:
     sides = {name: side for name, side in zip(SIDES, (image, text), strict=True) if side is not None}
     if not sides:
         raise ValueError("give examples, image=, text=, or both of these; got nothing.")
-    listed = [isinstance(side, (list, tuple)) for side in sides.values()]
+    listed = [isinstance(side, Sequence) and not isinstance(side, str) for side in sides.values()]
     if not any(listed):
         return sides
     kinds = [type(side).__name__ for side in sides.values()]
@@ -37,6 +37,11 @@ def as_examples(image: Any, text: Any) -> dict[str, Any] | list[dict[str, Any]]:
 
 def as_stream(inputs: Any) -> Any:
     """Bring tuples, data sets of `datasets` and other iterables into a form that `Pipeline` knows to be many."""
+    if hasattr(inputs, "iloc"):
+        raise TypeError(
+            f"examples are dicts, and a {type(inputs).__name__} has none: give `.to_dict('records')` of it, with None "
+            "in place of NaN."
+        )
     if isinstance(inputs, (Mapping, str, list, GeneratorType, Dataset)):
         return inputs
     if isinstance(inputs, Sized) and hasattr(inputs, "__getitem__"):
@@ -102,8 +107,8 @@ class ImageTextClassificationPipeline(TextClassificationPipeline):
         Args:
             inputs: A dict with `image` (a picture) and `text` (a string), either of which may be None or left out; or
                 a list, generator or data set of such dicts, whose other keys are not read.
-            image: Instead of `inputs`, a picture or a list of pictures and Nones.
-            text: Likewise a string or a list; with `image`, of the same length.
+            image: Instead of `inputs`, a picture, or a list or column of pictures and Nones.
+            text: Likewise a string, or a list or column; with `image`, of the same length.
             kwargs: `top_k`, how many labels, best first, None for all; `function_to_apply`, one of `sigmoid`,
                 `softmax`, `none`, by default the one that the model's `problem_type` asks for; `batch_size`;
                 `num_workers`; and arguments of the processor, as `max_length`.
@@ -115,7 +120,8 @@ class ImageTextClassificationPipeline(TextClassificationPipeline):
         Raises:
             ValueError: If an example is no dict or has nothing that the model reads, or on an argument that is not
                 allowed.
-            TypeError: If an image is a path or a URL: nothing is opened or fetched.
+            TypeError: If an image is no picture, a path or a URL for instance: nothing is opened or fetched. If a text
+                is no string.
         """
         if inputs is None:
             inputs = as_examples(image, text)
@@ -148,6 +154,12 @@ class ImageTextClassificationPipeline(TextClassificationPipeline):
         for name in self.reads:
             if name not in inputs and unread:
                 logger.warning_once(f"an example has no {name!r}, and its keys {unread} are not read.")
+        text = inputs.get("text") if "text" in self.reads else None
+        if text is not None and not isinstance(text, str):
+            kind = type(text).__name__
+            raise TypeError(
+                f"the text of an example must be a string, or None if it is missing, got {text!r} ({kind})."
+            )
         arguments = {"image": "images", "text": "text"}
         given = {arguments[name]: [inputs.get(name)] for name in self.reads}
         return dict(self.processor(**given, return_tensors="pt", **processor_kwargs))

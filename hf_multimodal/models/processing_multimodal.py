@@ -41,7 +41,7 @@ def to_rgb(image: Any) -> Any:
         image: PIL picture, or array or tensor (height, width), (height, width, channels), (channels, height, width).
 
     Raises:
-        TypeError: On a string: this package never opens paths or URLs on its own.
+        TypeError: On anything else, a path or a URL (or a list of one) for instance: nothing is opened or fetched.
 
     Example:
 
@@ -50,10 +50,14 @@ def to_rgb(image: Any) -> Any:
     """
     if isinstance(image, (str, bytes, os.PathLike, dict)):  # a dict is what `datasets` has before decoding
         raise TypeError(f"images must be pictures, not paths or URLs; open {image!r:.80} with PIL.Image.open first.")
+    if isinstance(image, (np.ndarray, torch.Tensor)) and image.ndim in (2, 3):
+        return to_rgb(Image.fromarray(np.asarray(image))) if image.ndim == 2 else image
     if not isinstance(image, Image.Image):
-        if getattr(image, "ndim", 0) == 2:
-            return to_rgb(Image.fromarray(np.asarray(image)))
-        return image
+        shape = f" of shape {tuple(image.shape)}" if hasattr(image, "shape") else ""
+        raise TypeError(
+            "an image must be a PIL picture, or an array or tensor of two or three dimensions, got "
+            f"{type(image).__name__}{shape}; None stands for a missing one."
+        )
     image = ImageOps.exif_transpose(image)
     if image.mode == "RGB":
         return image

@@ -7,7 +7,7 @@ from urllib.parse import quote
 from PIL import Image
 
 from .metadata import card_metadata
-from .runs import Run, read_run
+from .runs import Run, keep_for_card, read_run
 from .sections import evaluation, limits, summary, training, usage
 from .tables import inline, plain
 
@@ -39,32 +39,32 @@ def model_card(run: Run) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def write_card(
-    folder: str | Path, output: str | Path | None = None, curve: str | Path | None = None, **options: Any
-) -> Path:
+def write_card(folder: str | Path, output: str | Path | None = None, **added: Any) -> Path:
     """Write the card of a run.
 
     Args:
         folder: Of the run, with `metrics.json` and `config.json`, and `run.yaml` if it has one.
         output: The file. Default: `README.md` in the folder, where its pictures lie beside it. Pictures of any other
             are copied into a folder of its name.
-        curve: Folder in which `scripts/evaluate.py --missing_curve` wrote. Default: the run's own.
-        options: Further arguments of `read_run`: `repo_id`, `title`, `limits`, `license`, ...
+        added: Arguments of `keep_for_card`: `curve`, `repo_id`, `title`, `limits`, `license`, ...; what was given for
+            an earlier card stays.
 
     Returns:
         The file.
 
     Raises:
-        FileNotFoundError: If the folder holds no run, or the other no curve.
+        FileNotFoundError: If the folder holds no run, or that of the curve none.
+        ValueError: If the file is no Markdown file, or as `CardArguments`.
     """
     path = Path(folder, "README.md") if output is None else Path(output)
+    if path.suffix != ".md":
+        raise ValueError(f"output must be a Markdown file, such as {path}.md, got {str(path)!r}.")
+    if added:
+        keep_for_card(folder, **added)
     beside = path.parent if output is None else path.with_suffix("")
-    sources = {name: Path(folder, name) for name in PICTURES}
-    if curve is not None:
-        sources["missing_curve.png"] = Path(curve, "missing_curve.png")
-    found = {name: source for name, source in sources.items() if source.is_file()}
+    found = {name: source for name in PICTURES if (source := Path(folder, name)).is_file()}
     where = {name: quote((beside / name).relative_to(path.parent).as_posix()) for name in found}
-    card = model_card(read_run(folder, where, curve=curve, **options))
+    card = model_card(read_run(folder, where))
     for name, source in found.items():
         if source.resolve() != (beside / name).resolve():
             beside.mkdir(parents=True, exist_ok=True)

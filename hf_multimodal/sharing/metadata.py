@@ -46,7 +46,7 @@ def card_metadata(run: Run) -> ModelCardData:
         datasets=[plain(name)] if run.data.get("kind") == "Hub" else None,
         tags=tags if run.modality == "both" else [task],
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
-        model_name=plain(run.name).rpartition("/")[2] if results else None,
+        model_name=plain(run.title or run.name.rpartition("/")[2]) if results else None,
         eval_results=results or None,
     )
 

@@ -1,14 +1,16 @@
 """Weights come as safetensors alone: a pickle can run code when it is opened."""
 
+import json
 from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.utils import httpx
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
+INDEX = "model.safetensors.index.json"
 # What `Trainer` leaves beside a model and reads only when it resumes; no model is loaded from these.
 TRAINER_STATE = ("training_args.bin", "optimizer.*", "scheduler.pt", "scaler.pt", "rng_state*.pth")
 
@@ -44,6 +46,21 @@ def refuse_pickles(where: str, files: Iterable[str]) -> None:
         )
 
 
+def refuse_other_shards(where: str, index: str | bytes) -> None:
+    """Refuse an index of weights that names other files than safetensors: what it names is opened, whatever its name.
+
+    Args:
+        where: The folder or repository, for the message.
+        index: Content of its `model.safetensors.index.json`.
+
+    Raises:
+        ValueError: If one of the files is no safetensors file.
+    """
+    others = sorted({name for name in json.loads(index)["weight_map"].values() if not name.endswith(".safetensors")})
+    if others:
+        raise ValueError(f"{where}/{INDEX} names {others}, and only safetensors are read.")
+
+
 def refuse_pickled_model(name_or_path: str | Path, revision: str | None = None) -> None:
     """Refuse a folder or a repository of the Hub that holds pickled weights.
 
@@ -52,13 +69,17 @@ def refuse_pickled_model(name_or_path: str | Path, revision: str | None = None) 
         revision: Of the repository.
 
     Raises:
-        ValueError: If there are any.
+        ValueError: If there are any, or an index names others than safetensors.
     """
-    if Path(name_or_path).is_dir():
-        files = [path.name for path in Path(name_or_path).iterdir()]
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        files = [path.name for path in folder.iterdir()]
     else:
         try:
             files = HfApi().list_repo_files(str(name_or_path), revision=revision)
         except (OfflineModeIsEnabled, httpx.TransportError):
             return  # what is loaded then is in the cache, to which only safetensors came
     refuse_pickles(str(name_or_path), files)
+    if INDEX in files:
+        index = folder / INDEX if folder.is_dir() else hf_hub_download(str(name_or_path), INDEX, revision=revision)
+        refuse_other_shards(str(name_or_path), Path(index).read_bytes())

@@ -1,28 +1,21 @@
-"""A run's folder on the Hub: what of it is shared, and the push."""
+"""The push of a run's folder to the Hub."""
 
 import json
 import re
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
+from .files import read_card, shared_files
 from .pickles import refuse_pickles
 
-# All that loading needs, and the card. Whatever else lies in the folder stays: predictions, rows, paths, checkpoints.
-SHARED = (
-    *("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "*.py"),
-    *("processor_config.json", "preprocessor_config.json", "tokenizer*", "vocab.*", "merges.txt", "*.model"),
-    *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "README.md", "LICENSE"),
-)
 # The two lines of a card's snippet that name where it loads from.
 LOADING = re.compile(
     r"""^((?:model = AutoModel|processor = AutoProcessor)\.from_pretrained\()"(?:[^"\\]|\\.)*"(, trust_remote)""", re.M
 )
-PICTURE = re.compile(r"""!\[[^\]]*\]\(\s*<?([^)\s>]+)|<img\s[^>]*src=["']([^"']+)""")
 
 
 @dataclass
@@ -31,25 +24,16 @@ class PushArguments:
 
     model: str = field(metadata={"help": "Folder of the run."})
     repo_id: str = field(metadata={"help": "Name on the Hub: user/name. The repository is made if there is none."})
-    private: bool = field(default=False, metadata={"help": "Make the repository private; one that is there stays."})
+    private: bool = field(
+        default=False, metadata={"help": "Make the repository private; one that is there and public is refused."}
+    )
     revision: str | None = field(default=None, metadata={"help": "Branch, made if there is none. Default: main."})
     commit_message: str = field(default="Upload model", metadata={"help": "Message of the commit."})
     hub_token: str | None = field(
         default=None,
+        repr=False,
         metadata={"help": "Token that may write. Default: that of HF_TOKEN or of `hf auth login`, which is safer."},
     )
-
-
-def pictures_of_card(card: str) -> list[str]:
-    """Relative paths of the pictures that a card shows, in order.
-
-    Example:
-
-    >>> pictures_of_card("![loss](history.png) <img src='a/b.png'> ![](https://x.org/c.png) [text](run.yaml)")
-    ['history.png', 'a/b.png']
-    """
-    found = ["".join(groups) for groups in PICTURE.findall(card)]
-    return list(dict.fromkeys(path for path in found if not re.match(r"[a-z]+:|/|#", path)))
 
 
 def card_of(repo_id: str, card: str) -> str:
@@ -61,38 +45,6 @@ def card_of(repo_id: str, card: str) -> str:
     'model = AutoModel.from_pretrained("me/mine", trust_remote_code=True)'
     """
     return LOADING.sub(lambda found: f'{found[1]}"{repo_id}"{found[2]}', card)
-
-
-def shared_files(folder: str | Path) -> list[str]:
-    """Which files of a run's folder are shared.
-
-    The model (`config.json`, safetensors, code), its processor, the card (`README.md`) with the pictures that it
-    shows, and a `LICENSE`; nothing else, and of subfolders only those pictures.
-
-    Args:
-        folder: Of a run, or whatever `save_pretrained` left.
-
-    Returns:
-        Their names in the folder, sorted.
-
-    Raises:
-        FileNotFoundError: If the folder holds no whole model, or a picture of the card is not in it.
-        ValueError: If it holds pickled weights.
-    """
-    folder = Path(folder)
-    names = [path.name for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
-    refuse_pickles(str(folder), names)
-    shared = {name for name in names if any(fnmatch(name, pattern) for pattern in SHARED)}
-    if "config.json" not in shared or not any(name.endswith(".safetensors") for name in shared):
-        hint = " It holds a LoRA adapter alone: merge it and save the model." if "adapter_config.json" in names else ""
-        raise FileNotFoundError(f"{folder} holds no model: a config.json and a model.safetensors are needed.{hint}")
-    if "README.md" in shared:
-        for picture in pictures_of_card((folder / "README.md").read_text(encoding="utf-8")):
-            file = folder / picture
-            if not file.is_file() or not file.resolve().is_relative_to(folder.resolve()):
-                raise FileNotFoundError(f"{folder / 'README.md'} shows {picture!r}, which is not in {folder}.")
-            shared.add(picture)
-    return sorted(shared)
 
 
 def push_folder(
@@ -110,7 +62,8 @@ def push_folder(
     Args:
         folder: Of a run.
         repo_id: `user/name`, or a name under the user of the token.
-        private: Whether a new repository is private; None leaves it to the Hub. One that is there stays as it is.
+        private: Whether a new repository is private; None leaves it to the Hub. One that is there stays as it is, and
+            is refused if it is public and True is asked for.
         token: Token that may write; None means that of `HF_TOKEN` or of `hf auth login`.
         revision: Branch, made if there is none; None means `main`.
         commit_message: Of the commit.
@@ -122,18 +75,24 @@ def push_folder(
     Raises:
         FileNotFoundError: If the folder holds no whole model, or a picture of the card is not in it.
         PermissionError: If the token may not write there.
-        ValueError: If the folder, or the repository, holds pickled weights.
+        ValueError: As `shared_files`; if the repository holds pickled weights, or is public where a private one is
+            asked for.
     """
     files = shared_files(folder)
     api = HfApi(token=token)
     try:
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if private and not api.model_info(repo_id).private:
+            raise ValueError(
+                f"{repo_id} is there and public, and a private one is asked for: nothing was pushed. Make it private "
+                "in its settings, or push to another."
+            )
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         refuse_pickles(repo_id, api.list_repo_files(repo_id, revision=revision))
         content: dict[str, Path | bytes] = {name: Path(folder, name) for name in files}
         if "README.md" in content:
-            content["README.md"] = card_of(repo_id, Path(folder, "README.md").read_text(encoding="utf-8")).encode()
+            content["README.md"] = card_of(repo_id, read_card(folder)).encode()
         return api.create_commit(  # type: ignore[call-overload]
             repo_id,
             [CommitOperationAdd(path_in_repo=name, path_or_fileobj=found) for name, found in content.items()],

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -190,51 +191,79 @@ class Run:
         return self.card.base_models or self.facts.get("base_models", [])
 
 
-def read_run(
+def keep_for_card(
     folder: str | Path,
-    pictures: Mapping[str, str],
     *,
+    curve: str | Path | None = None,
     repo_id: str | None = None,
     title: str | None = None,
-    limits: tuple[str, ...] = (),
-    curve: str | Path | None = None,
+    limits: Sequence[str] = (),
     **card: Any,
-) -> Run:
-    """Read what a card needs from a run's folder.
+) -> None:
+    """Keep in a run's folder what its author adds for the card: each later card says it too.
 
     Args:
         folder: Of the run.
-        pictures: As `Run` has them.
-        repo_id: The repository that it is loaded from. Default: that which the run pushes to, else the folder's name.
+        curve: Folder in which `scripts/evaluate.py --missing_curve` wrote; its points and its plot are taken over.
+        repo_id: The repository that the card's snippet loads.
         title: As `Run` has it.
         limits: As `Run` has them.
-        curve: Folder in which `scripts/evaluate.py --missing_curve` wrote. Default: the run's own.
-        card: Fields of `CardArguments` that replace those of the run.
+        card: Fields of `CardArguments`.
 
     Raises:
         FileNotFoundError: If the folder holds no run, or the other no curve.
+        ValueError: As `CardArguments`.
     """
-    path = Path(folder)
-    for needed in ("config.json", "metrics.json"):
-        if not (path / needed).is_file():
-            raise FileNotFoundError(f"{path} is no folder of a run: it has no {needed}.")
-    metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
+    metrics = _metrics(folder)
+    CardArguments(**card)
+    given = {"repo_id": repo_id, "title": title, "limits": list(limits), **card}
+    metrics["card"] = {**metrics.get("card", {}), **{name: value for name, value in given.items() if value}}
     if curve is not None:
         file = Path(curve, "metrics.json")
         measured = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         if "missing_curve" not in measured:
             raise FileNotFoundError(f"{file} holds no missing_curve: scripts/evaluate.py --missing_curve writes it.")
         metrics["missing_curve"] = measured["missing_curve"]
+        if not Path(folder).samefile(curve):
+            shutil.copyfile(Path(curve, "missing_curve.png"), Path(folder, "missing_curve.png"))
+    text = json.dumps(metrics, sort_keys=True, indent=2)  # in ASCII, whatever the author's text holds
+    Path(folder, "metrics.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _metrics(folder: str | Path) -> dict[str, Any]:
+    for needed in ("config.json", "metrics.json"):
+        if not Path(folder, needed).is_file():
+            raise FileNotFoundError(f"{folder} is no folder of a run: it has no {needed}.")
+    return json.loads(Path(folder, "metrics.json").read_text(encoding="utf-8"))
+
+
+def read_run(folder: str | Path, pictures: Mapping[str, str]) -> Run:
+    """Read what a card needs from a run's folder.
+
+    Args:
+        folder: Of the run.
+        pictures: As `Run` has them.
+
+    Raises:
+        FileNotFoundError: If the folder holds no run.
+    """
+    path, metrics = Path(folder), _metrics(folder)
     listing = path / "run.yaml"
     arguments = (yaml.safe_load(listing.read_text(encoding="utf-8")) or {}) if listing.is_file() else {}
-    known = {entry.name: arguments[entry.name] for entry in fields(CardArguments) if entry.name in arguments}
+    added = metrics.get("card", {})
+    known = {
+        entry.name: source[entry.name]
+        for source in (arguments, added)
+        for entry in fields(CardArguments)
+        if entry.name in source
+    }
     return Run(
-        name=repo_id or metrics.get("run", {}).get("repo_id") or path.resolve().name,
+        name=added.get("repo_id") or metrics.get("run", {}).get("repo_id") or path.resolve().name,
         config=json.loads((path / "config.json").read_text(encoding="utf-8")),
         metrics=metrics,
         arguments=arguments,
-        card=CardArguments(**known | {key: value for key, value in card.items() if value}),
+        card=CardArguments(**known),
         pictures=pictures,
-        title=title,
-        limits=limits,
+        title=added.get("title"),
+        limits=tuple(added.get("limits", ())),
     )

@@ -11,6 +11,7 @@ from transformers.utils import logging
 from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.models import MultimodalProcessor
 from hf_multimodal.models.processing_multimodal import padding_of
+from hf_multimodal.sharing.pickles import refuse_pickled_model
 from hf_multimodal.training.arguments import SHAPED_BY_FUSION, DataArguments, ModelArguments
 from hf_multimodal.training.freezing import freeze_layers
 from hf_multimodal.training.from_scratch import text_part, vision_part
@@ -87,6 +88,7 @@ def build_model_and_processor(
             share = initialise_embeddings(model.text_model, tokenizer, vectors)
             logger.info("%.1f %% of the tokens start from the vectors of %s.", 100 * share, vectors)
     elif args.from_fusion is not None:
+        refuse_pickled_model(args.from_fusion)
         _check_trained(args.from_fusion, fields)
         processor = MultimodalProcessor.from_pretrained(args.from_fusion)
         brought = (*SHAPED_BY_FUSION, "id2label", "num_labels")

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import HubStrategy
 from transformers.utils.hub import PushInProgress
 
-from hf_multimodal.sharing.pushing import push_folder, shared_files
+from hf_multimodal.sharing.files import shared_files
+from hf_multimodal.sharing.pushing import push_folder
 from hf_multimodal.training.averaging import WeightAverage
 from hf_multimodal.training.optimization import parameter_groups
 from hf_multimodal.training.sampling import EpochCallback, EpochSampler
