@@ -1,16 +1,23 @@
 """Fitting the stack: what it may not lose to, what it recovers, and that the model then applies it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from conftest import TEXT_CONFIGS, VISION_CONFIGS
 from scipy.special import log_softmax, logsumexp
 
-from hf_multimodal import MultimodalProcessor, RobustFusionConfig, RobustFusionForImageTextClassification
+from hf_multimodal import (
+    FusionForImageTextClassification,
+    MultimodalProcessor,
+    RobustFusionConfig,
+    RobustFusionForImageTextClassification,
+)
 from hf_multimodal.data.controlled import make_controlled
 from hf_multimodal.data.presence import hide
 from hf_multimodal.evaluation.plots import plot_missing_curve
-from hf_multimodal.inference.missing_curve import answers_by_presence, missing_curve
+from hf_multimodal.inference.missing_curve import SHOWN, answers_by_presence, missing_curve
 from hf_multimodal.inference.predicting import predict_dataset
 from hf_multimodal.models.stack import KNOTS, Stack
 from hf_multimodal.sharing.tables import curve_table
@@ -155,6 +162,26 @@ def test_the_model_applies_what_was_fitted(trained):
     nothing = hide(rows, np.zeros((48, 2), dtype=bool))
     answers = predict_dataset(model, processor, nothing).probabilities
     assert answers == pytest.approx(np.tile([0.4, 0.2, 0.2, 0.2], (48, 1)), abs=1e-6)
+
+
+@pytest.mark.parametrize("fusion", ["concat", "cross_attention"])
+@pytest.mark.parametrize("family", [FusionForImageTextClassification, RobustFusionForImageTextClassification])
+def test_answers_by_presence_are_those_to_rows_without_the_rest(trained, family, fusion):
+    model, processor, rows, present = trained
+    fields = {**model.config.to_dict(), "fusion": fusion, "architectures": None}
+    fields = {
+        name: value
+        for name, value in fields.items()
+        if name in {f.name for f in dataclasses.fields(family.config_class)}
+    }
+    torch.manual_seed(1)
+    model = family(family.config_class(**fields)).eval()
+    found = answers_by_presence(model, processor, rows, tuple(SHOWN), batch_size=10)
+    for pattern, answers in found.items():
+        alone = predict_dataset(model, processor, hide(rows, present & SHOWN[pattern]), batch_size=7)
+        assert answers.ids == alone.ids and (answers.labels == alone.labels).all()
+        np.testing.assert_allclose(answers.probabilities, alone.probabilities, atol=1e-6)
+        assert (answers.has_image == alone.has_image).all() and (answers.has_text == alone.has_text).all()
 
 
 @pytest.mark.parametrize(

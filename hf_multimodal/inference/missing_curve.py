@@ -4,38 +4,60 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
+from tqdm.auto import tqdm
 
-from hf_multimodal.data.presence import MISSING, MissingRate, hide, what_is_left
+from hf_multimodal.data.presence import MISSING, MissingRate, what_is_left
 from hf_multimodal.evaluation.bootstrap import seed_summary
 from hf_multimodal.evaluation.predictions import Predictions
-from hf_multimodal.inference.predicting import predict_dataset
+from hf_multimodal.inference.predicting import as_predictions, batches
 
 RATES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 DRAWS = 5
 SHOWN = {"both": (True, True), "image": (True, False), "text": (False, True), "neither": (False, False)}
 
 
+@torch.inference_mode()
 def answers_by_presence(
-    model: Any, processor: Any, dataset: Dataset, patterns: Sequence[str] = ("both", "image", "text"), **options: Any
+    model: Any,
+    processor: Any,
+    dataset: Dataset,
+    patterns: Sequence[str] = ("both", "image", "text"),
+    *,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    show_progress: bool = False,
 ) -> dict[str, Predictions]:
     """Answers on all rows with both shown as far as they are there, with images only, with texts only.
 
+    The inner models run once, whatever the number of patterns.
+
     Args:
-        model: A classifier.
+        model: A classifier; it is put into eval mode.
         processor: Its processor.
         dataset: Labelled rows.
         patterns: Keys of `SHOWN`.
-        options: Further arguments of `predict_dataset`.
+        batch_size: Examples a forward pass.
+        num_workers: Processes that decode and tokenize.
+        show_progress: Whether to show a progress bar.
 
     Returns:
         Predictions by pattern; every curve is put together from them without another pass through the model.
     """
+    model.eval()
+    loader, back = batches(processor, dataset, batch_size, num_workers)
+    logits: dict[str, list[torch.Tensor]] = {pattern: [] for pattern in patterns}
+    masks = []
+    for batch in tqdm(loader, desc="Predicting", disable=not show_progress):
+        features = model.encode(**{name: tensor.to(model.device) for name, tensor in batch.items()})
+        masks.append(batch["modality_mask"])
+        for pattern, parts in logits.items():
+            parts.append(model.answer(features.shown(*SHOWN[pattern])).cpu())
+    present = torch.cat(masks)[back]
     return {
-        pattern: predict_dataset(
-            model, processor, hide(dataset, np.tile(SHOWN[pattern], (len(dataset), 1))), **options
-        )
-        for pattern in patterns
+        pattern: as_predictions(model, dataset, torch.cat(parts)[back], present * torch.tensor(SHOWN[pattern]))
+        for pattern, parts in logits.items()
     }
 
 

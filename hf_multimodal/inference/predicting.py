@@ -138,21 +138,35 @@ def predict_dataset(
     if len(dataset) == 0:
         raise ValueError("there are no rows to predict.")
     model.eval()
-    problem_type = model.config.problem_type
     loader, back = batches(processor, dataset, batch_size, num_workers, on_bad_image)
     logits, masks = [], []
     for batch in tqdm(loader, desc="Predicting", disable=not show_progress):
         masks.append(batch["modality_mask"])
-        logits.append(model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).logits.float().cpu())
-    present = torch.cat(masks).numpy()[back]
+        logits.append(model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).logits.cpu())
+    return as_predictions(model, dataset, torch.cat(logits)[back], torch.cat(masks)[back])
+
+
+def as_predictions(
+    model: PreTrainedModel, dataset: Dataset, logits: torch.Tensor, present: torch.Tensor
+) -> Predictions:
+    """What a model answered to a data set.
+
+    Args:
+        model: The classifier.
+        dataset: Columns `id`, and `label` where there are labels.
+        logits: (rows, num_labels).
+        present: (rows, 2), 1 = what the model was shown, column 0 image, column 1 text.
+    """
+    problem_type = model.config.problem_type
+    has_image, has_text = present.numpy().T
     return Predictions.from_outputs(
         problem_type,
         list(dataset["id"]),
-        outputs_from_logits(problem_type, torch.cat(logits).numpy()[back]),
+        outputs_from_logits(problem_type, logits.float().numpy()),
         class_names_of(model.config),
         labels=list(dataset["label"]) if "label" in dataset.column_names else None,
-        has_image=present[:, 0],
-        has_text=present[:, 1],
+        has_image=has_image,
+        has_text=has_text,
     )
 
 

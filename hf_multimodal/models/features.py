@@ -1,7 +1,7 @@
 """What the adapter hands to a fusion, and what it is made of."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -105,3 +105,10 @@ class Features:
             self.image_tokens = self.image_tokens.masked_fill(~self.image_token_mask[..., None], 0)
         if self.text_tokens is not None and self.text_token_mask is not None:
             self.text_tokens = self.text_tokens.masked_fill(~self.text_token_mask[..., None], 0)
+
+    def shown(self, image: bool, text: bool) -> "Features":
+        """The same batch with nothing of the images, or of the texts, unless they are to be seen."""
+        tokens = ((self.image_token_mask, image), (self.text_token_mask, text))
+        image_tokens, text_tokens = (None if mask is None else mask & seen for mask, seen in tokens)
+        seen = self.modality_mask * self.modality_mask.new_tensor([image, text])
+        return replace(self, modality_mask=seen, image_token_mask=image_tokens, text_token_mask=text_tokens)

@@ -9,7 +9,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .configuration_fusion import FusionConfig
-from .features import warn_of_missing
+from .features import Features, warn_of_missing
 from .fusion import FUSIONS, LateFusion
 from .losses import classification_loss
 from .modeling_vision_text import VisionTextPreTrainedModel
@@ -141,3 +141,7 @@ class FusionForImageTextClassification(VisionTextPreTrainedModel):
             vision_model_output=features.vision_model_output,
             text_model_output=features.text_model_output,
         )
+
+    def answer(self, features: Features) -> torch.Tensor:
+        """(batch, num_labels) logits from what `encode` gives, as `forward` answers."""
+        return self.classifier(self.fusion(features))

@@ -162,6 +162,10 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
             text_model_output=features.text_model_output,
         )
 
+    def answer(self, features: Features) -> torch.Tensor:
+        """(batch, num_labels) logits from what `encode` gives, as `forward` answers."""
+        return self.stack(self.heads(features, features.modality_mask)[0], features.modality_mask)
+
     def heads(self, features: Features, joint_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The raw logits that the stack weighs.
 
