@@ -23,6 +23,7 @@ from hf_multimodal.models.stack import KNOTS, Stack
 from hf_multimodal.sharing.tables import curve_table
 from hf_multimodal.training.from_scratch import train_tokenizer, vision_part
 from hf_multimodal.training.stacking import (
+    common_scale,
     fit_classes,
     fit_labels,
     fit_scales,
@@ -55,6 +56,23 @@ def test_the_true_temperature_is_found():
     logits = draw.normal(size=(20000, 1, 4)) * 2
     labels = (logits[:, 0] + draw.gumbel(size=(20000, 4))).argmax(axis=1)
     assert fit_classes(3 * logits, labels)[0, 0] == pytest.approx(1 / 3, rel=0.05)
+
+
+def test_a_pattern_that_few_rows_show_learns_from_the_rest():
+    draw = np.random.default_rng(3)
+
+    def shown(rows):
+        logits = draw.normal(size=(rows, 2, 3))
+        return logits, (logits.mean(axis=1) / 2 + draw.gumbel(size=(rows, 3))).argmax(axis=1)
+
+    many, few = shown(20000), shown(20)
+    scale = common_scale([many, few])
+    assert scale == pytest.approx(0.5, abs=0.03)
+    pooled, alone = fit_classes(*few, scale=scale)[:, 0], fit_classes(*few)[:, 0]
+    assert abs(pooled - 0.25).max() < 0.1 < abs(alone - 0.25).max()
+    assert fit_classes(*many, scale=scale) == pytest.approx(fit_classes(*many), abs=0.01)  # many need no help
+    larger = common_scale([(10 * many[0], many[1]), (10 * few[0], few[1])])
+    assert fit_classes(10 * few[0], few[1], scale=larger)[:, 0] == pytest.approx(pooled / 10, rel=0.01)
 
 
 def test_a_few_right_answers_do_not_ask_for_endless_confidence():

@@ -1,6 +1,7 @@
 """Fitting the stack of a robust classifier on validation rows, after training."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ logger = logging.get_logger(__name__)
 
 READS = {"image": ("joint", "image"), "text": ("joint", "text"), "both": HEADS}  # heads with a weight, by pattern
 LEAST_SCALE = 1e-3  # of the summed coefficients: heads that say nothing get a temperature of 1,000, not infinity
+POOLED_ROWS = 100.0  # that equal weights and the common temperature weigh as much as
 SMOOTHNESS = 10.0  # rows that a difference of 1 between neighbouring scales weighs as much as
 
 
@@ -34,9 +36,10 @@ def fit_stack(
     """Fit weights, temperatures and prior of a robust classifier, in place.
 
     Every pattern of presence is fitted on all rows that can show it, by hiding from the joint branch what they have
-    besides. Weights are not negative, and each head alone is among what they can express, so that on these rows, but
-    for a prior worth one row, no single head has a lower NLL than the stack. In a distributed run rank 0 fits and the
-    others receive.
+    besides. Weights are not negative. For classes a prior worth `POOLED_ROWS` rows draws to equal weights at the one
+    temperature that all patterns together ask for, so that a pattern which few rows can show learns from the rest
+    (partial pooling, [Efron and Morris, 1975](https://doi.org/10.1080/01621459.1975.10479864)). In a distributed run
+    rank 0 fits and the others receive.
 
     Args:
         model: A `RobustFusionForImageTextClassification`.
@@ -52,22 +55,24 @@ def fit_stack(
         set_prior(model, prior_labels)
         joint, present = joint_and_single_logits(model, processor, dataset, batch_size, num_workers)
         labels = np.asarray(dataset["label"][:])
-        for number, pattern in enumerate(PATTERNS):
-            if pattern not in READS:
-                continue
+        shown: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        for pattern, heads in READS.items():
             rows = present[:, SHOWN[pattern]].all(axis=1)
-            if not rows.any():
+            if rows.any():
+                shown[pattern] = (joint[pattern][rows][:, [HEADS.index(name) for name in heads]], labels[rows])
+            else:
                 logger.warning("no validation row can show the pattern %r: its head stays as trained.", pattern)
-                continue
-            used = [HEADS.index(name) for name in READS[pattern]]
-            coefficients = FITS[problem_type](joint[pattern][rows][:, used], labels[rows])  # (used, 1 or num_labels)
+        scale = common_scale(list(shown.values())) if shown and problem_type not in FITS else None
+        fit = FITS.get(problem_type) or partial(fit_classes, scale=scale)
+        for pattern, (logits, wanted) in shown.items():
+            number, used = PATTERNS.index(pattern), [HEADS.index(name) for name in READS[pattern]]
+            coefficients = fit(logits, wanted)  # (used, 1 or num_labels)
             scale = coefficients.sum(axis=0).clip(min=LEAST_SCALE)
             model.stack.weights[number] = 0.0
             model.stack.weights[number, used] = torch.from_numpy(coefficients / scale).float().to(model.device)
             model.stack.temperatures[number] = torch.from_numpy(1 / scale).float().to(model.device)
             if problem_type == "single_label_classification":
-                mixed = np.einsum("hc,nhc->nc", coefficients, joint[pattern][rows][:, used])
-                knots, scales = fit_scales(mixed, labels[rows])
+                knots, scales = fit_scales(np.einsum("hc,nhc->nc", coefficients, logits), wanted)
                 model.stack.knots[number] = torch.from_numpy(knots).float().to(model.device)
                 model.stack.scales[number] = torch.from_numpy(scales[:, None]).float().to(model.device)
     if distributed:
@@ -141,14 +146,15 @@ def _least(
     mean_loss: Callable[[np.ndarray], tuple[float, np.ndarray]],
     least: float = 0.0,
     smoothness: float = 0.0,
+    worth: float = 1.0,
 ) -> np.ndarray:
     """Minimise a convex mean loss over coefficients, none of them below `least`.
 
-    A normal prior of width 1 around `prior` weighs as much as one row: a few rows that are all answered rightly would
-    else ask for endless confidence. Another holds neighbours together, with the weight of `smoothness` rows.
+    A normal prior of width 1 around `prior` weighs as much as `worth` rows: a few rows that are all answered rightly
+    would else ask for endless confidence. Another holds neighbours together, with the weight of `smoothness` rows.
     """
     differences = np.diff(np.eye(len(prior)), axis=0)
-    precision = np.eye(len(prior)) + smoothness * differences.T @ differences
+    precision = worth * np.eye(len(prior)) + smoothness * differences.T @ differences
 
     def objective(coefficients: np.ndarray) -> tuple[float, np.ndarray]:
         loss, slope = mean_loss(coefficients)
@@ -177,12 +183,25 @@ def _softmax_loss(parts: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray
     return mean_loss
 
 
-def fit_classes(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def common_scale(shown: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    """The one factor that the mean of the heads' logits asks for over all patterns of presence together.
+
+    Args:
+        shown: For each pattern logits (rows, heads, classes) and labels (rows,).
+    """
+    means = np.concatenate([logits.mean(axis=1, keepdims=True) for logits, _ in shown])
+    labels = np.concatenate([wanted for _, wanted in shown])
+    return float(fit_classes(means, labels).clip(min=LEAST_SCALE)[0, 0])
+
+
+def fit_classes(logits: np.ndarray, labels: np.ndarray, scale: float | None = None) -> np.ndarray:
     """Coefficients of the lowest NLL of softmax(sum of coefficient x logits), but for a prior; the problem is convex.
 
     Args:
         logits: (rows, heads, classes).
         labels: (rows,).
+        scale: From `common_scale`: what the coefficients sum to in the prior, which is then worth `POOLED_ROWS` rows.
+            None means 1, and a prior worth one row.
 
     Returns:
         (heads, 1), weight divided by temperature.
@@ -193,8 +212,10 @@ def fit_classes(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     >>> fit_classes(logits, np.array([0, 0, 1] * 1000)).round(2).tolist()  # log(2) / 4: probability 2 in 3
     [[0.17]]
     """
-    heads = logits.shape[1]
-    return _least(np.full(heads, 1.0 / heads), len(labels), _softmax_loss(logits, labels))[:, None]
+    heads, unit = logits.shape[1], scale or 1.0
+    worth = 1.0 if scale is None else POOLED_ROWS
+    loss = _softmax_loss(unit * logits, labels)
+    return unit * _least(np.full(heads, 1.0 / heads), len(labels), loss, worth=worth)[:, None]
 
 
 def fit_scales(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -262,7 +283,6 @@ def fit_values(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 FITS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "single_label_classification": fit_classes,
     "multi_label_classification": fit_labels,
     "regression": fit_values,
 }
