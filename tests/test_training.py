@@ -1,4 +1,4 @@
-"""What training adds to `transformers.Trainer`: freezing, groups, sampling, resuming, LoRA, models from scratch."""
+"""What training adds to `transformers.Trainer`: sampling, averaging, resuming; and models from scratch."""
 
 from pathlib import Path
 from typing import Any
@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
-from conftest import TEXT_CONFIGS, VISION_CONFIGS, make_batch
+from conftest import TEXT_CONFIGS, VISION_CONFIGS
 from torch import nn
-from transformers import AutoModel, TrainingArguments
+from transformers import TrainingArguments
 
 from hf_multimodal import (
-    FusionConfig,
     FusionForImageTextClassification,
     MultimodalCollator,
     MultimodalProcessor,
@@ -26,129 +25,11 @@ from hf_multimodal.training.arguments import ModelArguments
 from hf_multimodal.training.averaging import WeightAverage
 from hf_multimodal.training.building import balanced_class_weights, build_model_and_processor
 from hf_multimodal.training.checkpoints import find_checkpoint, remove_checkpoints
-from hf_multimodal.training.freezing import find_blocks, freeze_layers
 from hf_multimodal.training.from_scratch import text_part, train_tokenizer, vision_part
-from hf_multimodal.training.lora import add_lora
-from hf_multimodal.training.optimization import parameter_groups
 from hf_multimodal.training.sampling import EpochSampler
 from hf_multimodal.training.trainer import MultimodalTrainer
 
 KIND = "single_label_classification"
-
-
-def tiny_model(vision: str = "vit", text: str = "bert", **fields: Any) -> FusionForImageTextClassification:
-    torch.manual_seed(0)
-    config = FusionConfig(
-        vision_config=VISION_CONFIGS[vision](),
-        text_config=TEXT_CONFIGS[text](),
-        hidden_size=16,
-        num_labels=4,
-        **fields,
-    )
-    return FusionForImageTextClassification(config)
-
-
-# Freezing
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "count"),
-    [
-        ("vit", "ViTLayer", 2),
-        ("deit", "DeiTLayer", 2),
-        ("dinov2", "Dinov2Layer", 2),
-        ("clip_vision_model", "CLIPEncoderLayer", 2),
-        ("swin", "SwinStage", 2),
-        ("convnext", "ConvNextStage", 2),
-        ("resnet", "ResNetStage", 2),
-        ("mobilenet_v2", "MobileNetV2InvertedResidual", 16),
-        ("timm_wrapper", "BasicBlock", 4),
-        ("torchvision:resnet18", "BasicBlock", 8),
-        ("torchvision:mobilenet_v3_small", "InvertedResidual", 11),
-        ("torchvision:vgg16", "Conv2d", 13),
-        ("bert", "BertLayer", 2),
-        ("distilbert", "TransformerBlock", 2),
-        ("modernbert", "ModernBertEncoderLayer", 2),
-        ("gpt2", "GPT2Block", 2),
-        ("t5", "T5Block", 2),
-        ("recurrent_text:lstm", None, 0),
-    ],
-)
-def test_blocks_are_found_by_module(name: str, kind: str | None, count: int) -> None:
-    model = tiny_model(vision=name) if name in VISION_CONFIGS else tiny_model(text=name)
-    blocks = find_blocks(model.vision_model if name in VISION_CONFIGS else model.text_model)
-    assert [type(block).__name__ for block in blocks] == [kind] * count
-
-
-def test_the_first_layers_and_the_embeddings_are_frozen() -> None:
-    model = tiny_model()
-    frozen = freeze_layers(model, "vision", 1)
-    names = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    assert frozen == sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
-    blocks = find_blocks(model.vision_model)
-    assert not any(parameter.requires_grad for parameter in blocks[0].parameters())
-    assert all(parameter.requires_grad for parameter in blocks[1].parameters())
-    assert all(name.startswith("vision_model.") for name in names)
-    assert any("cls_token" in name for name in names) and any("patch_embeddings" in name for name in names)
-    model.train()
-    assert not blocks[0].training and blocks[1].training and model.training
-
-
-def test_all_or_too_many_layers() -> None:
-    model = tiny_model()
-    freeze_layers(model, "text", "all")
-    assert not any(parameter.requires_grad for parameter in model.text_model.parameters())
-    assert not model.train().text_model.training
-    with pytest.raises(ValueError, match=r"freeze_vision_layers must be at most 2, the number of layers of ViTModel"):
-        freeze_layers(model, "vision", 3)
-    with pytest.raises(ValueError, match=r"freeze_vision_layers must be a number of layers or 'all', got 'al'"):
-        freeze_layers(model, "vision", "al")
-    assert freeze_layers(model, "vision", 0) == 0
-    single = FusionForImageTextClassification(FusionConfig(text_config=TEXT_CONFIGS["bert"](), hidden_size=16))
-    with pytest.raises(ValueError, match="cannot freeze vision layers: the model has no vision_model"):
-        freeze_layers(single, "vision", 1)
-
-
-def test_a_frozen_batch_norm_keeps_its_statistics() -> None:
-    model = tiny_model(vision="resnet")
-    freeze_layers(model, "vision", 1)
-    model.train()
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    before = [norm.running_mean.clone() for norm in norms]
-    model(**make_batch(), labels=torch.tensor([0, 1, 2, 3])).loss.backward()
-    moved = [not torch.equal(norm.running_mean, old) for norm, old in zip(norms, before, strict=True)]
-    trained = [norm.weight.requires_grad for norm in norms]
-    assert moved == trained and any(moved) and not all(moved)
-
-
-# Parameter groups
-
-
-def test_every_trainable_parameter_is_in_its_group() -> None:
-    model = tiny_model()
-    freeze_layers(model, "vision", 1)
-    groups = parameter_groups(model, learning_rate=2e-5, head_learning_rate=1e-3, weight_decay=0.01)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found = {names[id(parameter)]: group for group in groups for parameter in group["params"]}
-    assert sorted(found) == sorted(name for name, p in model.named_parameters() if p.requires_grad)
-    assert sum(len(group["params"]) for group in groups) == len(found)
-    for name, group in found.items():
-        inner = name.startswith(("vision_model.", "text_model."))
-        assert group["lr"] == (2e-5 if inner else 1e-3), name
-        is_fixed = name.endswith("bias") or "norm" in name.lower() or "projection.0" in name
-        assert group["weight_decay"] == (0.0 if is_fixed else 0.01), name
-
-
-@pytest.mark.parametrize("vision", ["resnet", "swin", "convnext", "torchvision:resnet18"])
-def test_norms_of_any_kind_do_not_decay(vision: str) -> None:
-    model = tiny_model(vision=vision)
-    groups = parameter_groups(model, learning_rate=2e-5, head_learning_rate=1e-3, weight_decay=0.01)
-    decays = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
-    norms = [module for module in model.modules() if "Norm" in type(module).__name__]
-    weights = [parameter for norm in norms for parameter in norm.parameters()]
-    assert len(weights) > 8 and {decays[id(parameter)] for parameter in weights} == {0.0}
-    kernels = [module.weight for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    assert kernels and {decays[id(parameter)] for parameter in kernels} == {0.01}
 
 
 # Sampling
@@ -403,69 +284,3 @@ def test_balanced_class_weights() -> None:
         balanced_class_weights([0, 1], KIND, 3)
     with pytest.raises(ValueError, match="problem_type is 'regression'"):
         balanced_class_weights([0.5], "regression", 1)
-
-
-# LoRA
-
-
-def test_lora_trains_small_matrices_and_merges_into_an_ordinary_model(tmp_path: Path) -> None:
-    model = tiny_model(problem_type=KIND)
-    freeze_layers(model, "text", 1)
-    wrapped = add_lora(model, 2)
-    trainable = [name for name, parameter in wrapped.named_parameters() if parameter.requires_grad]
-    inner = [name for name in trainable if "vision_model." in name or "text_model." in name]
-    assert inner and all("lora_" in name and "attention" in name for name in inner)
-    assert not any("text_model.encoder.layer.0" in name for name in inner)  # frozen before
-    whole = {name.split(".")[2] for name in trainable if name not in inner}
-    assert whole == {"visual_projection", "text_projection", "fusion", "classifier"}
-    rates = parameter_groups(wrapped, learning_rate=1e-5, head_learning_rate=1e-2, weight_decay=0)
-    assert [group["lr"] for group in rates] == [1e-2] * len(rates)
-
-    optimizer = torch.optim.AdamW(rates)
-    for _ in range(2):
-        wrapped(**make_batch(), labels=torch.tensor([0, 1, 2, 3])).loss.backward()
-        optimizer.step()
-    wrapped.eval()
-    expected = wrapped(**make_batch()).logits
-    merged = wrapped.merge_and_unload()
-    merged.save_pretrained(tmp_path)
-    loaded, info = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
-    assert not info["missing_keys"] and not info["unexpected_keys"]
-    torch.testing.assert_close(loaded.eval()(**make_batch()).logits, expected, atol=1e-5, rtol=0)
-
-
-def test_lora_on_a_convolutional_model_and_on_a_frozen_one() -> None:
-    wrapped = add_lora(tiny_model(vision="resnet"), 2)
-    assert any("vision_model" in name and "lora_" in name for name, _ in wrapped.named_parameters())
-    before = {name: value.clone() for name, value in wrapped.named_buffers() if "running" in name}
-    wrapped.train()(**make_batch())
-    assert before and all(torch.equal(dict(wrapped.named_buffers())[name], value) for name, value in before.items())
-    model = tiny_model()
-    freeze_layers(model, "vision", "all")
-    freeze_layers(model, "text", "all")
-    with pytest.raises(ValueError, match="lora_rank has no use where every pretrained layer is frozen"):
-        add_lora(model, 2)
-
-
-@pytest.mark.parametrize("vision", ["mobilenet_v2", "torchvision:mobilenet_v3_small"])
-def test_lora_leaves_grouped_convolutions_and_an_inner_classifier_alone(tmp_path: Path, vision: str) -> None:
-    model = tiny_model(vision=vision, problem_type=KIND)
-    assert any(getattr(module, "groups", 1) > 1 for module in model.modules())
-    wrapped = add_lora(model, 2)
-    saved = {name for name, module in wrapped.named_modules() if type(module).__name__ == "ModulesToSaveWrapper"}
-    parts = ("visual_projection", "text_projection", "fusion", "classifier")
-    assert saved == {f"base_model.model.{part}" for part in parts}
-    optimizer = torch.optim.AdamW([p for p in wrapped.parameters() if p.requires_grad], lr=1e-2)
-    for _ in range(2):
-        wrapped(**make_batch(), labels=torch.tensor([0, 1, 2, 3])).loss.backward()
-        optimizer.step()
-    expected = wrapped.eval()(**make_batch()).logits
-    wrapped.save_pretrained(tmp_path)  # what a checkpoint holds, and what the best one is restored from
-    head = wrapped.get_submodule("base_model.model.classifier").modules_to_save["default"].weight
-    trained = head.detach().clone()
-    with torch.no_grad():
-        head.zero_()
-    wrapped.load_adapter(tmp_path, "default", is_trainable=True)
-    assert torch.equal(head, trained)
-    found = wrapped.merge_and_unload()(**make_batch()).logits
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
