@@ -3,6 +3,7 @@
 import math
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -227,7 +228,7 @@ def test_unknown_problem_type_is_refused():
             call()
 
 
-MODULE_RUN = """
+NO_NETWORK = """
 import socket
 
 def refuse(*args, **kwargs):
@@ -235,14 +236,9 @@ def refuse(*args, **kwargs):
 
 socket.socket.connect = refuse
 socket.getaddrinfo = refuse
-import evaluate
-from hf_multimodal.evaluation.modules import IMAGE_TEXT_CLASSIFICATION
-
-single = evaluate.load(IMAGE_TEXT_CLASSIFICATION)
-single.add_batch(predictions=[[0.9, 0.1], [0.3, 0.7]], references=[0, 1])
-single.add(prediction=[0.6, 0.4], reference=1)
-found = single.compute(class_names=["x", "y"])
-print(found["accuracy"], found["per_class"]["y"]["support"])
+"""
+MODULE_RUN = """
+print(found["accuracy"], found["per_class"]["dog"]["support"])
 several = evaluate.load(IMAGE_TEXT_CLASSIFICATION, "multi_label_classification")
 print(several.compute(predictions=[[0.9, 0.1], [0.3, 0.7]], references=[[1, 0], [1, 1]])["micro_f1"])
 print(evaluate.load(IMAGE_TEXT_CLASSIFICATION, "regression").compute(predictions=[1.0], references=[3.0])["mse"])
@@ -255,8 +251,15 @@ except ValueError as error:
 
 def test_evaluate_module_loads_without_network(tmp_path):
     home = {"HF_HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
+    page = Path(__file__).parents[1].joinpath("docs", "training.md").read_text(encoding="utf-8")
+    snippet = re.search(r"```python\n(import evaluate\n.*?)```", page, re.DOTALL)
+    assert snippet is not None
     run = subprocess.run(
-        [sys.executable, "-c", MODULE_RUN], env={**os.environ, **home}, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", NO_NETWORK + snippet[1] + MODULE_RUN],
+        env={**os.environ, **home},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert run.returncode == 0, run.stderr
     accuracy, micro_f1, mse, refusal = run.stdout.splitlines()
