@@ -66,7 +66,7 @@ def test_history_draws_the_log():
     }
     assert lines_of(right) == {
         "accuracy": ([1.0, 2.0], [0.6, 0.7]),
-        "accuracy of the majority class": ([0, 1], [0.55, 0.55]),
+        "majority class": ([0, 1], [0.55, 0.55]),
     }
     assert [text.get_text() for text in right.get_legend().get_texts()] == list(lines_of(right))
     assert left.get_xlabel() == "epoch"

@@ -46,9 +46,10 @@ def plot_history(log_history: Sequence[Mapping[str, Any]], path: str | Path | No
     >>> figure.axes[0].lines[0].get_ydata().tolist()
     [1.0]
     """
-    figure = Figure(figsize=(9.6, 3.8), layout="constrained")
+    figure = Figure(figsize=(9.6, 4.1), layout="constrained")
     left, right = figure.subplots(1, 2)
-    _line(left, _series(log_history, "loss"), "training loss", GREY)
+    losses = _series(log_history, "loss")
+    _line(left, losses, "training loss", GREY, marker="o" if len(losses) == 1 else "")
     for key, label in LOSSES.items():
         points = _series(log_history, f"eval_{key}")
         _line(left, points, label, BLUE, marker="o")
@@ -59,15 +60,16 @@ def plot_history(log_history: Sequence[Mapping[str, Any]], path: str | Path | No
         _line(right, _series(log_history, f"eval_{key}"), label, color, marker="o")
     majority = list(_series(log_history, "eval_majority_accuracy").values())
     if majority:
-        right.axhline(majority[-1], color=GREY, linestyle="--", linewidth=1, label="accuracy of the majority class")
+        right.axhline(majority[-1], color=GREY, linestyle="--", linewidth=1, label="majority class")
     for axes, title in ((left, "Loss"), (right, "Validation")):
         axes.set_title(title, loc="left", fontweight="bold", fontsize=11)
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.lines:
-            axes.legend(frameon=False, fontsize=9)
+            below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}  # where no line is
+            axes.legend(**below, ncols=3, columnspacing=1.2, frameon=False, fontsize=9)
         else:
             axes.text(0.5, 0.5, "nothing logged", ha="center", va="center", color=GREY, transform=axes.transAxes)
     save(figure, path)
@@ -171,7 +173,9 @@ def plot_missing_curve(points: Sequence[Mapping[str, Any]], path: str | Path | N
             )
         axes.set_xlabel("rows that lack something, %")
         axes.set_ylabel(names[metric].removeprefix("validation "))
-        axes.legend(frameon=False, fontsize=9)
+    drawn = next(axes for axes in figure.axes if axes.get_visible())
+    labels = drawn.get_legend_handles_labels()
+    figure.legend(*labels, loc="outside upper center", ncols=len(labels[1]), frameon=False, fontsize=9)
     save(figure, path)
     return figure
 
