@@ -186,7 +186,7 @@ def numerics(name: str) -> list[Found]:
             poisoned["input_ids"][mask[:, 1] == 0] = 5
             leak = max(leak, distance(plain, logits_and_gradients(poisoned)))
         slots = "zeros, noise, NaN, infinities, other words in missing slots"
-        found.append(Found(5, f"{dtype}, {slots}", f"{leak:.1e}, must be 0", -leak))
+        found.append(Found(5, f"{dtype}, {slots}", f"{leak:.1e}, must be 0", 0.0 - leak))
         alone = torch.cat([model(**{key: value[r : r + 1] for key, value in batch.items()}).logits for r in range(8)])
         padding = {"input_ids": processor.tokenizer.pad_token_id, "attention_mask": 0, "token_type_ids": 0}
         longer = {key: F.pad(batch[key], (0, 7), value=padding[key]) for key in padding if key in batch}

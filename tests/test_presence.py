@@ -101,6 +101,25 @@ def test_an_incomplete_example_keeps_its_pattern():
     assert torch.equal(PresenceRedraw(0)(0, torch.arange(150), mask), mask)
 
 
+@pytest.mark.parametrize(
+    ("counts", "shares"),
+    [  # rows with both, image only, text only, neither; what the complete ones among them show
+        ((100, 0, 0, 0), (0.5, 0.25, 0.25)),
+        ((70, 15, 15, 30), (5 / 7, 1 / 7, 1 / 7)),
+        ((30, 35, 35, 0), (1.0, 0.0, 0.0)),
+        ((50, 30, 20, 0), (0.9, 0.0, 0.1)),
+        ((10, 90, 0, 0), (0.75, 0.0, 0.25)),
+        ((0, 5, 5, 0), (1.0, 0.0, 0.0)),
+    ],
+)
+def test_no_more_is_hidden_than_incomplete_rows_leave_to_hide(counts, shares):
+    present = np.repeat([[True, True], [True, False], [False, True], [False, False]], counts, axis=0)
+    assert PresenceRedraw.for_rows(present, seed=3).shares == pytest.approx(shares)
+    assert PresenceRedraw.for_rows(present, seed=3, shares=(1, 0, 0)).shares == (1.0, 0.0, 0.0)
+    with pytest.raises(ValueError, match="three numbers from 0 that sum to 1"):
+        PresenceRedraw.for_rows(present, seed=3, shares=(0.5, 0.5, 0.5))
+
+
 def test_uniform_numbers_are_uniform():
     numbers = torch.cat([uniform(seed, epoch, torch.arange(500)) for seed in range(4) for epoch in range(4)])
     assert numbers.min() >= 0 and numbers.max() < 1

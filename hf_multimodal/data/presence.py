@@ -222,6 +222,29 @@ class PresenceRedraw:
                 f"{list(self.shares)}."
             )
 
+    @classmethod
+    def for_rows(cls, present: np.ndarray, seed: int, shares: Sequence[float] = (0.5, 0.25, 0.25)) -> "PresenceRedraw":
+        """Hide only what incomplete rows leave to be hidden: what they show, no complete row needs to show.
+
+        Args:
+            present: (rows, 2) bool, what each row has, as `counts.presence` gives it.
+            seed: Seed of the run.
+            shares: Of all rows that have something, the shares that are to show both, the image only and the text
+                only; of the complete rows no larger share is hidden than these, however few they are.
+
+        Example:
+
+        >>> whole, image_only = [[True, True]] * 6, [[True, False]] * 2
+        >>> PresenceRedraw.for_rows(np.array(whole + image_only), seed=0).shares  # 2 of 8 show the image only
+        (0.75, 0.0, 0.25)
+        """
+        cls(seed, shares)  # checks them
+        complete = present.all(axis=1).sum()
+        alone = (present & ~present[:, ::-1]).sum(axis=0)
+        left = np.array(shares[1:]) * present.any(axis=1).sum() - alone
+        hidden = (left / max(complete, 1)).clip(0, shares[1:])
+        return cls(seed, (float(1 - hidden.sum()), *hidden.tolist()))
+
     def __call__(self, epoch: int, index: torch.Tensor, modality_mask: torch.Tensor) -> torch.Tensor:
         """(batch, 2) mask within `modality_mask`.
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from datasets import Dataset
+
 from hf_multimodal.data.choices import check_choice
 from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.data.pair_collator import PairCollator
@@ -74,7 +76,7 @@ class AlignerModelArguments(ModelArguments):
         names = ("projection", "projection_dim", "loss", "margin", "triplet_mining", "logit_scale_init_value")
         return {name: getattr(self, name) for name in (*names, "image_pooling", "text_pooling")}
 
-    def collator(self, processor: MultimodalProcessor, seed: int, **options: Any) -> PairCollator:
+    def collator(self, processor: MultimodalProcessor, rows: Dataset, seed: int, **options: Any) -> PairCollator:
         """What makes batches to train on, of pictures with captions."""
         return PairCollator(processor, captions_per_image=self.captions_per_image, seed=seed, **options)
 

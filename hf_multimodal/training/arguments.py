@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
+from datasets import Dataset
 from transformers import TrainingArguments
 
 from hf_multimodal.data.arguments import SourceArguments
@@ -197,19 +198,20 @@ class ModelArguments(CardArguments):
             "label_smoothing": self.label_smoothing,
         }
 
-    def presence_redraw(self, seed: int) -> PresenceRedraw | None:
+    def presence_redraw(self, rows: Dataset, seed: int) -> PresenceRedraw | None:
         """What hides modalities from the joint branch in training; a plain fused classifier has none."""
         return None
 
-    def collator(self, processor: MultimodalProcessor, seed: int, **options: Any) -> MultimodalCollator:
+    def collator(self, processor: MultimodalProcessor, rows: Dataset, seed: int, **options: Any) -> MultimodalCollator:
         """What makes batches to train on.
 
         Args:
             processor: The model's.
+            rows: All that it is trained on.
             seed: Of all that is drawn.
             options: Further arguments of `MultimodalCollator`.
         """
-        return MultimodalCollator(processor, redraw=self.presence_redraw(seed), **options)
+        return MultimodalCollator(processor, redraw=self.presence_redraw(rows, seed), **options)
 
     def learning_rates(self, learning_rate: float | None) -> tuple[float, float]:
         """Fill in what the user left open.

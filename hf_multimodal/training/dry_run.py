@@ -69,7 +69,7 @@ def _one_step(
     training_args: TrainingArguments,
 ) -> float:
     size = min(training_args.per_device_train_batch_size, len(rows))
-    batch = model_args.collator(processor, training_args.seed)([rows[index] for index in range(size)])
+    batch = model_args.collator(processor, rows, training_args.seed)([rows[index] for index in range(size)])
     assert model_args.head_learning_rate is not None
     groups = parameter_groups(
         model,

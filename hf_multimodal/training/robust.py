@@ -4,7 +4,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+from datasets import Dataset
+
 from hf_multimodal.data.choices import check_folder
+from hf_multimodal.data.counts import presence
 from hf_multimodal.data.presence import PresenceRedraw
 from hf_multimodal.models import RobustFusionForImageTextClassification
 from hf_multimodal.sharing.card import write_card
@@ -25,8 +28,9 @@ class RobustModelArguments(ModelArguments):
     redraw: list[float] = field(
         default_factory=lambda: [0.5, 0.25, 0.25],
         metadata={
-            "help": "Of the complete examples, shares that show the joint branch both, the image only and the text "
-            "only, drawn anew each epoch; 1 0 0 hides nothing."
+            "help": "Of all examples, shares that are to show the joint branch both, the image only and the text "
+            "only. Those that came incomplete count; complete ones are hidden for the rest, drawn anew each epoch. "
+            "1 0 0 hides nothing."
         },
     )
     unimodal_loss_weight: float = field(
@@ -74,9 +78,9 @@ class RobustModelArguments(ModelArguments):
             "missing_embeddings": not self.no_missing_embeddings,
         }
 
-    def presence_redraw(self, seed: int) -> PresenceRedraw | None:
+    def presence_redraw(self, rows: Dataset, seed: int) -> PresenceRedraw | None:
         """What hides modalities from the joint branch in training."""
-        return PresenceRedraw(seed, self.redraw)
+        return PresenceRedraw.for_rows(presence(rows), seed, self.redraw)
 
 
 def train_robust(argv: list[str] | None = None, description: str | None = None) -> dict[str, Any]:

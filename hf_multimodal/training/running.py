@@ -131,10 +131,11 @@ def trainer_options(
         pictures = pictures_of([splits[name] for name in ("train", "validation") if name in splits])
         states = FrozenStates(data_args.frozen_states, model, processor.image_processor, pictures)
     assert model_args.head_learning_rate is not None
+    drawn = {"seed": training_args.seed, "augment": augment, "states": states}
     return {
         "model": model,
         "args": training_args,
-        "data_collator": model_args.collator(processor, training_args.seed, augment=augment, states=states),
+        "data_collator": model_args.collator(processor, splits["train"], **drawn),
         "train_dataset": splits["train"],
         "eval_dataset": splits.get("validation"),
         "callbacks": callbacks,
