@@ -38,7 +38,7 @@ def test_a_robust_run_fits_its_stack_and_saves_who_lacks_what(robust_run: tuple[
     assert (~answers.has_image).sum() == sum(row["has_image"] == "0" for row in count["test"])
     assert metrics["test"]["count"] == 12
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert "| plain fusion | " in card and "| `redraw` | 0.5 0.25 0.25 |" in card and "Either may be missing." in card
+    assert "| plain fusion | " in card and "| `redraw` | 0.7 0.15 0.15 |" in card and "Either may be missing." in card
     assert "they were calibrated on the validation rows" in card
 
 

@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from hf_multimodal.data.choices import check_folder
 from hf_multimodal.data.counts import presence
-from hf_multimodal.data.presence import PresenceRedraw
+from hf_multimodal.data.presence import SHARES, PresenceRedraw
 from hf_multimodal.models import RobustFusionForImageTextClassification
 from hf_multimodal.sharing.card import write_card
 from hf_multimodal.training.arguments import SHAPED_BY_FUSION, ModelArguments, parse_training_arguments
@@ -26,7 +26,7 @@ class RobustModelArguments(ModelArguments):
     default_output_dir: ClassVar[str] = "runs/robust"
 
     redraw: list[float] = field(
-        default_factory=lambda: [0.5, 0.25, 0.25],
+        default_factory=lambda: list(SHARES),
         metadata={
             "help": "Of all examples, shares that are to show the joint branch both, the image only and the text "
             "only. Those that came incomplete count; complete ones are hidden for the rest, drawn anew each epoch. "
