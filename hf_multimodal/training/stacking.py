@@ -55,17 +55,18 @@ def fit_stack(
         set_prior(model, prior_labels)
         joint, present = joint_and_single_logits(model, processor, dataset, batch_size, num_workers)
         labels = np.asarray(dataset["label"][:])
+        columns = {pattern: [HEADS.index(name) for name in heads] for pattern, heads in READS.items()}
         shown: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        for pattern, heads in READS.items():
+        for pattern, used in columns.items():
             rows = present[:, SHOWN[pattern]].all(axis=1)
             if rows.any():
-                shown[pattern] = (joint[pattern][rows][:, [HEADS.index(name) for name in heads]], labels[rows])
+                shown[pattern] = (joint[pattern][rows][:, used], labels[rows])
             else:
                 logger.warning("no validation row can show the pattern %r: its head stays as trained.", pattern)
-        scale = common_scale(list(shown.values())) if shown and problem_type not in FITS else None
-        fit = FITS.get(problem_type) or partial(fit_classes, scale=scale)
+        common = common_scale(list(shown.values())) if shown and problem_type not in FITS else None
+        fit = FITS.get(problem_type) or partial(fit_classes, scale=common)
         for pattern, (logits, wanted) in shown.items():
-            number, used = PATTERNS.index(pattern), [HEADS.index(name) for name in READS[pattern]]
+            number, used = PATTERNS.index(pattern), columns[pattern]
             coefficients = fit(logits, wanted)  # (used, 1 or num_labels)
             scale = coefficients.sum(axis=0).clip(min=LEAST_SCALE)
             model.stack.weights[number] = 0.0
