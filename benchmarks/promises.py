@@ -2,13 +2,17 @@
 
 What the robust classifier promises on held-out data: each promise, the number and the margin. Every rival is trained
 separately on the same rows with the same settings. The tables go into the README and into docs/missing.md; `--quick`
-prints what two levels and one seed say, and writes nothing.
+prints what two levels and one seed say, and writes no table.
+
+The series takes hours, so each run's row, with the sums that paired intervals need, is written at once into
+benchmarks/results/promises.jsonl, which is part of the repository: a call on another machine goes on where this one
+stopped. A row is trained again when its flags or the defaults behind them have changed, or it has been deleted.
 """
 
 import argparse
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from unittest import mock
 
 import ecnu
 import torch
+from answers import Answers, paired_difference
 from series import README, run_series
 from torch.nn import functional as F
 
@@ -23,9 +28,8 @@ from hf_multimodal import MultimodalCollator
 from hf_multimodal.data import loading
 from hf_multimodal.data.arguments import SourceArguments
 from hf_multimodal.data.controlled import CONTROLLED_TASKS, ceiling, make_controlled
-from hf_multimodal.evaluation.bootstrap import Difference, paired_bootstrap, seed_summary
-from hf_multimodal.evaluation.calibration import ece_band
-from hf_multimodal.evaluation.predictions import Predictions, read_predictions, write_predictions
+from hf_multimodal.evaluation.bootstrap import Difference, seed_summary
+from hf_multimodal.evaluation.predictions import read_predictions
 from hf_multimodal.evaluation.report import update_region
 from hf_multimodal.inference.choosing import load_rows, run_arguments
 from hf_multimodal.inference.missing_curve import SHOWN, answers_by_presence
@@ -35,6 +39,8 @@ from hf_multimodal.training.robust import train_robust
 from hf_multimodal.training.running import train
 
 FOLDER = "runs/promises"
+ROWS = Path(__file__).parent / "results" / "promises.jsonl"
+NUMERICS = "unique-both07-0-robust"  # the run whose model is poisoned
 TASKS = ("redundant", "unique", "synergy")
 LEVELS = {"complete": [], "both03": ["--missing", "both:0.3"], "both07": ["--missing", "both:0.7"]}
 MANY = {"synergy": ["--max_train_samples", "53000"], "mixed": ["--max_train_samples", "53000"]}  # 16,000 complete
@@ -45,6 +51,7 @@ LONGER = {("synergy", "both03"): ["--num_train_epochs", "8"]}
 CONTROLLED = ["--from_scratch", "--max_eval_samples", "6000"]
 CONTROLLED += ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
 ECNU = ["--num_train_epochs", "3", "--label_smoothing", "0.1"]
+Rows = dict[str, dict[str, Any]]
 # A process trains the runs of one task and seed one after the other, on the same examples: they are drawn once.
 loading.make_controlled = lru_cache(maxsize=4)(make_controlled)
 
@@ -60,23 +67,25 @@ class Found:
 
 
 def train_and_answer(flags: list[str]) -> dict[str, Any]:
-    """Train a robust model or a rival; of a robust one also write its answers on all test rows, pattern by pattern.
+    """Train a robust model or a rival, and sum up its answers on all test rows, of a robust one pattern by pattern.
 
     Args:
         flags: `robust` or `fusion`, and the flags of that script, `--output_dir` and its folder last.
     """
     family, *arguments = flags
-    if family == "fusion":
-        return train(arguments)
-    metrics = train_robust(arguments)
     folder = Path(arguments[-1])
-    model, processor = load_model(folder)
-    run = run_arguments(str(folder))
-    source = SourceArguments(data=run["data"], no_stratify=run.get("no_stratify", False))
-    rows = load_rows(str(folder), "test", source).splits["test"]
-    for pattern, answers in answers_by_presence(model, processor, rows, tuple(SHOWN), batch_size=128).items():
-        write_predictions(folder / f"{pattern}.csv", answers)
-    return metrics
+    metrics = (train if family == "fusion" else train_robust)(arguments)
+    found = {"predictions": read_predictions(folder / "predictions.csv")}
+    numbers = []
+    if family == "robust":
+        model, processor = load_model(folder)
+        run = run_arguments(str(folder))
+        source = SourceArguments(data=run["data"], no_stratify=run.get("no_stratify", False))
+        rows = load_rows(str(folder), "test", source).splits["test"]
+        found = answers_by_presence(model, processor, rows, tuple(SHOWN), batch_size=128)
+        numbers = [asdict(line) for line in numerics(folder)] if folder.name == NUMERICS else []
+    answers = {pattern: Answers.of(predictions).row() for pattern, predictions in found.items()}
+    return {"test": metrics["test"], "answers": answers, "numerics": numbers}
 
 
 def jobs_of(task: str, level: str, seed: int, data: Path | None) -> dict[str, list[str]]:
@@ -95,24 +104,24 @@ def jobs_of(task: str, level: str, seed: int, data: Path | None) -> dict[str, li
     return jobs | {f"{task}-{level}-{seed}-{name}": ["fusion", *flags(side)] for name, side in rivals.items()}
 
 
-def answers_of(name: str, pattern: str = "predictions") -> Predictions:
+def answers_of(rows: Rows, name: str, pattern: str = "predictions") -> Answers:
     """A run's answers on the test rows."""
-    return read_predictions(Path(FOLDER, name, f"{pattern}.csv"))
+    return Answers(**rows[name]["metrics"]["answers"][pattern])
 
 
-def against(ours: list[Predictions], theirs: list[Predictions], metric: str) -> tuple[Difference, str]:
+def against(ours: list[Answers], theirs: list[Answers], metric: str) -> tuple[Difference, str]:
     """The difference with its paired 95 % interval, and in words with the mean and spread over seeds of both."""
-    sides = [seed_summary([run.metrics()[metric] for run in runs]) for runs in (ours, theirs)]
-    d = paired_bootstrap(ours, theirs)[metric]
+    sides = [seed_summary([getattr(run, metric) for run in runs]) for runs in (ours, theirs)]
+    d = paired_difference(ours, theirs, metric)
     means = " against ".join(f"{side.mean:.4f} ± {side.sd:.4f}" for side in sides)
     return d, f"{means}, {d.difference:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"
 
 
-def compare(task: str, level: str, seeds: int) -> list[Found]:
+def compare(rows: Rows, task: str, level: str, seeds: int) -> list[Found]:
     """Promises 1 to 4 for one task and one level."""
 
-    def all_seeds(model: str, pattern: str = "predictions") -> list[Predictions]:
-        return [answers_of(f"{task}-{level}-{seed}-{model}", pattern) for seed in range(seeds)]
+    def all_seeds(model: str, pattern: str = "predictions") -> list[Answers]:
+        return [answers_of(rows, f"{task}-{level}-{seed}-{model}", pattern) for seed in range(seeds)]
 
     where, found = f"`{task}`, {level}", []
     robust = {pattern: all_seeds("robust", pattern) for pattern in SHOWN}
@@ -123,25 +132,22 @@ def compare(task: str, level: str, seeds: int) -> list[Found]:
     for name, theirs in rivals.items():
         d, number = against(robust[name], theirs, "accuracy")
         found.append(Found(2, f"{where}, {name} only", number, d.difference + 0.01))
-    best = min(rivals.values(), key=lambda runs: seed_summary([run.metrics()["nll"] for run in runs]).mean)
+    best = min(rivals.values(), key=lambda runs: seed_summary([run.nll for run in runs]).mean)
     d, number = against(robust["both"], best, "nll")
     found.append(Found(3, where, number, -d.low))
     for pattern, runs in robust.items():
-        error = seed_summary([run.metrics()["ece"] for run in runs]).mean
-        if task == "ecnu":
-            bar = seed_summary([ece_band(run.probabilities.max(axis=1))[1] for run in runs]).mean
-        else:
-            bar = 0.03
+        error = seed_summary([run.ece for run in runs]).mean
+        bar = seed_summary([run.ece_high for run in runs]).mean if task == "ecnu" else 0.03
         found.append(Found(4, f"{where}, {pattern}", f"ECE {error:.4f}, at most {bar:.4f}", bar - error))
     return found
 
 
-def against_ceilings(task: str, names: list[str]) -> list[Found]:
+def against_ceilings(rows: Rows, task: str, names: list[str]) -> list[Found]:
     """Promise 7 for the seeds of one task at both:0.7."""
     found = []
     for pattern in SHOWN:
         bound = ceiling(task, pattern).accuracy
-        score = seed_summary([answers_of(name, pattern).metrics()["accuracy"] for name in names])
+        score = seed_summary([answers_of(rows, name, pattern).accuracy for name in names])
         number = f"{score.mean:.4f} ± {score.sd:.4f}, ceiling {bound:.4f}"
         found.append(Found(7, f"`{task}`, {pattern}", number, score.mean - bound + 0.015))
     return found
@@ -153,10 +159,10 @@ def distance(ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> fl
     return float(apart.nan_to_num(torch.inf))
 
 
-def numerics(name: str) -> list[Found]:
+def numerics(folder: Path) -> list[Found]:
     """Promises 5 and 6 on a trained model; two processes against one are in tests/test_distributed.py."""
-    model, processor = load_model(Path(FOLDER, name))
-    rows = make_controlled(name.split("-")[0], size=8, seed=1)
+    model, processor = load_model(folder)
+    rows = make_controlled(folder.name.split("-")[0], size=8, seed=1)
     mask = torch.tensor([[1, 1], [1, 0], [0, 1], [0, 0]] * 2, device=model.device)
     labels = torch.tensor(rows["label"][:], device=model.device)
     found = []
@@ -230,21 +236,23 @@ def main() -> None:
             jobs.setdefault(name, [*robust, *LEVELS["both07"], *MANY.get(task, [])])
     alone = ["--dataloader_num_workers", "0"]  # a run has one core, which loading would only share
     states = [*alone, "--frozen_states", f"{FOLDER}/states"]
-    run_series(
+    rows = run_series(
         FOLDER,
         jobs,
         run=train_and_answer,
         processes=args.processes,
+        leaves=None,
+        rows_file=ROWS,
         same_result=lambda name: states if name.startswith("ecnu") and not name.endswith("text") else alone,
     )
 
-    found = [line for task, level, seeds, _ in grid for line in compare(task, level, seeds)]
-    found += numerics("unique-both07-0-robust")
+    found = [line for task, level, seeds, _ in grid for line in compare(rows, task, level, seeds)]
+    found += [Found(**line) for line in rows[NUMERICS]["metrics"]["numerics"]]
     for task, names in ceilings.items():
-        found += against_ceilings(task, names)
+        found += against_ceilings(rows, task, names)
     found.sort(key=lambda line: line.promise)
-    rows = [[f.promise, f.where, f.number, f"{f.margin:+.4f}", "yes" if f.margin >= 0 else "**no**"] for f in found]
-    whole = markdown_table(rows, ["promise", "where", "number", "margin", "kept"])
+    table = [[f.promise, f.where, f.number, f"{f.margin:+.4f}", "yes" if f.margin >= 0 else "**no**"] for f in found]
+    whole = markdown_table(table, ["promise", "where", "number", "margin", "kept"])
     print(whole)
     if args.quick:
         return

