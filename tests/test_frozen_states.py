@@ -10,9 +10,11 @@ from test_fusion_model import make_model
 from transformers import ViTConfig, ViTImageProcessor
 
 from hf_multimodal import MultimodalCollator, MultimodalProcessor
+from hf_multimodal.data.augmentation import ImageAugmentation
 from hf_multimodal.data.controlled import make_controlled
+from hf_multimodal.data.images import open_image
 from hf_multimodal.training.freezing import freeze_layers
-from hf_multimodal.training.frozen_states import FrozenStates, pictures_of, reading_states, states_after
+from hf_multimodal.training.frozen_states import FrozenStates, picture_key, pictures_of, reading_states, states_after
 from hf_multimodal.training.running import train
 
 HAND_ON_TUPLES = ("swin",)
@@ -90,14 +92,42 @@ def test_a_run_on_states_equals_a_run_on_pictures(tmp_path: Path):
     assert len(list((tmp_path / "states").iterdir())) == 1
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--freeze_vision_layers", "1", "--augment"], "frozen_states keeps one state a picture"),
-        ([], "frozen_states needs freeze_vision_layers"),
-    ],
-)
-def test_states_where_they_make_no_sense_are_refused(flags, message, tmp_path):
-    common = ["--data", "controlled:unique", "--from_scratch", "--output_dir", str(tmp_path)]
-    with pytest.raises(ValueError, match=message):
-        train([*common, "--frozen_states", str(tmp_path), *flags])
+def test_augmented_versions_are_taken_in_turn_and_only_to_learn_from(kept):
+    rows, model, image_processor, folder = kept
+    taught, measured = (pictures_of([rows.select(chosen)]) for chosen in ([0, 1, 2], [2, 3]))
+    options = {"augmented": taught, "augment": ImageAugmentation(0), "versions": 2}
+    states = FrozenStates(folder, model, image_processor, measured, **options)
+    assert len(states.states) == 2 + 3 * 2
+    first, second, third = (states.batch(taught, epoch) for epoch in range(3))
+    assert torch.equal(first, third) and not torch.isclose(first, second).all(dim=(1, 2)).any()
+    picture = ImageAugmentation(0)(open_image(taught[1]), 1, int(picture_key(taught[1])[:12], 16))
+    expected = states_after(model.vision_model, 1, image_processor(picture, return_tensors="pt")["pixel_values"])
+    torch.testing.assert_close(second[1], expected[0], rtol=0, atol=1e-5)
+    plain = FrozenStates(folder, model, image_processor, measured)
+    assert torch.equal(states.batch(measured), plain.batch(measured)) and plain.path != states.path
+
+    collator = MultimodalCollator(
+        MultimodalProcessor(image_processor), states=states, augment=ImageAugmentation(5), on_empty="keep"
+    )
+    collator.epoch.fill_(3)
+    assert torch.equal(collator([rows[0], rows[1], rows[2]])["pixel_values"], second)
+
+
+def test_a_run_learns_from_augmented_states(tmp_path: Path):
+    ViTConfig(**PATCHES).save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
+    flags = ["--data", "controlled:unique", "--from_scratch", "--vision_model", str(tmp_path / "vit"), "--use_cpu"]
+    flags += ["--max_train_samples", "16", "--max_eval_samples", "8", "--max_predict_samples", "8"]
+    flags += ["--freeze_vision_layers", "1", "--num_train_epochs", "1", "--dataloader_num_workers", "1", "--augment"]
+    flags += ["--frozen_states", str(tmp_path / "states"), "--output_dir", str(tmp_path / "run")]
+    train([*flags, "--augmented_states", "3"])
+    (file,) = (tmp_path / "states").iterdir()
+    assert len(np.load(file)) == 3 * 16 + 8
+    with pytest.raises(ValueError, match="augmented_states must be 1 or more, got 0"):
+        train([*flags, "--augmented_states", "0"])
+
+
+def test_states_where_nothing_is_frozen_are_refused(tmp_path):
+    flags = ["--data", "controlled:unique", "--from_scratch", "--output_dir", str(tmp_path)]
+    with pytest.raises(ValueError, match="frozen_states needs freeze_vision_layers"):
+        train([*flags, "--frozen_states", str(tmp_path)])

@@ -30,8 +30,8 @@ class MultimodalCollator:
             Leave it out for evaluation.
         redraw: Called with (epoch, example indices, modality_mask) on every batch; what it returns is the batch's
             `fusion_mask`. For training a robust classifier; rows then need an `index` column.
-        states: Where `pixel_values` come from in place of pictures: its `batch`, called with a batch of cells, gives
-            (batch, ...) hidden states of frozen layers.
+        states: Where `pixel_values` come from in place of pictures: its `batch`, called with a batch of cells and the
+            epoch (None without `augment`), gives (batch, ...) hidden states of frozen layers.
         on_bad_image: `"error"` raises on a picture that cannot be read; `"missing"` warns and treats it as missing.
         on_empty: `"error"` raises on a labelled example with nothing that the model reads, which would teach it the
             label of nothing; `"keep"` is for evaluation. Unlabelled examples are always kept.
@@ -96,7 +96,9 @@ class MultimodalCollator:
             inputs |= {} if self.max_length is None else {"max_length": self.max_length}
         batch = dict(self.processor(**inputs, return_tensors="pt")) if inputs else {}
         if self.states is not None:
-            self._add_states(batch, [_value(row, self.image_column) for row in rows])
+            batch["pixel_values"] = self._states(rows)
+            batch.setdefault("modality_mask", torch.zeros(len(rows), 2, dtype=torch.long))
+            batch["modality_mask"][:, 0] = torch.tensor([row[self.image_column] is not None for row in rows])
         if self.redraw is not None:
             index = torch.tensor([_value(row, "index") for row in rows])
             batch["fusion_mask"] = self.redraw(int(self.epoch), index, batch["modality_mask"])
@@ -121,10 +123,9 @@ class MultimodalCollator:
             return None
         return picture if self.augment is None else self.augment(picture, int(self.epoch), _value(row, "index"))
 
-    def _add_states(self, batch: dict[str, torch.Tensor], images: list[Any]) -> None:
-        batch["pixel_values"] = self.states.batch(images)
-        batch.setdefault("modality_mask", torch.zeros(len(images), 2, dtype=torch.long))
-        batch["modality_mask"][:, 0] = torch.tensor([image is not None for image in images])
+    def _states(self, rows: list[dict[str, Any]]) -> torch.Tensor:
+        images = [_value(row, self.image_column) for row in rows]
+        return self.states.batch(images, None if self.augment is None else int(self.epoch))
 
     def _refuse_empty(self, rows: list[dict[str, Any]], modality_mask: torch.Tensor) -> None:
         empty = [rows[i].get("id", rows[i].get("index", i)) for i in (~modality_mask.any(dim=1)).nonzero()]

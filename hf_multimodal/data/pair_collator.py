@@ -62,7 +62,7 @@ class PairCollator(MultimodalCollator):
             images = [self._picture(row) for row in rows]
             batch["pixel_values"] = self.processor(images=images, return_tensors="pt")["pixel_values"]
         else:
-            batch["pixel_values"] = self.states.batch([row["image"] for row in rows])
+            batch["pixel_values"] = self._states(rows)
         batch.pop("modality_mask", None)  # pairs are complete
         index = torch.tensor([row["index"] for row in rows])
         return {**batch, "image_ids": index.repeat_interleave(self.captions_per_image), "return_loss": True}

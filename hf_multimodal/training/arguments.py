@@ -249,6 +249,13 @@ class DataArguments(SourceArguments):
         },
     )
     augment: bool = field(default=False, metadata={"help": "Random crop, flip and light colour on training pictures."})
+    augmented_states: int = field(
+        default=4,
+        metadata={
+            "help": "With augment and frozen_states: so many augmented versions of each training picture are kept, "
+            "and epochs take them in turn."
+        },
+    )
     max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first N training examples."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Use only the first N validation examples."})
     missing: str | None = field(
@@ -271,6 +278,8 @@ class DataArguments(SourceArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.augmented_states < 1:
+            raise ValueError(f"augmented_states must be 1 or more, got {self.augmented_states}.")
         for rate in (self.missing, self.eval_missing):
             if rate is not None:
                 MissingRate.parse(rate)
@@ -320,11 +329,9 @@ def parse_training_arguments(
         raise ValueError("data is needed: a table, a folder, a Hub data set, or controlled:<task>.")
     if data_args.augment and model_args.modality == "text":
         raise ValueError("augment has no use with modality 'text'.")
-    if data_args.frozen_states is not None:
-        if data_args.augment:
-            raise ValueError("frozen_states keeps one state a picture, so it cannot go with augment.")
-        if parse_layers(model_args.freeze_vision_layers, "freeze_vision_layers") == 0:
-            raise ValueError("frozen_states needs freeze_vision_layers: no layer of the vision model is frozen.")
+    all_open = parse_layers(model_args.freeze_vision_layers, "freeze_vision_layers") == 0
+    if data_args.frozen_states is not None and all_open:
+        raise ValueError("frozen_states needs freeze_vision_layers: no layer of the vision model is frozen.")
     if data_args.max_length is not None and model_args.modality == "image":
         raise ValueError(f"max_length {data_args.max_length} has no use with modality 'image'.")
     if data_args.fit_on_validation and (training_args.eval_strategy != "no" or training_args.load_best_model_at_end):

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from PIL import Image
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -19,6 +20,8 @@ from hf_multimodal.data.images import open_image
 from hf_multimodal.models.inner_models import image_size_of
 from hf_multimodal.models.processing_multimodal import to_rgb
 from hf_multimodal.training.freezing import find_blocks
+
+AS_IT_IS = -1  # the version of a picture that is not augmented
 
 
 def picture_key(image: Any) -> str:
@@ -30,14 +33,18 @@ def picture_key(image: Any) -> str:
 class FrozenStates:
     """What the frozen layers of a vision model make of each picture of a data set, on disk.
 
-    The file is named by the weights of the frozen layers, the image processor and the pictures, so that no other
-    model's states are ever read. A picture is prepared as in evaluation: augmentation and states exclude each other.
+    The file is named by the weights of the frozen layers, the image processor, the augmentation and the pictures, so
+    that no other model's states are ever read. Of pictures to train on, a few augmented versions can be kept, which
+    are the same for all runs that share the folder; epochs take them in turn.
 
     Args:
         folder: Where the states lie; runs that share it compute them once.
         model: A model with a `vision_model` whose first layers are frozen.
         image_processor: Its image processor.
-        images: Cells of all pictures, `None`s among them.
+        images: Cells of all pictures that are read as they are, `None`s among them.
+        augmented: Cells of the pictures that are read in augmented versions.
+        augment: Makes them; called with (picture, version, a number that the picture's content gives).
+        versions: How many of each.
         batch_size: Pictures a forward pass.
 
     Raises:
@@ -45,20 +52,35 @@ class FrozenStates:
     """
 
     def __init__(
-        self, folder: str | Path, model: Any, image_processor: Any, images: Sequence[Any], batch_size: int = 32
+        self,
+        folder: str | Path,
+        model: Any,
+        image_processor: Any,
+        images: Sequence[Any],
+        *,
+        augmented: Sequence[Any] = (),
+        augment: Callable[[Image.Image, int, int], Image.Image] | None = None,
+        versions: int = 0,
+        batch_size: int = 32,
     ) -> None:
         vision_model = model.vision_model
         self.layers = frozen_layers(vision_model)
-        cells = {picture_key(image): image for image in images if image is not None}
-        self.rows = {key: row for row, key in enumerate(sorted(cells))}
-        digest = hashlib.sha256(json.dumps([image_processor.to_json_string(), self.layers, *self.rows]).encode())
+        self.augment, self.versions, self.batch_size = augment, versions, batch_size
+        plain, drawn = (
+            {picture_key(image): image for image in cells if image is not None} for cells in (images, augmented)
+        )
+        wanted = [(key, AS_IT_IS) for key in sorted(plain)]
+        wanted += [(key, version) for key in sorted(drawn) for version in range(versions)]
+        self.rows = {named: row for row, named in enumerate(wanted)}
+        names = [image_processor.to_json_string(), self.layers, repr(augment) if drawn else None, *self.rows]
+        digest = hashlib.sha256(json.dumps(names).encode())
         for parameter in vision_model.parameters():
             if not parameter.requires_grad:
                 digest.update(parameter.detach().cpu().float().numpy().tobytes())
         self.path = Path(folder, f"{digest.hexdigest()[:16]}.npy")
         if not self.path.is_file():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._compute(vision_model, image_processor, [cells[key] for key in self.rows], batch_size)
+            self._compute(vision_model, image_processor, {**drawn, **plain})
 
     @cached_property
     def states(self) -> np.ndarray:
@@ -69,26 +91,42 @@ class FrozenStates:
         return {name: value for name, value in self.__dict__.items() if name != "states"}
 
     @torch.inference_mode()
-    def _compute(self, vision_model: nn.Module, image_processor: Any, images: Sequence[Any], batch_size: int) -> None:
+    def _compute(self, vision_model: nn.Module, image_processor: Any, cells: dict[str, Any]) -> None:
         unfinished = self.path.with_suffix(f".{os.getpid()}.part")  # two runs may compute the same at a time
         states: Any = None
-        for start in tqdm(range(0, len(images), batch_size), desc="Frozen layers"):
-            pictures = [to_rgb(open_image(image)) for image in images[start : start + batch_size]]
+        names = list(self.rows)
+        for start in tqdm(range(0, len(names), self.batch_size), desc="Frozen layers"):
+            pictures = [self._picture(cells[key], key, version) for key, version in names[start:][: self.batch_size]]
             pixels = image_processor(pictures, return_tensors="pt")["pixel_values"]
             found = states_after(vision_model, self.layers, pixels).float().cpu().numpy()
             if states is None:
-                shape = (len(images), *found.shape[1:])
+                shape = (len(names), *found.shape[1:])
                 states = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float32, shape=shape)
             states[start : start + len(found)] = found
         states.flush()
         unfinished.rename(self.path)
 
-    def batch(self, images: Sequence[Any]) -> torch.Tensor:
-        """(batch, ...) states of the pictures, zeros where there is none."""
+    def _picture(self, cell: Any, key: str, version: int) -> Image.Image:
+        picture = open_image(cell)
+        if version != AS_IT_IS and self.augment is not None:
+            picture = self.augment(picture, version, int(key[:12], 16))
+        return to_rgb(picture)
+
+    def batch(self, images: Sequence[Any], epoch: int | None = None) -> torch.Tensor:
+        """Read the states of some pictures.
+
+        Args:
+            images: Cells, None where there is no picture.
+            epoch: Number of the epoch, from 0, where augmented versions are wanted.
+
+        Returns:
+            (batch, ...), zeros where there is no picture.
+        """
+        version = AS_IT_IS if epoch is None else epoch % self.versions
         found = torch.zeros(len(images), *self.states.shape[1:])
         for row, image in enumerate(images):
             if image is not None:
-                found[row] = torch.tensor(self.states[self.rows[picture_key(image)]])
+                found[row] = torch.tensor(self.states[self.rows[picture_key(image), version]])
         return found
 
 
@@ -123,11 +161,17 @@ def states_after(vision_model: nn.Module, layers: int, pixel_values: torch.Tenso
         ValueError: If that is not one tensor.
     """
     kept: list[Any] = []
-    handle = find_blocks(vision_model)[layers - 1].register_forward_hook(lambda *call: kept.append(call[2]))
+
+    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+        kept.append(output)
+        raise _Reached
+
+    handle = find_blocks(vision_model)[layers - 1].register_forward_hook(keep)
     was_training = vision_model.training
     try:
         pixels = pixel_values.to(next(vision_model.parameters())).contiguous(memory_format=torch.channels_last)
-        vision_model.eval()(pixel_values=pixels)  # laid out as when all layers run, to round as they do
+        with contextlib.suppress(_Reached):
+            vision_model.eval()(pixel_values=pixels)  # laid out as when all layers run, to round as they do
     finally:
         handle.remove()
         vision_model.train(was_training)
@@ -137,6 +181,10 @@ def states_after(vision_model: nn.Module, layers: int, pixel_values: torch.Tenso
             "states cannot be kept."
         )
     return kept[0]
+
+
+class _Reached(Exception):
+    """The layer whose states are wanted has run; the later ones need not."""
 
 
 @contextlib.contextmanager

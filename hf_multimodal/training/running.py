@@ -128,8 +128,12 @@ def trainer_options(
     augment = ImageAugmentation(training_args.seed) if data_args.augment else None
     states = None
     if data_args.frozen_states is not None:
-        pictures = pictures_of([splits[name] for name in ("train", "validation") if name in splits])
-        states = FrozenStates(data_args.frozen_states, model, processor.image_processor, pictures)
+        taught, measured = (pictures_of([splits[name]]) if name in splits else [] for name in ("train", "validation"))
+        kept: dict[str, Any] = {"images": taught + measured}
+        if augment is not None:  # versions that do not depend on the seed, for all runs
+            versions = data_args.augmented_states
+            kept = {"images": measured, "augmented": taught, "augment": ImageAugmentation(0), "versions": versions}
+        states = FrozenStates(data_args.frozen_states, model, processor.image_processor, **kept)
     assert model_args.head_learning_rate is not None
     drawn = {"seed": training_args.seed, "augment": augment, "states": states}
     return {
