@@ -54,6 +54,7 @@ def test_flags_override_the_yaml_file(tmp_path: Path) -> None:
         (["--modality", "text", "--vision_layers", "2"], "vision_layers needs a pretrained vision model"),
         (["--modality", "text", "--fusion", "gated"], "fusion 'gated' has no use with modality 'text'"),
         (["--modality", "text", "--augment"], "augment has no use with modality 'text'"),
+        (["--modality", "text", "--whole_pictures"], "whole_pictures has no use with modality 'text'"),
         (["--modality", "image", "--text_pooling", "cls"], "text_pooling 'cls' has no use with modality 'image'"),
         (["--text_model", "lstn"], r"text_model 'lstn' is neither a folder nor one of .* Did you mean 'lstm'\?"),
         (["--modality", "image", "--max_length", "9"], "max_length 9 has no use with modality 'image'"),

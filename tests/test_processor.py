@@ -8,7 +8,14 @@ import torch
 from conftest import TEXT_CONFIGS, VISION_CONFIGS
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoProcessor, PreTrainedTokenizerFast, ViTImageProcessor
+from transformers import (
+    AutoProcessor,
+    CLIPImageProcessor,
+    ConvNextImageProcessor,
+    DeiTImageProcessor,
+    PreTrainedTokenizerFast,
+    ViTImageProcessor,
+)
 
 from hf_multimodal import MultimodalProcessor
 from hf_multimodal.models.processing_multimodal import padding_of, to_rgb
@@ -207,3 +214,29 @@ def test_empty_lists_are_refused():
     processor = MultimodalProcessor(ViTImageProcessor(size={"height": 8, "width": 8}))
     with pytest.raises(ValueError, match="a processor needs at least one example, got empty lists"):
         processor(images=[])
+
+
+@pytest.mark.parametrize("kind", [DeiTImageProcessor, CLIPImageProcessor])
+def test_whole_pictures_show_their_borders(kind, tmp_path):
+    size = {"shortest_edge": 8} if kind is CLIPImageProcessor else {"height": 12, "width": 12}
+    processor = MultimodalProcessor(kind(size=size, crop_size={"height": 8, "width": 8}))
+    wide = Image.new("RGB", (64, 32))
+    wide.paste((255, 255, 255), (0, 0, 8, 32))  # a border that the crop cuts off
+    cut = processor(images=[wide], return_tensors="pt")["pixel_values"][0, 0]
+    processor.keep_whole_pictures()
+    whole = processor(images=[wide], return_tensors="pt")["pixel_values"][0, 0]
+    assert cut.shape == whole.shape == (8, 8)
+    assert whole[:, 0].min() > 0.5 > cut.max() and whole[:, 2:].max() < 0
+    processor.save_pretrained(tmp_path)
+    again = AutoProcessor.from_pretrained(tmp_path)(images=[wide], return_tensors="pt")["pixel_values"][0, 0]
+    assert torch.equal(again, whole)
+
+
+def test_pictures_that_cannot_be_kept_whole_are_told(processor):
+    with pytest.raises(ValueError, match="without an image_processor reads no pictures"):
+        MultimodalProcessor(None, make_tokenizer()).keep_whole_pictures()
+    with pytest.raises(ValueError, match="crops by its crop_pct"):
+        MultimodalProcessor(ConvNextImageProcessor()).keep_whole_pictures()
+    before = processor.image_processor.to_json_string()
+    processor.keep_whole_pictures()
+    assert processor.image_processor.to_json_string() == before  # nothing is cut off as it is

@@ -267,6 +267,15 @@ def test_a_named_config_is_built_at_random(tmp_path: Path) -> None:
     assert model(**batch).logits.shape == (1, 2)
 
 
+def test_pictures_are_kept_whole_where_asked(tmp_path: Path) -> None:
+    VISION_CONFIGS["vit"]().save_pretrained(tmp_path)
+    hf.CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    args = ModelArguments(from_scratch=True, vision_model=str(tmp_path))
+    for whole in (False, True):
+        processor = build_model_and_processor(args, ["a red square"], None, whole_pictures=whole, num_labels=2)[1]
+        assert processor.image_processor.do_center_crop is not whole
+
+
 def test_word_vectors_start_the_embeddings(tmp_path: Path) -> None:
     path = tmp_path / "glove.txt"
     path.write_text("red 1 2 3\nsquare 4 5 6\n")

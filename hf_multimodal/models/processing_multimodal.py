@@ -171,6 +171,22 @@ class MultimodalProcessor(ProcessorMixin):
             tokenizer.init_kwargs["padding"] = padding_of(config)
         return cls(image_processor, tokenizer)
 
+    def keep_whole_pictures(self) -> None:
+        """Resize pictures to the size that would be cropped to, stretched if need be, and cut nothing off.
+
+        A classifier of pictures expects its object in the middle; a caption also tells what stands at the border.
+
+        Raises:
+            ValueError: If there is no image processor, or it has a way of its own to crop (ConvNeXt's).
+        """
+        part = self.image_processor
+        if part is None:
+            raise ValueError("a processor without an image_processor reads no pictures that could be kept whole.")
+        if getattr(part, "crop_pct", None) is not None:
+            raise ValueError(f"{type(part).__name__} crops by its crop_pct, so pictures cannot be kept whole.")
+        if getattr(part, "do_center_crop", None):
+            part.size, part.do_center_crop = part.crop_size, False
+
     def to_dict(self) -> dict[str, Any]:
         own = type(self)
         auto_map = {self._auto_class: f"{own.__module__.split('.')[-1]}.{own.__name__}"}

@@ -53,6 +53,7 @@ HYPERPARAMETERS = (
     "cache_chunk_size",
     "max_length",
     "augment",
+    "whole_pictures",
     "missing",
     "eval_missing",
     "complete_only",

@@ -249,6 +249,10 @@ class DataArguments(SourceArguments):
         },
     )
     augment: bool = field(default=False, metadata={"help": "Random crop, flip and light colour on training pictures."})
+    whole_pictures: bool = field(
+        default=False,
+        metadata={"help": "Resize pictures to what the vision model reads and cut nothing off their borders."},
+    )
     augmented_states: int = field(
         default=4,
         metadata={
@@ -327,8 +331,11 @@ def parse_training_arguments(
         )
     if data_args.data is None:
         raise ValueError("data is needed: a table, a folder, a Hub data set, or controlled:<task>.")
-    if data_args.augment and model_args.modality == "text":
-        raise ValueError("augment has no use with modality 'text'.")
+    for name in ("augment", "whole_pictures"):
+        if getattr(data_args, name) and model_args.modality == "text":
+            raise ValueError(f"{name} has no use with modality 'text'.")
+    if data_args.whole_pictures and model_args.from_fusion is not None:
+        raise ValueError("from_fusion brings its own way to prepare pictures: leave whole_pictures out.")
     all_open = parse_layers(model_args.freeze_vision_layers, "freeze_vision_layers") == 0
     if data_args.frozen_states is not None and all_open:
         raise ValueError("frozen_states needs freeze_vision_layers: no layer of the vision model is frozen.")

@@ -41,6 +41,8 @@ UNUSED = {
         "frozen_states",
         "fusion",
         "augment",
+        "augmented_states",
+        "whole_pictures",
     ),
 }
 NOT_TAKEN = ("push_to_hub", "hub_model_id", "hub_strategy", "hub_token", "run_name", "base_models")

@@ -57,7 +57,11 @@ def balanced_class_weights(labels: Sequence[Any], problem_type: str, num_labels:
 
 
 def build_model_and_processor(
-    args: ModelArguments, texts: Iterable[str | None], max_length: int | None, **config_kwargs: Any
+    args: ModelArguments,
+    texts: Iterable[str | None],
+    max_length: int | None,
+    whole_pictures: bool = False,
+    **config_kwargs: Any,
 ) -> tuple[PreTrainedModel, MultimodalProcessor]:
     """Build what a training run starts from.
 
@@ -65,6 +69,7 @@ def build_model_and_processor(
         args: The choices.
         texts: The training texts, for a tokenizer from scratch.
         max_length: Longest text in tokens; None means what the text model reads.
+        whole_pictures: Whether pictures are resized and not cropped.
         config_kwargs: Further fields of the configuration (`id2label`, `problem_type`, `class_weights`, ...).
 
     Returns:
@@ -100,6 +105,8 @@ def build_model_and_processor(
         model = args.model_class.from_vision_text_pretrained(
             args.vision_model, args.text_model, vision_layers=args.vision_layers, **fields
         )
+    if whole_pictures:
+        processor.keep_whole_pictures()
     if max_length is not None and processor.tokenizer is not None:
         if max_length > processor.tokenizer.model_max_length:
             longest = processor.tokenizer.model_max_length
@@ -126,7 +133,7 @@ def build_for_data(
 
     Args:
         model_args: Choices of the model.
-        data_args: Its `max_length`.
+        data_args: Its `max_length` and `whole_pictures`.
         data: The data.
         seed: Of the random weights.
 
@@ -139,7 +146,9 @@ def build_for_data(
     fields = _label_fields(model_args, data) if model_args.reads_labels else {}
     set_seed(seed)
     texts = data.splits["train"]["text"]
-    model, processor = build_model_and_processor(model_args, texts, data_args.max_length, **fields)
+    model, processor = build_model_and_processor(
+        model_args, texts, data_args.max_length, whole_pictures=data_args.whole_pictures, **fields
+    )
     return (add_lora(model, model_args.lora_rank) if model_args.lora_rank else model), processor
 
 
