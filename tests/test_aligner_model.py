@@ -6,8 +6,10 @@ import math
 import pytest
 import torch
 from conftest import TEXT_CONFIGS, VISION_CONFIGS, without_dropout
+from safetensors.torch import save_file
 from test_fusion_model import PAIRS
 from transformers import AutoModel, AutoModelForZeroShotImageClassification
+from transformers.models.clip.modeling_clip import CLIPOutput
 
 from hf_multimodal import (
     AlignerConfig,
@@ -323,3 +325,61 @@ def test_a_start_without_the_inner_models_is_refused():
 def test_a_single_modality_is_refused():
     with pytest.raises(ValueError, match="vision_config is None"):
         AlignerModel(AlignerConfig(text_config=TEXT_CONFIGS["bert"]()))
+
+
+def test_image_ids_are_one_a_text_or_one_an_image(batch):
+    model, texts = build(), {name: batch[name].repeat_interleave(2, dim=0) for name in ("input_ids", "attention_mask")}
+    batch = {**batch, **texts}
+    expected = model(**batch, image_ids=torch.tensor([7, 7, 7, 7, 8, 8, 9, 9]), return_loss=True).loss
+    for given in (torch.tensor([7, 7, 8, 9]), [7, 7, 8, 9]):
+        assert torch.equal(model(**batch, image_ids=given, return_loss=True).loss, expected)
+    for wrong in (torch.zeros(8, 1), torch.zeros(1), torch.zeros(5)):
+        with pytest.raises(ValueError, match="a number for each of the 8 texts or of the 4 images, got the shape"):
+            model(**batch, image_ids=wrong, return_loss=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"projection_dim": 0}, "projection_dim must be 1 or more, got 0"),
+        ({"logit_scale_init_value": 14.3}, "is a logarithm, at most log.100. = 4.605, got 14.3"),
+        ({"logit_scale_init_value": math.nan}, "is a logarithm, at most log.100. = 4.605, got nan"),
+        ({"margin": math.nan}, "margin must be more than 0, got nan"),
+        ({"logit_bias_init_value": math.inf}, "logit_bias_init_value must be finite, got inf"),
+    ],
+)
+def test_numbers_that_cannot_train_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        AlignerConfig(**fields)
+
+
+def test_outputs_stand_in_the_order_of_clips(batch):
+    ours, theirs = build()(**batch, return_loss=True), CLIPOutput.__dataclass_fields__
+    assert [name for name in ours if name in theirs] == [name for name in theirs if name in ours]
+
+
+def test_the_inner_models_of_a_trained_model_are_started_from(batch, tmp_path):
+    trained = build(loss="sigmoid").float()
+    trained.save_pretrained(tmp_path / "aligner")
+    model = FusionForImageTextClassification.from_vision_text_pretrained(
+        str(tmp_path / "aligner"), str(tmp_path / "aligner"), num_labels=3
+    )
+    for name in ("vision_model", "text_model"):
+        state, theirs = getattr(model, name).state_dict(), getattr(trained, name).state_dict()
+        assert state.keys() == theirs.keys() and all(torch.equal(state[key], theirs[key]) for key in state)
+    assert model.eval()(**batch).logits.shape == (4, 3)
+    build("vit", None, FusionForImageTextClassification).save_pretrained(tmp_path / "vision")
+    with pytest.raises(ValueError, match="has no text_config"):
+        AlignerModel.from_vision_text_pretrained(str(tmp_path / "vision"), str(tmp_path / "vision"))
+    with pytest.raises(ValueError, match="a model of this package, cannot be cut"):
+        AlignerModel.from_vision_text_pretrained(str(tmp_path / "aligner"), str(tmp_path / "aligner"), vision_layers=1)
+
+
+@pytest.mark.keys_do_not_fit
+def test_a_checkpoint_that_lacks_weights_is_no_start(tmp_path):
+    vision = build().vision_model
+    vision.save_pretrained(tmp_path)
+    state = {name: value for name, value in vision.state_dict().items() if "layernorm" not in name}
+    save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="is no ViTModel: it lacks .* weights, such as"):
+        FusionForImageTextClassification.from_vision_text_pretrained(str(tmp_path))

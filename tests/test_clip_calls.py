@@ -12,6 +12,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoModelForZeroShotImageClassification,
+    AutoProcessor,
     AutoTokenizer,
     Trainer,
     TrainingArguments,
@@ -20,16 +21,22 @@ from transformers import (
 )
 
 from hf_multimodal import MultimodalProcessor
+from hf_multimodal.inference.embedding import embed_texts
 
 PICTURES = [Image.new("RGB", (40, 30), colour) for colour in ((200, 10, 10), (10, 200, 10), (10, 10, 200))]
 TEXTS = ["a red dog", "cat", "a dog a cat"]
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A trained aligner as it lies on the disk; its text model takes token_type_ids, which its tokenizer makes."""
-    build("vit", "bert", loss="sigmoid", hidden_size=12).save_pretrained(tmp_path)
-    tokenizer = make_tokenizer(model_input_names=["input_ids", "token_type_ids", "attention_mask"])
+@pytest.fixture(params=["bert", "siglip_text_model"])
+def folder(request, tmp_path):
+    """A trained aligner as it lies on the disk.
+
+    BERT takes token_type_ids, which its tokenizer makes; SigLIP's text model reads the last of a fixed number of
+    tokens, whether or not who calls it knows.
+    """
+    build("vit", request.param, loss="sigmoid", hidden_size=12).save_pretrained(tmp_path)
+    names = ["input_ids", "token_type_ids", "attention_mask"] if request.param == "bert" else ["input_ids"]
+    tokenizer = make_tokenizer(model_input_names=names)
     processor = ViTImageProcessor(size={"height": 32, "width": 32})
     MultimodalProcessor(processor, tokenizer).save_pretrained(tmp_path)
     return tmp_path
@@ -66,7 +73,7 @@ def test_the_example_script_trains_it(folder, tmp_path):
     trainer.train()
     assert trainer.evaluate()["eval_loss"] < 0.8 * before
     assert model.logit_scale.item() != scale
-    image_embeds, text_embeds = trainer.predict(rows).predictions  # what a metric reads, of batches of unequal sizes
+    text_embeds, image_embeds = trainer.predict(rows).predictions  # what a metric reads, of batches of unequal sizes
     assert image_embeds.shape == text_embeds.shape == (12, 12)
     with torch.no_grad():
         expected = model.get_text_features(batch["input_ids"], batch["attention_mask"]).pooler_output
@@ -79,6 +86,26 @@ def logits_by_hand(folder, texts: list[str]) -> torch.Tensor:
     tokens = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
         return model(**pixels, **tokens).logits_per_image
+
+
+def test_the_usual_snippet_of_clip_runs_it(folder):
+    model = AutoModel.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(folder)
+    inputs = processor(text=TEXTS, images=PICTURES[0], return_tensors="pt", padding=True)
+    outputs = model(**inputs)
+    assert outputs.logits_per_image.softmax(dim=1).shape == (1, 3)
+    torch.testing.assert_close(outputs.logits_per_image, logits_by_hand(folder, TEXTS)[:1], rtol=0, atol=1e-5)
+    assert torch.equal(outputs[2], outputs.text_embeds)
+
+
+def test_answers_do_not_depend_on_the_longest_text_of_a_batch(folder):
+    model, processor = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    alone = torch.cat([embed_texts(model, processor, [text]) for text in TEXTS])
+    torch.testing.assert_close(embed_texts(model, processor, TEXTS), alone, rtol=0, atol=1e-5)
+    tokens = processor(text=TEXTS, return_tensors="pt", padding=True)
+    tokens.pop("modality_mask")
+    with torch.no_grad():
+        torch.testing.assert_close(model.get_text_features(**tokens).pooler_output, alone, rtol=0, atol=1e-5)
 
 
 def test_the_zero_shot_pipeline_runs_it(folder, caplog):

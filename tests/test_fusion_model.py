@@ -45,6 +45,22 @@ def assert_same(model, loaded, batch) -> None:
 
 @pytest.mark.parametrize("family", [FusionForImageTextClassification, RobustFusionForImageTextClassification])
 @pytest.mark.parametrize(("vision", "text"), PAIRS)
+def test_a_classifier_refuses_images_and_texts_that_are_no_pairs(batch):
+    batch["pixel_values"] = batch["pixel_values"][:1]
+    with pytest.raises(ValueError, match="an example has one image and one text, got 1 images and 4 texts"):
+        make_model()(**batch)
+
+
+def test_pictures_of_another_size_are_read_where_the_model_can():
+    larger = torch.randn(2, 3, 48, 48)
+    model, texts = make_model("vit").eval(), torch.ones(2, 5, dtype=torch.long)
+    with torch.no_grad():
+        logits = model(pixel_values=larger, input_ids=texts, interpolate_pos_encoding=True).logits
+    assert logits.isfinite().all() and len(logits) == 2
+    with pytest.raises(ValueError, match="ResNetModel has no position encodings that could be interpolated"):
+        make_model("resnet")(pixel_values=larger, input_ids=texts, interpolate_pos_encoding=True)
+
+
 def test_every_model_type_trains_saves_and_loads(vision, text, family, tmp_path, batch):
     model = make_model(vision, text, family, fusion="cross_attention")
     loss = model(**batch, labels=torch.tensor([0, 1, 2, 0])).loss

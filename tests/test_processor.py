@@ -144,13 +144,19 @@ def test_arrays_and_tensors(processor):
     assert processor(images=np.zeros((2, 6, 10, 3), np.uint8), return_tensors="pt")["pixel_values"].shape[0] == 2
 
 
+def test_one_picture_and_several_texts_are_each_to_be_compared_with_each(processor):
+    batch = processor(text=["a red dog", "cat"], images=picture(), return_tensors="pt", padding=True)
+    assert batch["pixel_values"].shape[0] == 1 and batch["input_ids"].shape[0] == 2
+    assert "modality_mask" not in batch
+
+
 def test_errors_say_what_was_given(processor):
     with pytest.raises(TypeError, match="images must be pictures, not paths or URLs; open 'https://x.org/a.jpg'"):
         processor(images=["https://x.org/a.jpg"])
     with pytest.raises(TypeError, match="text must be a string or None, got float in row 1"):
         processor(text=["a", float("nan")])
-    with pytest.raises(ValueError, match="of one length, got 1 images and 2 texts"):
-        processor(images=[picture()], text=["a", "b"])
+    with pytest.raises(ValueError, match="of one length where something is missing, got 1 images and 2 texts"):
+        processor(images=[picture()], text=["a", None])
     with pytest.raises(ValueError, match="needs images, text, or both; got neither"):
         processor()
     with pytest.raises(ValueError, match=r"images were given .* no part for them: it has \['tokenizer'\]"):

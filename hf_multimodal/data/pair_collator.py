@@ -1,9 +1,11 @@
 """Pictures with their captions to one batch of an aligner."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from hf_multimodal.data.collator import MultimodalCollator
 
@@ -19,10 +21,13 @@ class PairCollator(MultimodalCollator):
         processor: A `MultimodalProcessor` with both parts.
         captions_per_image: How many captions are drawn, without repetition as long as there are enough.
         seed: Of the draws.
-        **options: `augment`, `states` and `on_bad_image` of `MultimodalCollator`.
+        augment: As for `MultimodalCollator`.
+        states: Likewise.
+        max_length: Likewise.
 
     Raises:
-        ValueError: If `captions_per_image` is less than 1.
+        ValueError: If `captions_per_image` is less than 1, or a row has no picture: it is no pair.
+        BadImageError: On an unreadable picture; names the row.
 
     Example:
 
@@ -39,8 +44,17 @@ class PairCollator(MultimodalCollator):
     (1, 2, tensor([7, 7]))
     """
 
-    def __init__(self, processor: Any, *, captions_per_image: int = 1, seed: int = 0, **options: Any) -> None:
-        super().__init__(processor, **options)
+    def __init__(
+        self,
+        processor: Any,
+        *,
+        captions_per_image: int = 1,
+        seed: int = 0,
+        augment: Callable[[Image.Image, int, int], Image.Image] | None = None,
+        states: Any = None,
+        max_length: int | None = None,
+    ) -> None:
+        super().__init__(processor, augment=augment, states=states, max_length=max_length)
         if captions_per_image < 1:
             raise ValueError(f"captions_per_image must be 1 or more, got {captions_per_image}.")
         self.captions_per_image = captions_per_image
@@ -56,8 +70,14 @@ class PairCollator(MultimodalCollator):
             `pixel_values` (pictures, ...), `input_ids` and `attention_mask` (pictures * captions, length), those of
             one picture after each other, `image_ids` (pictures * captions,), and `return_loss`, True.
         """
+        for row in rows:
+            if row["image"] is None:
+                raise ValueError(
+                    f"row {row.get('id', row['index'])!r} has no picture, so it is no pair: leave it out."
+                )
         texts = [caption for row in rows for caption in self._draw(row)]
-        batch = dict(self.processor(text=texts, return_tensors="pt"))
+        limit = {} if self.max_length is None else {"max_length": self.max_length}
+        batch = dict(self.processor(text=texts, return_tensors="pt", **limit))
         if self.states is None:
             images = [self._picture(row) for row in rows]
             batch["pixel_values"] = self.processor(images=images, return_tensors="pt")["pixel_values"]

@@ -97,9 +97,14 @@ def read_rows(
         known_faults: Faults that reading the source already found.
 
     Raises:
-        ValueError: Pictures are given as paths but there is no `root`.
+        ValueError: Pictures are given as paths but there is no `root`, or a row has several texts.
     """
     count = len(raw)
+    if columns.text is not None and isinstance(raw.features[columns.text], List):
+        raise ValueError(
+            f"{source}, column {columns.text!r} holds several texts a row: make a row of each, which repeats the "
+            "picture."
+        )
     named = list(dict.fromkeys(name for ours, name in columns.as_dict().items() if ours != "image"))
     cells: dict[str, list[Any]] = raw.select_columns(named)[:] if named else {}
     faults: list[list[Fault]] = [list(found) for found in known_faults] if known_faults else [[] for _ in range(count)]

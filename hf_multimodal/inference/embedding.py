@@ -73,16 +73,18 @@ def embed_texts(
     """
     texts = list(several("texts", texts))
     model.eval()
-    padding = padding_of(model.config.text_config)
+    padding: dict[str, Any] = {"padding": padding_of(model.config.text_config)}
+    if padding["padding"] == "max_length":  # which not every tokenizer knows
+        padding["max_length"] = model.config.text_config.max_position_embeddings
     order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
     parts = []
     for start in tqdm(range(0, len(order), batch_size), desc="Texts", disable=not show_progress):
         chosen = [texts[row] for row in order[start : start + batch_size]]
-        tokens = dict(processor(text=chosen, padding=padding, truncation=True, return_tensors="pt"))
+        tokens = dict(processor(text=chosen, truncation=True, return_tensors="pt", **padding))
         tokens.pop("modality_mask", None)
         features = model.get_text_features(**{name: tensor.to(model.device) for name, tensor in tokens.items()})
         parts.append(_normalized(features.pooler_output, [f"text {text!r:.80}" for text in chosen]))
-    return torch.cat(parts)[torch.tensor(order).argsort()]
+    return torch.cat(parts)[torch.tensor(order).argsort()] if parts else torch.empty(0, 0)
 
 
 @torch.no_grad()
@@ -140,6 +142,23 @@ def embed_images(
     return torch.cat(parts) if parts else torch.empty(0, 0), embedded, bad
 
 
+def check_embeds(model: Any) -> None:
+    """Raise early where a model embeds no images and texts apart from each other.
+
+    Args:
+        model: What was given as one that does.
+
+    Raises:
+        TypeError: If it lacks `get_image_features` or `get_text_features`.
+    """
+    lacking = [name for name in ("get_image_features", "get_text_features") if not hasattr(model, name)]
+    if model is not None and lacking:
+        raise TypeError(
+            f"a {type(model).__name__} has no {' and no '.join(lacking)}: give an AlignerModel, a CLIPModel or a "
+            "SiglipModel."
+        )
+
+
 def pair_logits(model: PreTrainedModel, similarity: Tensor) -> Tensor:
     """Scale cosines as the model does: by its `logit_scale`, and shifted by `logit_bias` where it has one.
 
@@ -151,7 +170,8 @@ def pair_logits(model: PreTrainedModel, similarity: Tensor) -> Tensor:
         What the model gives as `logits_per_image` for these pairs.
     """
     if isinstance(model, AlignerModel):
-        return model.scaling(similarity).detach()  # whose scale is at most 100
+        logits = model.scaling(similarity.to(model.logit_scale.device))  # whose scale is at most 100
+        return logits.detach().to(similarity.device)
     logits = similarity * model.logit_scale.detach().exp().to(similarity)
     bias = getattr(model, "logit_bias", None)
     return logits if bias is None else logits + bias.detach().to(similarity)

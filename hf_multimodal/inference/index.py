@@ -1,6 +1,7 @@
 """Embeddings with their ids and payload: search by cosine, exact or by faiss, and the files they are kept in."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,7 +90,8 @@ class EmbeddingIndex:
 
         Args:
             count: Number of items.
-            ids: Their names, or None: numbers that go on behind all that were ever offered.
+            ids: Their names, or None: numbers that go on behind all that were ever offered, but for those that are
+                names already.
             payload: A dict each, or None.
 
         Returns:
@@ -101,8 +103,9 @@ class EmbeddingIndex:
         for what, given in (("ids", ids), ("payload", payload)):
             if given is not None and len(given) != count:
                 raise ValueError(f"{what} must be one for each of the {count} {self.what}, got {len(given)}.")
-        names = [str(self.offered + row) for row in range(count)] if ids is None else [str(name) for name in ids]
         known, first = set(self.ids), dict[str, int]()
+        free = (str(number) for number in itertools.count(self.offered) if str(number) not in known)
+        names = list(itertools.islice(free, count)) if ids is None else [str(name) for name in ids]
         for row, name in enumerate(names):
             if name in known:
                 raise ValueError(f"{self.what}, row {row}: the id {name!r} is in the index already.")

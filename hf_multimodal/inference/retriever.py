@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from hf_multimodal.data.checks import BadSample
 from hf_multimodal.data.choices import check_choice
-from hf_multimodal.inference.embedding import embed_images, embed_texts, is_single, several
+from hf_multimodal.inference.embedding import check_embeds, embed_images, embed_texts, is_single, several
 from hf_multimodal.inference.fingerprint import fingerprint
 from hf_multimodal.inference.index import EmbeddingIndex, Hits
 
@@ -33,6 +33,7 @@ class Retriever:
         show_progress: Whether adding shows a progress bar.
 
     Raises:
+        TypeError: A model that embeds no images and texts.
         ValueError: An unknown index.
         ImportError: An index of faiss, which is not installed.
 
@@ -54,6 +55,7 @@ class Retriever:
         num_workers: int = 0,
         show_progress: bool = True,
     ) -> None:
+        check_embeds(model)
         self.images = EmbeddingIndex("images", index)
         self.texts = EmbeddingIndex("texts", index)
         self.model = model

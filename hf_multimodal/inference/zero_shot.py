@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from hf_multimodal.data.choices import check_choice
 from hf_multimodal.evaluation.metrics import outputs_from_logits
 from hf_multimodal.evaluation.predictions import Predictions
-from hf_multimodal.inference.embedding import embed_images, embed_texts, pair_logits, several
+from hf_multimodal.inference.embedding import check_embeds, embed_images, embed_texts, pair_logits, several
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
 
@@ -36,9 +36,10 @@ class ZeroShotClassifier:
         batch_size: Texts or pictures a forward pass.
 
     Raises:
-        TypeError: A class name that is not a text, or one alone.
-        ValueError: Fewer than two classes, a class that stands there twice or is empty, no template or one without
-            `{}`, or a sigmoid asked of a model that was not trained for it.
+        TypeError: A class name or a template that is not a text, one class name alone, or a model that embeds no
+            images and texts.
+        ValueError: Fewer than two classes, a class that stands there twice or is empty, classes that the model cannot
+            tell apart, no template or one without `{}`, or a sigmoid asked of a model that was not trained for it.
 
     Example:
 
@@ -58,9 +59,12 @@ class ZeroShotClassifier:
         problem_type: str = "single_label_classification",
         batch_size: int = 64,
     ) -> None:
-        templates = [templates] if isinstance(templates, str) else list(templates)
+        templates = (
+            list(templates) if isinstance(templates, Iterable) and not isinstance(templates, str) else [templates]
+        )
         class_names = list(several("class_names", class_names))
         _check(class_names, templates)
+        check_embeds(model)
         self.problem_type = check_choice("problem_type", problem_type, PROBLEM_TYPES)
         if problem_type == "multi_label_classification" and getattr(model, "logit_bias", None) is None:
             raise ValueError(f"{problem_type} needs a model with a logit_bias, {type(model).__name__} has none.")
@@ -71,6 +75,9 @@ class ZeroShotClassifier:
         texts = [template.replace("{}", name) for name in class_names for template in templates]
         embeds = embed_texts(model, processor, texts, batch_size=batch_size)
         self.class_embeds = F.normalize(embeds.view(len(class_names), len(templates), -1).mean(dim=1), dim=-1)
+        for number, name in enumerate(class_names):
+            for other in (self.class_embeds[:number] == self.class_embeds[number]).all(dim=1).nonzero().flatten():
+                raise ValueError(f"class_names {class_names[other]!r} and {name!r} are one text to this model.")
 
     def predict(
         self,
@@ -149,5 +156,7 @@ def _check(class_names: Sequence[str], templates: Sequence[str]) -> None:
     if not templates:
         raise ValueError("templates must be at least one, such as 'a photo of a {}.'.")
     for template in templates:
+        if not isinstance(template, str):
+            raise TypeError(f"templates must be texts, got {template!r}, a {type(template).__name__}.")
         if "{}" not in template:
             raise ValueError(f"every template needs a {{}} for the class name, {template!r} has none.")

@@ -1,5 +1,6 @@
 """Configuration of the model that aligns images and texts in one space."""
 
+import math
 from typing import Any, ClassVar
 
 from .configuration_vision_text import VisionTextConfig
@@ -24,8 +25,9 @@ class AlignerConfig(VisionTextConfig):
         triplet_mining: Which negatives `triplet` takes: `semi_hard`, `all` or `hard`.
 
     Raises:
-        ValueError: On an unknown `projection`, `loss` or `triplet_mining`, a `margin` that is not positive, or for
-            what [`VisionTextConfig`] refuses.
+        ValueError: On an unknown `projection`, `loss` or `triplet_mining`, a `projection_dim` or a `margin` that is
+            not positive, a `logit_scale_init_value` that is no logarithm of a scale of at most 100, or for what
+            [`VisionTextConfig`] refuses.
 
     Example:
 
@@ -59,5 +61,12 @@ class AlignerConfig(VisionTextConfig):
         for name, allowed in (("projection", PROJECTIONS), ("loss", LOSSES), ("triplet_mining", TRIPLET_MININGS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {list(allowed)}, got {getattr(self, name)!r}.")
-        if self.margin is not None and self.margin <= 0:
+        if self.projection_dim < 1:
+            raise ValueError(f"projection_dim must be 1 or more, got {self.projection_dim}.")
+        if self.margin is not None and not 0 < self.margin < math.inf:
             raise ValueError(f"margin must be more than 0, got {self.margin}.")
+        scale = self.logit_scale_init_value
+        if scale is not None and not -math.inf < scale <= math.log(100):
+            raise ValueError(f"logit_scale_init_value is a logarithm, at most log(100) = 4.605, got {scale}.")
+        if not math.isfinite(self.logit_bias_init_value):
+            raise ValueError(f"logit_bias_init_value must be finite, got {self.logit_bias_init_value}.")

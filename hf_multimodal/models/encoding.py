@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from .features import ASKED, Encoded, Features, asks_for_states, like_rows, map_tensors, states_of
-from .inner_models import image_size_of, parts_of_like_length, run_rows, running_statistics
+from .inner_models import accepted, image_size_of, parts_of_like_length, run_rows, running_statistics
+
+INTERPOLATE = "interpolate_pos_encoding"  # for pictures of another size than a vision transformer was trained on
 
 
 class Encoder:
@@ -29,6 +31,7 @@ class Encoder:
     _text_pooler: Callable[[Any, torch.Tensor], torch.Tensor]
     _text_inputs: frozenset[str]
     _reads_mask: bool
+    _text_length: int | None
 
     def encode(
         self,
@@ -51,8 +54,16 @@ class Encoder:
             kwargs: `output_hidden_states` and `output_attentions` are handed to the inner models.
 
         Raises:
-            ValueError: If there is neither an image nor a text input that this model reads.
+            ValueError: If there is neither an image nor a text input that this model reads, or not as many of one as
+                of the other.
         """
+        read = ((pixel_values, self.vision_model), (input_ids, self.text_model))
+        lengths = [side.shape[0] for side, model in read if side is not None and model is not None]
+        if lengths[:1] != lengths[-1:]:
+            raise ValueError(
+                f"an example has one image and one text, got {lengths[0]} images and {lengths[1]} texts: only an "
+                "aligner compares each with each."
+            )
         image, text, mask = self._encode_sides(
             pixel_values, input_ids, attention_mask, token_type_ids, modality_mask, **kwargs
         )
@@ -104,7 +115,13 @@ class Encoder:
         **kwargs: Any,
     ) -> Encoded:
         inputs = None if pixel_values is None else {"pixel_values": pixel_values}
-        run = partial(self._run_vision, **{name: kwargs[name] for name in ASKED if name in kwargs})
+        asked = {name: kwargs[name] for name in ASKED if name in kwargs}
+        if kwargs.get(INTERPOLATE):
+            if not accepted(self.vision_model, (INTERPOLATE,)):
+                name = type(self.vision_model).__name__
+                raise ValueError(f"{name} has no position encodings that could be interpolated.")
+            asked[INTERPOLATE] = True
+        run = partial(self._run_vision, **asked)
         return self._encode_present(self.vision_model, run, inputs, present, batch, device)
 
     def _encode_texts(
@@ -120,6 +137,10 @@ class Encoder:
         inputs = None
         if input_ids is not None:
             tokens_here = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            if self._text_length is not None and (short := self._text_length - input_ids.shape[1]) > 0:
+                config = self.config.text_config  # SigLIP's model reads the last position of a fixed length
+                input_ids = nn.functional.pad(input_ids, (0, short), value=config.pad_token_id)
+                tokens_here = nn.functional.pad(tokens_here, (0, short), value=int(attention_mask is None))
             inputs = {"input_ids": input_ids, "attention_mask": tokens_here}
             if token_type_ids is not None and "token_type_ids" in self._text_inputs:
                 inputs["token_type_ids"] = token_type_ids

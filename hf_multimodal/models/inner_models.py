@@ -85,7 +85,7 @@ def load_model(
     layers: int | None = None,
     dtype: str | torch.dtype = torch.float32,
 ) -> PreTrainedModel:
-    """Load pretrained weights; of a two-sided checkpoint (CLIP, SigLIP), the named side.
+    """Load pretrained weights; of a two-sided checkpoint (CLIP, SigLIP, one of this package's), the named side.
 
     Neither code that lies beside the weights nor pickled weights are loaded.
 
@@ -97,13 +97,16 @@ def load_model(
         dtype: As in `from_pretrained`; `"auto"` is that of the checkpoint.
 
     Raises:
-        ValueError: If there are not so many layers, or the model's configuration does not count them.
+        ValueError: If there are not so many layers, or the model's configuration does not count them, the checkpoint
+            lacks weights, or is of a model of this package that has not this side.
     """
     if name_or_path.startswith(TORCHVISION_PREFIX):
         if layers is not None:
             raise ValueError(f"the layers of {name_or_path} cannot be cut to the first {layers}: leave that out.")
         return TorchvisionModel.from_torchvision(name_or_path.removeprefix(TORCHVISION_PREFIX))
     config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+    if config.model_type.startswith("multimodal_"):
+        return side_of_trained(name_or_path, side, layers, dtype)
     config = getattr(config, side, None) or config
     if layers is not None:
         most = getattr(config, "num_hidden_layers", 0)
@@ -114,10 +117,27 @@ def load_model(
         config.num_hidden_layers = layers
     model_class = model_class_of(config)
     arguments = pooler_arguments(model_class, config, pooler)
-    model = model_class.from_pretrained(name_or_path, config=config, dtype=dtype, use_safetensors=True, **arguments)
+    loading: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
+    model, info = model_class.from_pretrained(name_or_path, config=config, **loading, **arguments)
+    lost = sorted(name for name in info["missing_keys"] if "pooler" not in name)
+    if lost:
+        raise ValueError(
+            f"{name_or_path} is no {type(model).__name__}: it lacks {len(lost)} weights, such as {lost[0]}."
+        )
     if Path(name_or_path).is_dir():  # the configuration travels, and where the folder lies is nobody's business
         model.config._name_or_path = Path(name_or_path).resolve().name
     return without_unused_parameters(model)
+
+
+def side_of_trained(name_or_path: str, side: str, layers: int | None, dtype: str | torch.dtype) -> PreTrainedModel:
+    """The vision or the text model of a trained model of this package, as `load_model` gives it."""
+    if layers is not None:
+        raise ValueError(f"the layers of {name_or_path}, a model of this package, cannot be cut: leave that out.")
+    trained = AutoModel.from_pretrained(name_or_path, dtype=dtype, use_safetensors=True)
+    model = getattr(trained, side.replace("config", "model"))
+    if model is None:
+        raise ValueError(f"{name_or_path} has no {side}.")
+    return model
 
 
 def shared_dtype(dtype: str | torch.dtype, models: list[PreTrainedModel]) -> torch.dtype:

@@ -29,24 +29,24 @@ class AlignerOutput(ModelOutput):
         loss: Scalar, only where `return_loss` is True.
         logits_per_image: (images, texts), scaled cosines.
         logits_per_text: (texts, images), their transpose.
-        image_embeds: (images, projection_dim), of length 1; zeros where there is no image.
-        text_embeds: (texts, projection_dim), likewise.
+        text_embeds: (texts, projection_dim), of length 1; zeros where there is no text.
+        image_embeds: (images, projection_dim), likewise.
+        text_model_output: The text model's `last_hidden_state`, `hidden_states` and `attentions`, zeros for the rows
+            that it did not read; only with `output_hidden_states` or `output_attentions`.
+        vision_model_output: Likewise of the vision model.
         modality_mask: (batch, 2), 1 = what was read; None where there are more images than texts or fewer.
         incomplete_pairs: Scalar, how many pairs the loss left out because they lack a side.
-        vision_model_output: The vision model's `last_hidden_state`, `hidden_states` and `attentions`, zeros for the
-            rows that it did not read; only with `output_hidden_states` or `output_attentions`.
-        text_model_output: Likewise of the text model.
     """
 
     loss: torch.Tensor | None = None
     logits_per_image: torch.Tensor | None = None
     logits_per_text: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None  # before the images', as in `CLIPOutput`
     image_embeds: torch.Tensor | None = None
-    text_embeds: torch.Tensor | None = None
+    text_model_output: BaseModelOutputWithPooling | None = None
+    vision_model_output: BaseModelOutputWithPooling | None = None
     modality_mask: torch.Tensor | None = None
     incomplete_pairs: torch.Tensor | None = None
-    vision_model_output: BaseModelOutputWithPooling | None = None
-    text_model_output: BaseModelOutputWithPooling | None = None
 
 
 def to_unit_length(embeds: torch.Tensor) -> torch.Tensor:
@@ -254,8 +254,8 @@ class AlignerModel(VisionTextPreTrainedModel):
             token_type_ids: (texts, length), for text models that take them.
             modality_mask: (batch, 2), 1 = present, column 0 image, column 1 text. The logits of what is missing are
                 those of a cosine of 0.
-            image_ids: (texts,), a number a picture, the same in all processes: pairs of equal numbers are no negatives
-                of each other.
+            image_ids: (texts,) or (images,), a number a picture, the same in all processes: pairs of equal numbers are
+                no negatives of each other.
             return_loss: Whether images and texts are pairs to learn from: row r and row r, or, with n times as many
                 texts as images, image r and the n texts from n * r on. Each image then runs once.
 
@@ -264,7 +264,7 @@ class AlignerModel(VisionTextPreTrainedModel):
 
         Raises:
             ValueError: If there are more images than texts or fewer and a mask is given, or if the loss is asked for
-                and the texts are not as many as the images or several times as many.
+                and the texts are not as many as the images or several times as many, or `image_ids` are not as many.
         """
         lengths = [side.shape[0] for side in (pixel_values, input_ids) if side is not None]
         paired = modality_mask is not None or return_loss
@@ -286,12 +286,12 @@ class AlignerModel(VisionTextPreTrainedModel):
             loss=loss,
             logits_per_image=logits,
             logits_per_text=logits.T,
-            image_embeds=image_embeds,
             text_embeds=text_embeds,
+            image_embeds=image_embeds,
+            text_model_output=text.asked_output(),
+            vision_model_output=image.asked_output(),
             modality_mask=mask.long() if image_embeds.shape[0] == text_embeds.shape[0] else None,
             incomplete_pairs=incomplete,
-            vision_model_output=image.asked_output(),
-            text_model_output=text.asked_output(),
         )
 
     def contrastive_loss(
@@ -308,7 +308,7 @@ class AlignerModel(VisionTextPreTrainedModel):
             image_embeds: (images, projection_dim), of length 1.
             text_embeds: (n * images, projection_dim), of length 1; rows n * r to n * r + n - 1 belong to image r.
             modality_mask: (images, 2), 1 = present.
-            image_ids: (n * images,), as in `forward`.
+            image_ids: (n * images,) or (images,), as in `forward`.
             cells: How many similarities are held at once, as for gradient caching; None holds all.
 
         Returns:
@@ -318,11 +318,20 @@ class AlignerModel(VisionTextPreTrainedModel):
         captions = len(text_embeds) // len(image_embeds)
         mask = image_embeds.new_ones(len(image_embeds), 2) if modality_mask is None else modality_mask.to(device)
         complete = mask.bool().all(dim=1).repeat_interleave(captions)
+        if image_ids is not None:
+            image_ids = torch.as_tensor(image_ids, device=device)
+            if image_ids.shape == image_embeds.shape[:1]:
+                image_ids = image_ids.repeat_interleave(captions)
+            if image_ids.shape != text_embeds.shape[:1]:
+                raise ValueError(
+                    f"image_ids must be a number for each of the {len(text_embeds)} texts or of the "
+                    f"{len(image_embeds)} images, got the shape {tuple(image_ids.shape)}."
+                )
         image_embeds = image_embeds.repeat_interleave(captions, dim=0)
         if self.training:
             self.scaling.bring_back()
             image_embeds, text_embeds, complete = map(gather_rows, (image_embeds, text_embeds, complete))
-            image_ids = None if image_ids is None else gather_rows(image_ids.to(device))
+            image_ids = None if image_ids is None else gather_rows(image_ids)
         if image_ids is None:
             image_ids = torch.arange(len(text_embeds), device=device) // captions
         wide = torch.promote_types(image_embeds.dtype, torch.float32)

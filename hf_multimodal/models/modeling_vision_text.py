@@ -75,6 +75,8 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
                 )
             self._text_pooler = TEXT_POOLERS[strategy]
             self._reads_mask = strategy != "pooler"  # a model's own pooler may look at padding
+            fixed = self.text_model.config.model_type == "siglip_text_model"
+            self._text_length = self.text_model.config.max_position_embeddings if fixed else None
             self._text_inputs = accepted(self.text_model, ("token_type_ids", "use_cache"))
             width = self.text_model.config.hidden_size
             self.text_projection = projection(width, config.hidden_size)

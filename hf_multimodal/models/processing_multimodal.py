@@ -218,11 +218,12 @@ class MultimodalProcessor(ProcessorMixin):
         Returns:
             `pixel_values` (batch, channels, height, width) where images were given, `input_ids` and
             `attention_mask` (batch, length) and whatever else the tokenizer makes where text was given, and
-            `modality_mask` (batch, 2), 1 = present, column 0 image, column 1 text.
+            `modality_mask` (batch, 2), 1 = present, column 0 image, column 1 text. Images and texts that are not as
+            many are no examples but each to be compared with each, by an aligner: they come without a mask.
 
         Raises:
-            ValueError: If nothing is given, the lists differ in length, or a side is given that this processor has
-                no part for.
+            ValueError: If nothing is given, the lists differ in length and lack something, or a side is given that
+                this processor has no part for.
             TypeError: If an image is a path or a text is not a string.
         """
         images = images if images is None or isinstance(images, (list, tuple)) else self._as_list(images)
@@ -235,22 +236,28 @@ class MultimodalProcessor(ProcessorMixin):
             raise ValueError("a processor needs images, text, or both; got neither.")
         if not any(lengths):
             raise ValueError("a processor needs at least one example, got empty lists.")
-        if len(set(lengths)) > 1:
-            raise ValueError(f"images and text must be of one length, got {lengths[0]} images and {lengths[1]} texts.")
-
         merged = self._merge_kwargs(
             tokenizer_init_kwargs=self.tokenizer.init_kwargs if self.tokenizer is not None else {}, **kwargs
         )
         tensors = merged["text_kwargs"].get("return_tensors")
-        mask = np.zeros((lengths[0], 2), dtype=np.int64)
+        has_image = np.array([image is not None for image in images or ()], dtype=bool)
+        has_text = np.array([self._has_text(one, row) for row, one in enumerate(text or ())], dtype=bool)
+        paired = len(set(lengths)) == 1
+        if not paired and not (has_image.all() and has_text.all()):
+            raise ValueError(
+                f"images and text must be of one length where something is missing, got {lengths[0]} images and "
+                f"{lengths[1]} texts."
+            )
         data: dict[str, Any] = {}
         if images is not None:
-            mask[:, 0] = [image is not None for image in images]
             data["pixel_values"] = self._pixel_values(images, merged["images_kwargs"])
         if text is not None:
-            mask[:, 1] = [self._has_text(one, row) for row, one in enumerate(text)]
-            data.update(self._tokens(text, mask[:, 1].astype(bool), merged["text_kwargs"]))
-        data["modality_mask"] = torch.from_numpy(mask) if tensors else mask.tolist()
+            data.update(self._tokens(text, has_text, merged["text_kwargs"]))
+        if paired:
+            mask = np.zeros((lengths[0], 2), dtype=np.int64)
+            for column, (side, here) in enumerate(((images, has_image), (text, has_text))):
+                mask[:, column] = here if side is not None else 0
+            data["modality_mask"] = torch.from_numpy(mask) if tensors else mask.tolist()
         return BatchFeature(data, tensor_type=tensors)
 
     @property

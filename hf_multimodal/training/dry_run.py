@@ -12,6 +12,7 @@ from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.sharing.tables import markdown_table
 from hf_multimodal.training.arguments import DataArguments, ModelArguments
 from hf_multimodal.training.building import build_for_data, parameter_counts
+from hf_multimodal.training.gradient_cache import backward_in_chunks
 from hf_multimodal.training.optimization import parameter_groups
 from hf_multimodal.training.preparing import token_lengths
 
@@ -35,14 +36,14 @@ def dry_run(
         examples: What the collator takes, where it does not take the training rows as they are.
 
     Returns:
-        The report: `splits` (rows by class and by presence), `source` (kind, encodings), `bad_samples` (each
-        with its action), `tokens_cut` by split, `max_length`, `parameters`, `trainable_parameters`, `loss` of the
-        step.
+        The report: `problem_type` of a classifier, `splits` (rows by class and by presence), `source` (kind,
+        encodings), `bad_samples` (each with its action), `tokens_cut` by split, `max_length`, `parameters`,
+        `trainable_parameters`, `loss` of the step.
     """
     model, processor = build_for_data(model_args, data_args, data, training_args.seed)
     report: dict[str, Any] = {
         "source": data.report,
-        "problem_type": data.problem_type,
+        **({"problem_type": data.problem_type} if model_args.reads_labels else {}),
         "splits": count_rows(data.splits, data.id2label),
         "bad_samples": [f"{sample} [{sample.action}]" for sample in bad_samples],
     }
@@ -81,14 +82,21 @@ def _one_step(
     batch = {
         name: value.to(training_args.device) if torch.is_tensor(value) else value for name, value in batch.items()
     }
-    loss = model(**batch).loss
-    loss.backward()
+    chunk = getattr(model_args, "cache_chunk_size", None)
+    if chunk is None:
+        loss = model(**batch).loss
+        loss.backward()
+    else:
+        loss = backward_in_chunks(model, batch, chunk).loss
     torch.optim.AdamW(groups).step()
     return loss.item()
 
 
 def _print(report: dict[str, Any], on_bad_sample: str) -> None:
-    print(f"source: {report['source']}\nproblem type: {report['problem_type']}\n")
+    print(f"source: {report['source']}")
+    if "problem_type" in report:
+        print(f"problem type: {report['problem_type']}")
+    print()
     rows = [
         [name, counts["rows"], *counts["classes"].values(), *counts["presence"].values()]
         for name, counts in report["splits"].items()

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from filelock import FileLock
 from PIL import Image
 from torch import nn
 from tqdm.auto import tqdm
@@ -78,9 +78,10 @@ class FrozenStates:
             if not parameter.requires_grad:
                 digest.update(parameter.detach().cpu().float().numpy().tobytes())
         self.path = Path(folder, f"{digest.hexdigest()[:16]}.npy")
-        if not self.path.is_file():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._compute(vision_model, image_processor, {**drawn, **plain})
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self.path}.lock"):  # of runs that begin together, the first computes what all read
+            if not self.path.is_file():
+                self._compute(vision_model, image_processor, {**drawn, **plain})
 
     @cached_property
     def states(self) -> np.ndarray:
@@ -92,7 +93,7 @@ class FrozenStates:
 
     @torch.inference_mode()
     def _compute(self, vision_model: nn.Module, image_processor: Any, cells: dict[str, Any]) -> None:
-        unfinished = self.path.with_suffix(f".{os.getpid()}.part")  # two runs may compute the same at a time
+        unfinished = self.path.with_suffix(".part")
         states: Any = None
         names = list(self.rows)
         for start in tqdm(range(0, len(names), self.batch_size), desc="Frozen layers"):
