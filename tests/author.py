@@ -116,6 +116,19 @@ def push_aligner():
     return API.model_info("me/aligner").sha, pushed["revision"]
 
 
+def push_in_shards():
+    """The weights of a larger model, in shards, over those in one file; what is pulled are the new ones."""
+    processor = MultimodalProcessor(make_image_processor(), make_tokenizer())
+    model = make_model("torchvision:resnet18", "recurrent_text:gru")
+    for value, size in ((1.0, "1GB"), (2.0, "10MB")):
+        torch.nn.init.constant_(model.classifier.bias, value)
+        folder = FOLDER / f"shards-{value}"
+        model.save_pretrained(folder, max_shard_size=size)
+        processor.save_pretrained(folder)
+        push_folder(folder, "me/shards")
+    return AutoModel.from_pretrained("me/shards").classifier.bias.unique().tolist()
+
+
 def run_page():
     """The Python blocks of docs/sharing.md, with a folder and a hash that there are."""
     page = Path(__file__).parents[1] / "docs" / "sharing.md"
@@ -179,6 +192,7 @@ if __name__ == "__main__":
     moved = now.classifier.bias - models["fusion"].classifier.bias
     answers["newer"] = {"main": API.model_info("me/fusion").sha == newer, "moved": moved.unique().tolist()}
     answers["own"] = push_own()
+    answers["shards"] = push_in_shards()
     answers["page"] = run_page()
     answers["refusals"] = refusals(private, older)
     (FOLDER / "answers.json").write_text(json.dumps(answers))

@@ -32,10 +32,11 @@ class Repository:
     def resolve(self, revision: str) -> str | None:
         return self.branches[revision][-1] if revision in self.branches else self.commits.get(revision) and revision
 
-    def commit(self, branch: str, files: dict[str, bytes]) -> str:
+    def commit(self, branch: str, files: dict[str, bytes], removed: set[str]) -> str:
         history = self.branches[branch]
         sha = hashlib.sha1(repr((history, sorted(files))).encode()).hexdigest()
-        self.commits[sha] = {**self.commits[history[-1]], **files}
+        kept = {path: content for path, content in self.commits[history[-1]].items() if path not in removed}
+        self.commits[sha] = {**kept, **files}
         history.append(sha)
         return sha
 
@@ -171,14 +172,16 @@ class Handler(BaseHTTPRequestHandler):
         found = self.repository(repo, writes=True)
         if found is None:
             return
-        files = {}
+        files, removed = {}, set()
         for entry in map(json.loads, self.body.splitlines()):
             value = entry["value"]
             if entry["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif entry["key"] == "lfsFile":
                 files[value["path"]] = self.server.objects[value["oid"]]
-        sha = found.commit(revision, files)
+            elif entry["key"] == "deletedFile":
+                removed.add(value["path"])
+        sha = found.commit(revision, files, removed)
         self.send({"success": True, "commitOid": sha, "commitUrl": f"{self.server.url}/{repo}/commit/{sha}"})
 
     def info(self, repo: str, revision: str | None = None) -> None:

@@ -1,6 +1,7 @@
 """The aligner: losses over presence and pictures, its scalars, warm starts, save and load."""
 
 import copy
+import logging
 import math
 
 import pytest
@@ -325,6 +326,13 @@ def test_a_start_without_the_inner_models_is_refused():
 def test_a_single_modality_is_refused():
     with pytest.raises(ValueError, match="vision_config is None"):
         AlignerModel(AlignerConfig(text_config=TEXT_CONFIGS["bert"]()))
+
+
+def test_a_start_from_a_folder_says_nothing(tmp_path, caplog):
+    build(family=FusionForImageTextClassification).save_pretrained(tmp_path)
+    logging.getLogger("transformers").propagate = True
+    AlignerModel.from_fusion(tmp_path)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_image_ids_are_one_a_text_or_one_an_image(batch):

@@ -45,22 +45,6 @@ def assert_same(model, loaded, batch) -> None:
 
 @pytest.mark.parametrize("family", [FusionForImageTextClassification, RobustFusionForImageTextClassification])
 @pytest.mark.parametrize(("vision", "text"), PAIRS)
-def test_a_classifier_refuses_images_and_texts_that_are_no_pairs(batch):
-    batch["pixel_values"] = batch["pixel_values"][:1]
-    with pytest.raises(ValueError, match="an example has one image and one text, got 1 images and 4 texts"):
-        make_model()(**batch)
-
-
-def test_pictures_of_another_size_are_read_where_the_model_can():
-    larger = torch.randn(2, 3, 48, 48)
-    model, texts = make_model("vit").eval(), torch.ones(2, 5, dtype=torch.long)
-    with torch.no_grad():
-        logits = model(pixel_values=larger, input_ids=texts, interpolate_pos_encoding=True).logits
-    assert logits.isfinite().all() and len(logits) == 2
-    with pytest.raises(ValueError, match="ResNetModel has no position encodings that could be interpolated"):
-        make_model("resnet")(pixel_values=larger, input_ids=texts, interpolate_pos_encoding=True)
-
-
 def test_every_model_type_trains_saves_and_loads(vision, text, family, tmp_path, batch):
     model = make_model(vision, text, family, fusion="cross_attention")
     loss = model(**batch, labels=torch.tensor([0, 1, 2, 0])).loss
@@ -240,6 +224,11 @@ def test_a_new_head_after_class_weights(tmp_path, batch):
     model = FusionForImageTextClassification.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
     assert model.config.class_weights is None and model(**batch).logits.shape == (4, 5)
     assert FusionForImageTextClassification.from_pretrained(tmp_path).config.class_weights == [1.0, 2.0, 3.0]
+    labels = {"id2label": {0: "cold", 1: "warm"}, "label2id": {"cold": 0, "warm": 1}}
+    model = AutoModel.from_pretrained(tmp_path, ignore_mismatched_sizes=True, **labels)
+    assert model.config.class_weights is None and model(**batch).logits.shape == (4, 2)
+    model.save_pretrained(tmp_path / "again")
+    assert AutoModel.from_pretrained(tmp_path / "again").config.id2label == labels["id2label"]
 
 
 def test_checkpoints_in_half_precision_become_one_model(tmp_path, batch):
@@ -396,3 +385,19 @@ def test_a_model_can_be_pickled(batch):
     model = make_model().eval()
     copied = pickle.loads(pickle.dumps(model))
     assert torch.equal(copied(**batch).logits, model(**batch).logits)
+
+
+def test_a_classifier_refuses_images_and_texts_that_are_no_pairs(batch):
+    batch["pixel_values"] = batch["pixel_values"][:1]
+    with pytest.raises(ValueError, match="an example has one image and one text, got 1 images and 4 texts"):
+        make_model()(**batch)
+
+
+def test_pictures_of_another_size_are_read_where_the_model_can():
+    larger = torch.randn(2, 3, 48, 48)
+    model, texts = make_model("vit").eval(), torch.ones(2, 5, dtype=torch.long)
+    with torch.no_grad():
+        logits = model(pixel_values=larger, input_ids=texts, interpolate_pos_encoding=True).logits
+    assert logits.isfinite().all() and len(logits) == 2
+    with pytest.raises(ValueError, match="ResNetModel has no position encodings that could be interpolated"):
+        make_model("resnet")(pixel_values=larger, input_ids=texts, interpolate_pos_encoding=True)

@@ -94,6 +94,12 @@ def test_an_older_revision_keeps_the_older_weights(pushed: Pushed) -> None:
     assert pushed.answers["newer"] == {"main": True, "moved": [1.0]}
 
 
+def test_shards_replace_a_whole_file(pushed: Pushed) -> None:
+    files = files_of(pushed.hub, "shards")
+    assert "model.safetensors" not in files and "model.safetensors.index.json" in files
+    assert sum(name.endswith(".safetensors") for name in files) > 1 and pushed.answers["shards"] == [2.0]
+
+
 def test_wrong_tokens_and_pickles_are_refused(pushed: Pushed) -> None:
     said = pushed.answers["refusals"]
     assert said["pull"].startswith("OSError: me/private is not a local folder and is not a valid model identifier")

@@ -62,6 +62,8 @@ def test_attention_reaches_both_inner_models(family, tmp_path, batch):
     assert implementations(model) == ["sdpa"] * 3
     expected = scores(model, batch)
     mixed = {"vision_config": "eager", "text_config": "sdpa"}
+    flex = AutoModel.from_pretrained(tmp_path, attn_implementation="flex_attention")  # needs a compiler to run
+    assert implementations(flex) == ["flex_attention"] * 3
     for asked, found in (("eager", ["eager"] * 3), ("sdpa", ["sdpa"] * 3), (mixed, ["sdpa", "eager", "sdpa"])):
         loaded = AutoModel.from_pretrained(tmp_path, attn_implementation=asked)
         model.set_attn_implementation(asked)

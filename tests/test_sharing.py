@@ -2,11 +2,14 @@
 
 import json
 import pickle
+import re
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 import yaml
 from conftest import PATCHES, TEXT_CONFIGS, VISION_CONFIGS
 from test_fusion_model import make_model
@@ -15,11 +18,13 @@ from transformers import AutoModel, AutoProcessor, CLIPConfig, CLIPModel, Traini
 
 from hf_multimodal import FusionForImageTextClassification, MultimodalCollator, MultimodalProcessor
 from hf_multimodal.inference.predicting import load_model
-from hf_multimodal.sharing.files import shared_files
+from hf_multimodal.sharing import pickles
+from hf_multimodal.sharing.files import SHARED, shared_files
 from hf_multimodal.sharing.pushing import push_folder
 from hf_multimodal.training.arguments import parse_training_arguments
 from hf_multimodal.training.from_scratch import vision_part
 from hf_multimodal.training.lora import add_lora
+from hf_multimodal.training.robust import train_robust
 from hf_multimodal.training.trainer import MultimodalTrainer
 
 
@@ -81,6 +86,26 @@ def test_a_card_shows_pictures_and_nothing_else(folder: Path) -> None:
     (folder / "README.md").write_bytes("grün".encode("latin-1"))
     with pytest.raises(ValueError, match=r"README.md must be UTF-8"):
         shared_files(folder)
+
+
+def test_the_vocabulary_of_every_tokenizer_is_shared() -> None:
+    sources = Path(transformers.__file__).parent.glob("models/*/tokenization_*.py")
+    blocks = [
+        found for path in sources for found in re.findall(r"VOCAB_FILES_NAMES *= *{(.*?)}", path.read_text(), re.S)
+    ]
+    names = {name for block in blocks for name in re.findall(r':\s*"([^"]+)"', block)}
+    assert len(names) > 20 and "bpe.codes" in names
+    assert [name for name in names if not any(fnmatch(name, pattern) for pattern in SHARED)] == []
+
+
+def test_an_index_in_the_cache_is_looked_at_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = tmp_path / "index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "weights.dat"}}))
+    monkeypatch.setattr(pickles, "try_to_load_from_cache", lambda *args, **kwargs: str(index))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"index.json names \['weights.dat'\], and only safetensors are read"):
+        pickles.refuse_pickled_model("me/mine")
 
 
 def test_all_shards_are_needed_and_none_is_a_pickle(folder: Path) -> None:
@@ -216,6 +241,20 @@ def test_a_model_of_ours_brings_no_code_from_within(folder: Path) -> None:
     assert type(model) is FusionForImageTextClassification and type(processor) is MultimodalProcessor
     assert type(AutoModel.from_pretrained(folder)) is FusionForImageTextClassification
     assert type(AutoProcessor.from_pretrained(folder)) is MultimodalProcessor
+    assert not mark.exists()
+
+
+def test_a_strange_tokenizer_is_refused_and_nobody_is_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark = folder.parent / "ran"
+    names = {number: f"class_{number}" for number in range(4)}
+    make_model(num_labels=4, id2label=names).save_pretrained(folder)
+    strange = {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", "evil.Tokenizer"]}, "tokenizer_class": "Evil"}
+    plant(folder, "tokenizer_config.json", strange, mark)
+    monkeypatch.setattr("builtins.input", lambda *args: "y")
+    flags = ["--data", "controlled:unique", "--from_fusion", str(folder), "--output_dir", str(folder.parent / "run")]
+    for load in (lambda: MultimodalProcessor.from_pretrained(folder), lambda: train_robust(flags)):
+        with pytest.raises(ValueError, match=r"contains custom code which must be executed"):
+            load()
     assert not mark.exists()
 
 

@@ -46,6 +46,7 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
     accepts_loss_kwargs = False  # the losses are means over the batch; Trainer need not rescale them
     _supports_sdpa = True
     _supports_flash_attn = True
+    _supports_flex_attn = True
     _supports_attention_backend = True
     _is_composite = True
     _auto_class = "AutoModel"
@@ -55,6 +56,9 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
         super().__init__(config)
         if config.vision_config is None and config.text_config is None:
             raise ValueError("a model needs a vision_config, a text_config, or both; both are None.")
+        weights = getattr(config, "class_weights", None)
+        if weights is not None and len(weights) != config.num_labels:
+            config.class_weights = None  # a new head was asked for by other labels: the weights were the old classes'
         self.token_features = token_features
         self.vision_model: Any = None
         self.text_model: Any = None

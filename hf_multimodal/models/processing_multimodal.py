@@ -197,6 +197,8 @@ class MultimodalProcessor(ProcessorMixin):
         cls, pretrained_model_name_or_path: Any, processor_dict: dict | None = None, **kwargs: Any
     ) -> list:
         parts = (processor_dict or {}).get("parts", PARTS)
+        # Left open, transformers asks on the terminal whether the code of a strange tokenizer may run.
+        kwargs["trust_remote_code"] = bool(kwargs.get("trust_remote_code"))
         loaders = {"image_processor": AutoImageProcessor, "tokenizer": AutoTokenizer}
         return [
             loaders[name].from_pretrained(pretrained_model_name_or_path, **kwargs) if name in parts else None

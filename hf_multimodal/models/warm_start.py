@@ -45,12 +45,15 @@ def common_fields(trained: Trained) -> dict[str, Any]:
 def unreported() -> Iterator[None]:
     """Keep transformers from warning of new weights where they are meant to be new."""
     logger = logging.get_logger("transformers.modeling_utils")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.addFilter(_not_of_loading)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.removeFilter(_not_of_loading)
+
+
+def _not_of_loading(record: Any) -> bool:
+    return "LOAD REPORT" not in record.getMessage()
 
 
 def start_from(

@@ -18,14 +18,20 @@ logger = logging.get_logger(__name__)
 # All that loading needs beside the code, and the card. Whatever else lies in the folder stays: predictions, rows,
 # paths, checkpoints.
 SETTINGS = ("config.json", "processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", INDEX)
 SHARED = (
-    *(*SETTINGS, "model.safetensors", "model-*-of-*.safetensors", INDEX, "README.md", "LICENSE"),
-    *("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece*.model", "vocab.txt", "vocab.json"),
-    *("merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+    *(*SETTINGS, *WEIGHTS, "README.md", "LICENSE"),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+    # Whatever the tokenizers of transformers call their vocabularies.
+    *("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "merges.txt", "normalizer.json", "emoji.json"),
+    *("*spiece.model", "sentencepiece*.model", "spm*.model", "source.spm", "target.spm", "target_vocab.json"),
+    *("bpe.codes", "byte_maps.json", "dict.txt", "entity_vocab.json", "prophetnet.tokenizer", "vocab-src.json"),
+    *("vocab-tgt.json", "word_pronunciation.json", "word_shape.json"),
 )
 PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg")
 CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 SHOWN = re.compile(r"""!\[[^\]]*\]\(\s*(?:<([^>]+)>|([^)\s]+))|<img\s[^>]*src=["']([^"']+)""")
+DEFINED = re.compile(r"^ {0,3}\[[^\]]+\]:\s*<?([^\s>]+)", re.MULTILINE)  # what `![loss][name]` shows
 
 
 def read_card(folder: str | Path) -> str:
@@ -49,7 +55,9 @@ def pictures_of_card(card: str) -> list[str]:
     >>> pictures_of_card("![loss](a%20b.png?raw=true) <img src='a/b.png'> ![](HTTPS://x.org/c.png) `![](d.png)`")
     ['a b.png', 'a/b.png']
     """
-    found = ["".join(groups) for groups in SHOWN.findall(CODE.sub("", card))]
+    text = CODE.sub("", card)
+    found = ["".join(groups) for groups in SHOWN.findall(text)]
+    found += [path for path in DEFINED.findall(text) if path.lower().endswith(PICTURES)]
     here = [path for path in found if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:|/|#", path)]
     return list(dict.fromkeys(unquote(re.sub(r"[?#].*", "", path)) for path in here))
 

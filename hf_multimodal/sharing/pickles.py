@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.utils import httpx
 
@@ -77,8 +77,11 @@ def refuse_pickled_model(name_or_path: str | Path, revision: str | None = None) 
     else:
         try:
             files = HfApi().list_repo_files(str(name_or_path), revision=revision)
-        except (OfflineModeIsEnabled, httpx.TransportError):
-            return  # what is loaded then is in the cache, to which only safetensors came
+        except (OfflineModeIsEnabled, httpx.TransportError):  # what is loaded then is in the cache
+            index = try_to_load_from_cache(str(name_or_path), INDEX, revision=revision)
+            if isinstance(index, str):
+                refuse_other_shards(str(name_or_path), Path(index).read_bytes())
+            return
     refuse_pickles(str(name_or_path), files)
     if INDEX in files:
         index = folder / INDEX if folder.is_dir() else hf_hub_download(str(name_or_path), INDEX, revision=revision)

@@ -3,13 +3,14 @@
 import json
 import re
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
-from .files import read_card, shared_files
+from .files import WEIGHTS, read_card, shared_files
 from .pickles import refuse_pickles
 
 # The two lines of a card's snippet that name where it loads from.
@@ -59,6 +60,8 @@ def push_folder(
 ) -> Any:
     """Push what `shared_files` names to a repository of the Hub, in one commit; the card's snippet loads from there.
 
+    Weights that lie there and are not pushed, as the shards of a larger model before, are removed in that commit.
+
     Args:
         folder: Of a run.
         repo_id: `user/name`, or a name under the user of the token.
@@ -89,13 +92,19 @@ def push_folder(
             )
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        refuse_pickles(repo_id, api.list_repo_files(repo_id, revision=revision))
+        there = api.list_repo_files(repo_id, revision=revision)
+        refuse_pickles(repo_id, there)
         content: dict[str, Path | bytes] = {name: Path(folder, name) for name in files}
         if "README.md" in content:
             content["README.md"] = card_of(repo_id, read_card(folder)).encode()
+        # A whole file of weights would be loaded before shards that come to lie beside it.
+        old = [name for name in there if name not in content and any(fnmatch(name, kind) for kind in WEIGHTS)]
         return api.create_commit(  # type: ignore[call-overload]
             repo_id,
-            [CommitOperationAdd(path_in_repo=name, path_or_fileobj=found) for name, found in content.items()],
+            [
+                *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=found) for name, found in content.items()),
+                *(CommitOperationDelete(path_in_repo=name) for name in old),
+            ],
             commit_message=commit_message,
             revision=revision,
             run_as_future=run_as_future,

@@ -82,7 +82,17 @@ def usage(run: Run) -> str:
     return (
         f"```python\n{snippet}\n```\n\n"
         "`trust_remote_code=True` runs the Python files of this repository: read them, and pin the `revision` that "
-        "you have read. With `import hf_multimodal` first it is not needed."
+        "you have read. With `import hf_multimodal` first it is not needed." + _naming_the_task(run)
+    )
+
+
+def _naming_the_task(run: Run) -> str:
+    """The Hub has no task that reads an image and a text: the one that the model is filed under drops the image."""
+    if run.is_aligner or run.modality != "both":
+        return ""
+    return (
+        '\n\nA pipeline needs its task named, `pipeline("image-text-classification", model=...)`: '
+        "`text-classification`, under which the Hub files this model and which is taken otherwise, reads texts alone."
     )
 
 
@@ -139,7 +149,7 @@ def limits(run: Run) -> str:
         said.append(
             "No licence was stated for the weights; those of the base models and of the data hold in any case."
         )
-    return "\n".join(f"- {sentence}" for sentence in (*said, *run.limits))
+    return "\n".join(f"- {' '.join(sentence.split())}" for sentence in (*said, *run.limits))
 
 
 def _joined(parts: Iterable[str]) -> str:
@@ -173,6 +183,8 @@ def _models(run: Run) -> str:
         sentences.append(f"Fusion: {inline(run.config.get('fusion'))}.")
     if run.base_models:
         links = [f"[{inline(name)}](https://huggingface.co/{name})" for name in run.base_models]
+        sides = sum(bool(run.config.get(f"{side}_config")) for side in ("vision", "text"))
+        links += ["weights that have no name on the Hub"] if len(links) < sides else []
         sentences.append(f"Started from {' and '.join(links)}.")
     elif run.hyperparameters.get("from_scratch"):
         sentences.append("Started from random weights.")

@@ -95,7 +95,7 @@ def build_model_and_processor(
     elif args.from_fusion is not None:
         refuse_pickled_model(args.from_fusion)
         _check_trained(args.from_fusion, fields)
-        processor = MultimodalProcessor.from_pretrained(args.from_fusion)
+        processor = MultimodalProcessor.from_pretrained(args.from_fusion, trust_remote_code=False)
         brought = (*SHAPED_BY_FUSION, "id2label", "num_labels")
         model = args.model_class.from_fusion(
             args.from_fusion, **{name: value for name, value in fields.items() if name not in brought}
@@ -119,7 +119,7 @@ def build_model_and_processor(
 
 
 def _check_trained(folder: str, fields: dict[str, Any]) -> None:
-    trained = AutoConfig.from_pretrained(folder)
+    trained = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     for name in ("problem_type", "id2label", "num_labels"):
         theirs = getattr(trained, name)
         if theirs is not None and fields.get(name, theirs) != theirs:
