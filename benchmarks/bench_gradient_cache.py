@@ -1,10 +1,10 @@
 """python benchmarks/bench_gradient_cache.py [--batches 256 512 1024 2048 4096 8192] [--chunk 32]
 
 Memory and time of one step of an aligner with and without gradient caching, at growing batches. Models of the sizes of
-DeiT-tiny and MiniLM-L6 with random weights, pictures of 96 pixels. Each step runs in a process of its own, whose highest
-memory is read: that of the accelerator where there is one, else of the process, less what it held before the step. A
-direct step that would need more than `--limit` GB, going by the smaller ones, is left out; one that the system kills, as
-for memory, stands there as killed. The table goes into the README, anew after each row.
+DeiT-tiny and MiniLM-L6 with random weights, pictures of 96 pixels. Each step runs in a process of its own, whose
+highest memory is read: that of the accelerator where there is one, else of the process, less what it held before the
+step. A direct step that would need more than `--limit` GB, going by the smaller ones, is left out; one that the system
+kills, as for memory, stands there as killed. The table goes into the README, anew after each row.
 """
 
 import argparse
