@@ -85,7 +85,8 @@ def train_and_answer(flags: list[str]) -> dict[str, Any]:
         found = answers_by_presence(model, processor, rows, tuple(SHOWN), batch_size=128)
         numbers = [asdict(line) for line in numerics(folder)] if folder.name == NUMERICS else []
     answers = {pattern: Answers.of(predictions).row() for pattern, predictions in found.items()}
-    return {"test": metrics["test"], "answers": answers, "numerics": numbers}
+    test = {name: value for name, value in metrics["test"].items() if isinstance(value, float)}
+    return {"test": test, "answers": answers, "numerics": numbers}
 
 
 def jobs_of(task: str, level: str, seed: int, data: Path | None) -> dict[str, list[str]]:
