@@ -157,6 +157,8 @@ def test_errors_say_what_was_given(processor):
         processor(text=["a", float("nan")])
     with pytest.raises(ValueError, match="of one length where something is missing, got 1 images and 2 texts"):
         processor(images=[picture()], text=["a", None])
+    with pytest.raises(ValueError, match="of one length where something is missing, got 0 images and 1 texts"):
+        processor(images=[], text=["a"])
     with pytest.raises(ValueError, match="needs images, text, or both; got neither"):
         processor()
     with pytest.raises(ValueError, match=r"images were given .* no part for them: it has \['tokenizer'\]"):

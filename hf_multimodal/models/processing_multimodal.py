@@ -245,7 +245,7 @@ class MultimodalProcessor(ProcessorMixin):
         has_image = np.array([image is not None for image in images or ()], dtype=bool)
         has_text = np.array([self._has_text(one, row) for row, one in enumerate(text or ())], dtype=bool)
         paired = len(set(lengths)) == 1
-        if not paired and not (has_image.all() and has_text.all()):
+        if not paired and (0 in lengths or not (has_image.all() and has_text.all())):
             raise ValueError(
                 f"images and text must be of one length where something is missing, got {lengths[0]} images and "
                 f"{lengths[1]} texts."
