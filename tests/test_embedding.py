@@ -101,10 +101,10 @@ def test_the_scale_of_an_aligner_ends_at_100():
     config = AlignerConfig(
         vision_config=ViTConfig(image_size=8, patch_size=4, **small),
         text_config=BertConfig(vocab_size=10, **small),
-        logit_scale_init_value=6.0,  # exp(6) is 403
     )
-    similarity = torch.tensor([[0.5, -1.0]])
-    assert pair_logits(AlignerModel(config), similarity).tolist() == [[50.0, -100.0]]
+    model = AlignerModel(config)
+    model.logit_scale.data.fill_(6.0)  # exp(6) is 403
+    assert pair_logits(model, torch.tensor([[0.5, -1.0]])).tolist() == [[50.0, -100.0]]
 
 
 def test_a_bad_picture_is_an_error_or_left_out(tmp_path):
