@@ -56,11 +56,13 @@ def main() -> None:
     """Train, compare, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pools", type=int, default=20)
+    parser.add_argument("--processes", type=int, default=2, help="runs at a time, on one core each")
     parser.add_argument("--print_only", action="store_true", help="leave the README as it is, as for a trial")
     parser.add_argument("more", nargs="*", help="flags that replace the defaults, after --")
     args = parser.parse_args()
     jobs = {loss: [*job("retrieval", loss), *args.more] for loss in LOSSES}
-    rows = run_series(FOLDER, jobs, run=train_aligner, recipe=aligner_digest(), leaves="metrics.json")
+    options = {"processes": args.processes, "recipe": aligner_digest(), "leaves": "metrics.json"}
+    rows = run_series(FOLDER, jobs, run=train_aligner, **options)
     found = {loss: recalls(loss, args.pools) for loss in LOSSES}
     table = [
         [f"`{loss}`", POOL, *values, sum(values) / sum(found["infonce"]), round(rows[loss]["seconds"])]
