@@ -150,6 +150,14 @@ def test_one_picture_and_several_texts_are_each_to_be_compared_with_each(process
     assert "modality_mask" not in batch
 
 
+def test_a_list_of_one_picture_is_that_picture(processor):
+    nested = processor(images=[[picture()], [], [picture(10)]], text=["a", "cat", "red"], return_tensors="pt")
+    flat = processor(images=[picture(), None, picture(10)], text=["a", "cat", "red"], return_tensors="pt")
+    assert all(torch.equal(nested[name], flat[name]) for name in flat) and nested.keys() == flat.keys()
+    with pytest.raises(TypeError, match="an image must be a PIL picture, .* got list; None stands"):
+        processor(images=[picture(), [picture(), picture()]])
+
+
 def test_errors_say_what_was_given(processor):
     with pytest.raises(TypeError, match="images must be pictures, not paths or URLs; open 'https://x.org/a.jpg'"):
         processor(images=["https://x.org/a.jpg"])

@@ -14,6 +14,7 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from .configuration_torchvision import TORCHVISION_PREFIX
 
 PARTS = ("image_processor", "tokenizer")
+PICTURES = (Image.Image, np.ndarray, torch.Tensor)
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 
 
@@ -213,7 +214,8 @@ class MultimodalProcessor(ProcessorMixin):
         """Prepare a batch.
 
         Args:
-            images: A picture or a list of pictures and `None`s; left out, no example has one.
+            images: A picture or a list of pictures and `None`s; left out, no example has one. In place of a picture
+                there may be a list of one, or of none, as processors of several pictures an example have it.
             text: A string or a list of strings and `None`s; left out, no example has one.
             kwargs: Of the image processor and the tokenizer (`return_tensors="pt"`, `max_length`, ...).
 
@@ -229,6 +231,7 @@ class MultimodalProcessor(ProcessorMixin):
             TypeError: If an image is a path or a text is not a string.
         """
         images = images if images is None or isinstance(images, (list, tuple)) else self._as_list(images)
+        images = images if images is None else [self._only_one(image) for image in images]
         text = [text] if isinstance(text, str) else text
         for name, side, part in (("images", images, self.image_processor), ("text", text, self.tokenizer)):
             if side is not None and part is None:
@@ -271,6 +274,13 @@ class MultimodalProcessor(ProcessorMixin):
     def _as_list(images: Any) -> list:
         """A single picture, or a batch in one array."""
         return list(images) if getattr(images, "ndim", 3) == 4 else [images]
+
+    @staticmethod
+    def _only_one(image: Any) -> Any:
+        """A picture out of a list of one, None out of an empty one; whatever else is no picture is refused later."""
+        if not isinstance(image, (list, tuple)) or len(image) > 1:
+            return image
+        return next(iter(image), None) if all(isinstance(part, PICTURES) for part in image) else image
 
     @staticmethod
     def _has_text(text: Any, row: int) -> bool:
