@@ -80,5 +80,5 @@ def paired_difference(ours: Sequence[Answers], theirs: Sequence[Answers], metric
     sizes = np.array([len(block) for block in np.array_split(np.arange(ours[0].count), BLOCKS)])
     drawn = [counts @ (a - b) / (counts @ sizes) for counts in resample_counts(RESAMPLES, BLOCKS, seed=0)]
     low, high = np.percentile(np.concatenate(drawn), [2.5, 97.5]).tolist()
-    means = (float(side.sum() / sizes.sum()) for side in (a, b))
-    return Difference(*(pair := tuple(means)), pair[0] - pair[1], low, high, ours[0].count)
+    ours_mean, theirs_mean = (float(side.sum() / sizes.sum()) for side in (a, b))
+    return Difference(ours_mean, theirs_mean, ours_mean - theirs_mean, low, high, ours[0].count)
