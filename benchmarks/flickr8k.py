@@ -22,7 +22,7 @@ from hf_multimodal.training.aligner import train_aligner
 # Chosen on the validation pictures (docs/log.md). The average of the last weights is kept, at a rate that falls to 0;
 # the validation pictures are looked at once on the way, and at the end.
 RECIPE = ["--freeze_vision_layers", "9", "--image_pooling", "cls_mean", "--whole_pictures", "--augment"]
-RECIPE += ["--captions_per_image", "2", "--per_device_train_batch_size", "128", "--num_train_epochs", "6"]
+RECIPE += ["--captions_per_image", "2", "--per_device_train_batch_size", "128", "--num_train_epochs", "10"]
 RECIPE += ["--learning_rate", "3e-4", "--logit_scale_init_value", "3.2", "--weight_average", "0.99", "--bf16", "true"]
 RECIPE += ["--eval_strategy", "steps", "--eval_steps", "0.5"]
 RECIPE += ["--save_strategy", "no", "--load_best_model_at_end", "false"]
