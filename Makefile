@@ -49,7 +49,7 @@ bench: .venv/installed  ## the training recipe against the naive one, side by si
 promises: .venv/installed  ## what the robust classifier promises, on all tasks and the tweets, into the README
 	$(BIN)/python benchmarks/promises.py
 
-promises-quick: .venv/installed  ## the same with one seed and two levels on three tasks, printed
+promises-quick: .venv/installed  ## the same with one seed and two levels on two tasks, printed
 	$(BIN)/python benchmarks/promises.py --quick
 
 flickr8k: .venv/installed  ## retrieval on the captions of HF_MULTIMODAL_DATA, three seeds, into the README

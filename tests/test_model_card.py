@@ -55,7 +55,7 @@ def make_run(folder: Path, names: list[str], **changes: Any) -> Path:
     counts = {"rows": 2811, "classes": {name: 301 + k for k, name in enumerate(names)}}
     presence = {"both": 1405, "image": 703, "text": 702, "neither": 1}
     curve = [
-        {"missing": which, "rate": rate, "count": 5, "accuracy": {"mean": 0.6977, "sd": 0.0123}}
+        {"missing": which, "rate": rate, "count": 5, "over": "draws", "accuracy": {"mean": 0.6977, "sd": 0.0123}}
         for which in MISSING
         for rate in RATES
     ]
@@ -217,7 +217,7 @@ def test_a_card_elsewhere_brings_its_pictures(tmp_path, monkeypatch):
         main(["--run", str(folder), "--curve", str(curve)])
     main(["--run", str(make_run(tmp_path / "whole", ["no", "yes"])), "--title", "of the run itself"])
     assert "# of the run itself\n" in (tmp_path / "whole" / "README.md").read_text()
-    points = [{"missing": "image", "rate": 1.0, "count": 5, "nll": {"mean": 0.5, "sd": 0.25}}]
+    points = [{"missing": "image", "rate": 1.0, "count": 3, "over": "runs", "nll": {"mean": 0.5, "sd": 0.25}}]
     (curve / "metrics.json").write_text(json.dumps({"missing_curve": points}))
     Image.new("RGB", (9, 9)).save(curve / "missing_curve.png")
     flags = ["--title", "Two classes", "--limits", "It is *small*.", "--repo_id", "me/mine", "--language", "en", "de"]

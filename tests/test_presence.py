@@ -66,6 +66,14 @@ def test_a_row_that_would_be_left_with_nothing_keeps_what_it_had():
     assert left.tolist() == [[False, True]] * 4 + [[True, False]] * 4
 
 
+def test_a_blank_text_is_none():
+    columns = {"image": [None, "a", None, "b"], "text": ["a dog", "", None, " \t"]}
+    expected = [[False, True], [True, False], [False, False], [True, False]]
+    assert presence(Dataset.from_dict(columns)).tolist() == expected
+    columns["text"] = [None] * 4  # a column of no type
+    assert not presence(Dataset.from_dict(columns))[:, 1].any()
+
+
 def test_presence_of_another_length_is_refused():
     with pytest.raises(ValueError, match=r"presence must have shape \(2, 2\), got \(3, 2\)"):
         hide(Dataset.from_dict({"image": [None] * 2, "text": ["a", "b"]}), np.ones((3, 2), dtype=bool))

@@ -41,6 +41,13 @@ def fitted(model: RobustFusionForImageTextClassification) -> RobustFusionForImag
     return model
 
 
+@pytest.mark.parametrize("shape", [(1, 2), (4, 1), (4,), (2,), (3, 2)])
+@pytest.mark.parametrize("name", ["modality_mask", "fusion_mask"])
+def test_a_mask_of_another_shape_is_refused(name, shape, batch):
+    with pytest.raises(ValueError, match=rf"{name} must be of shape \(4, 2\), a row an example, got \({shape[0]},"):
+        build()(**batch, **{name: torch.ones(shape, dtype=torch.long)})
+
+
 @pytest.mark.parametrize("poison", [0.0, torch.nan, torch.inf, 1e30])
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_what_a_missing_slot_holds_changes_nothing(fusion, poison, batch):

@@ -74,9 +74,13 @@ def test_the_missing_curve(robust_run: tuple[Path, Path, dict[str, Any]], tmp_pa
     for which in ("image", "text", "both"):
         assert points[which, 0.0]["nll"]["mean"] == pytest.approx(result["test"]["nll"])
         assert points[which, 0.0]["nll"]["sd"] == pytest.approx(0)
-        assert points[which, 0.0]["count"] == 10  # two models, five draws
-    assert points["image", 1.0]["nll"]["sd"] == pytest.approx(0)
-    assert points["image", 0.5]["nll"]["sd"] > 0
+        assert (points[which, 0.0]["count"], points[which, 0.0]["over"]) == (2, "runs")
+    assert points["image", 0.5]["nll"]["sd"] == pytest.approx(0)  # twice the same model
+    alone = {(p["missing"], p["rate"]): p for p in evaluate([*flags, "--missing_curve"])["missing_curve"]}
+    assert (alone["image", 0.5]["count"], alone["image", 0.5]["over"]) == (5, "draws")
+    assert alone["image", 0.5]["nll"]["sd"] > 0
+    assert alone["image", 0.5]["nll"]["mean"] == pytest.approx(points["image", 0.5]["nll"]["mean"])
+    assert alone["image", 1.0]["nll"]["sd"] == pytest.approx(0)
     assert "| image | 50 % |" in capsys.readouterr().out
 
 

@@ -19,7 +19,7 @@ from hf_multimodal.data.presence import hide
 from hf_multimodal.evaluation.plots import plot_missing_curve
 from hf_multimodal.inference.missing_curve import SHOWN, answers_by_presence, missing_curve
 from hf_multimodal.inference.predicting import predict_dataset
-from hf_multimodal.models.stack import KNOTS, Stack
+from hf_multimodal.models.stack import KNOTS, Stack, log_odds
 from hf_multimodal.sharing.tables import curve_table
 from hf_multimodal.training.from_scratch import train_tokenizer, vision_part
 from hf_multimodal.training.stacking import (
@@ -75,6 +75,26 @@ def test_a_pattern_that_few_rows_show_learns_from_the_rest():
     assert fit_classes(10 * few[0], few[1], scale=larger)[:, 0] == pytest.approx(pooled / 10, rel=0.01)
 
 
+def test_pooling_never_costs_what_one_head_alone_has():
+    """An image head that says nothing, and that loudly, must not draw the text head down with it."""
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 4, 400)
+    image, text = 4 * draw.normal(size=(2, 400, 4))
+    text /= 2
+    text[np.arange(400), labels] += 3
+    heads = np.stack([(image + text) / 2, image, text], axis=1)
+    coefficients = fit_classes(heads, labels, scale=common_scale([(heads, labels), (heads[:, :2], labels)]))[:, 0]
+    stacked = nll(np.einsum("h,nhc->nc", coefficients, heads), labels)
+    alone = fit_classes(heads[:, 2:], labels)[0, 0]
+    assert stacked <= nll(alone * heads[:, 2], labels) + 1 / 400
+
+
+def test_how_sure_an_answer_is_survives_float32():
+    logits = torch.tensor([[40.0, 0.0, -1.0], [30.0, 0.0, -1.0]])
+    assert log_odds(logits) == pytest.approx(log_odds(logits.double()), abs=1e-5)
+    assert log_odds(logits)[0] - log_odds(logits)[1] == pytest.approx(10, abs=1e-5)
+
+
 def test_a_few_right_answers_do_not_ask_for_endless_confidence():
     logits = np.array([[[3.0, 0.0], [2.0, 0.0]]] * 5)
     assert fit_classes(logits, np.zeros(5, dtype=int)).sum() < 2
@@ -94,7 +114,9 @@ def test_scales_mend_what_one_temperature_cannot():
     stack.knots[3], stack.scales[3] = torch.from_numpy(knots), torch.from_numpy(scales[:, None])
     heads = torch.from_numpy(logits[fresh])[:, None].expand(-1, 3, -1)
     answers = stack(heads, torch.ones(10000, 2)).numpy()
-    by_hand = np.interp(log_softmax(logits[fresh], axis=1).max(axis=1), knots, scales)[:, None] * logits[fresh]
+    first = np.sort(logits[fresh], axis=1)
+    odds = first[:, -1] - logsumexp(first[:, :-1], axis=1)
+    by_hand = np.interp(odds, knots, scales)[:, None] * logits[fresh]
     assert answers == pytest.approx(by_hand, abs=1e-5)
     assert (answers.argmax(axis=1) == logits[fresh].argmax(axis=1)).all()
     one = fit_classes(logits[fitted][:, None], labels[fitted])[0, 0]
@@ -157,6 +179,28 @@ def trained():
     processor = MultimodalProcessor(image_processor, tokenizer)
     fit_stack(model, processor, rows, [0, 0, 0, 1, 2, 3], batch_size=16)
     return model, processor, rows, present
+
+
+def test_heads_that_were_not_trained_have_no_weight(trained):
+    model, processor, rows, _ = trained
+    config = type(model.config)(**{**model.config.to_dict(), "unimodal_loss_weight": 0.0})
+    other = type(model)(config)
+    fit_stack(other, processor, rows, [0, 1, 2, 3], batch_size=16)
+    assert other.stack.weights[1:, 0] == pytest.approx(torch.ones(3, 4)) and not other.stack.weights[1:, 1:].any()
+
+
+def test_what_fit_stack_refuses(trained):
+    model, processor, rows, _ = trained
+    unlabelled = rows.remove_columns("label").add_column("label", [0] * 47 + [None])
+    for given, prior, message in (
+        (unlabelled, [0, 1], "1 rows of dataset have no label, such as row 47"),
+        (rows, [0, -100], "1 rows of prior_labels have no label, such as row 1"),
+        (rows.select([]), [0, 1], "needs labelled validation rows"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit_stack(model, processor, given, prior)
+    with pytest.raises(ValueError, match="Linear has no stack"):
+        fit_stack(torch.nn.Linear(2, 2), processor, rows, [0, 1])
 
 
 def test_a_head_that_reads_what_is_missing_has_no_weight(trained):

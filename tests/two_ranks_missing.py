@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from conftest import TEXT_CONFIGS, VISION_CONFIGS, make_batch
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from hf_multimodal import RobustFusionConfig, RobustFusionForImageTextClassification
@@ -44,9 +45,23 @@ def step_weights(vision: str, checkpointing: bool, rank: int | None) -> dict[str
     return model.state_dict()
 
 
+def evaluate_sharded(rank: int) -> torch.Tensor:
+    """Logits of a model that FSDP spread over both ranks, of which rank 1 has no image: they must gather together."""
+    torch.manual_seed(0)
+    config = RobustFusionConfig(vision_config=VISION_CONFIGS["vit"](), text_config=TEXT_CONFIGS["bert"]())
+    model = RobustFusionForImageTextClassification(config).eval()
+    mesh = torch.distributed.init_device_mesh("cpu", (2,))
+    for part in (model.vision_model, model.text_model, model):
+        fully_shard(part, mesh=mesh)
+    rows = slice(2 * rank, 2 * rank + 2)
+    with torch.no_grad():
+        return model(**{name: value[rows] for name, value in {**make_batch(), "modality_mask": MASK}.items()}).logits
+
+
 if __name__ == "__main__":
     torch.distributed.init_process_group("gloo")
     rank = torch.distributed.get_rank()
+    assert evaluate_sharded(rank).isfinite().all()
     assert torch.distributed.get_world_size() == 2
     for vision, checkpointing in (("vit", False), ("vit", True), ("resnet", False)):
         torch.save(step_weights(vision, checkpointing, rank), Path(sys.argv[1], f"{vision}-{checkpointing}-{rank}.pt"))

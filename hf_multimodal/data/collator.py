@@ -128,7 +128,9 @@ class MultimodalCollator:
         return self.states.batch(images, None if self.augment is None else int(self.epoch))
 
     def _refuse_empty(self, rows: list[dict[str, Any]], modality_mask: torch.Tensor) -> None:
-        empty = [rows[i].get("id", rows[i].get("index", i)) for i in (~modality_mask.any(dim=1)).nonzero()]
+        empty = [
+            rows[i].get("id", rows[i].get("index", i)) for i in (~modality_mask.any(dim=1)).nonzero()[:, 0].tolist()
+        ]
         if empty:
             parts = (("image", self.processor.image_processor), ("text", self.processor.tokenizer))
             wanted = " nor ".join(name for name, part in parts if part is not None)

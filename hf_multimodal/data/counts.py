@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict
 
 PRESENCE_PATTERNS = ("both", "image", "text", "neither")
@@ -41,10 +43,14 @@ def count_rows(splits: DatasetDict | Mapping[str, Dataset], id2label: Mapping[in
 
 
 def presence(rows: Dataset) -> np.ndarray:
-    """(rows, 2) bool, True = present, column 0 `image`, column 1 `text`; no picture is opened."""
+    """(rows, 2) bool, True = present, column 0 `image`, column 1 `text`; no picture is opened.
+
+    A blank text is none, as for the processor.
+    """
     cells = rows.select_columns(["image", "text"]).with_format("arrow")[:]
-    columns = [cells[column].is_valid().to_numpy(zero_copy_only=False) for column in ("image", "text")]
-    return np.stack(columns, axis=1)
+    words = pc.utf8_length(pc.utf8_trim_whitespace(cells["text"].cast(pa.large_string())))
+    columns = [cells["image"].is_valid(), pc.fill_null(pc.greater(words, 0), False)]
+    return np.stack([column.to_numpy(zero_copy_only=False) for column in columns], axis=1)
 
 
 def _classes(labels: list[Any], id2label: Mapping[int, str]) -> dict[str, int]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .calibration import FloatArray, binary_nll, ece, nll
+from .calibration import FloatArray, binary_nll, binned_error, ece, nll
 from .predictions import Predictions
 
 RESAMPLES = 2000
@@ -172,12 +172,16 @@ def bootstrap_intervals(run: Predictions, *, resamples: int = RESAMPLES, seed: i
     statistics = _row_statistics(run)
     draws: dict[str, list[FloatArray]] = {name: [] for name in statistics}
     confidences, right = _decisions(run)
+    values, group = np.unique(confidences, return_inverse=True)
+    group = group.ravel()
     errors: list[float] = []
     for weights in resample_counts(resamples, count, seed):
         for name, (rows, reduce) in statistics.items():
             draws[name].append(reduce(weights @ rows, count))
-        for drawn in weights.astype(int) if confidences.size else ():
-            errors.append(ece(np.repeat(confidences, drawn, axis=0).ravel(), np.repeat(right, drawn, axis=0).ravel()))
+        for drawn in weights if confidences.size else ():
+            times = np.repeat(drawn, confidences.shape[1])
+            sizes, hits = (np.bincount(group, weights=counts) for counts in (times, times * right.ravel()))
+            errors.append(binned_error(values, sizes, hits))
     found = {name: np.percentile(np.concatenate(parts), [2.5, 97.5]).tolist() for name, parts in draws.items()}
     if errors:
         whole = ece(confidences.ravel(), right.ravel())

@@ -1,5 +1,7 @@
 """Scores of the probabilities themselves: likelihood, Brier, calibration error."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -85,12 +87,31 @@ def ece(confidences: npt.ArrayLike, correct: npt.ArrayLike, bins: int = ECE_BINS
     0.1
     """
     values, group = np.unique(np.asarray(confidences, dtype=np.float64), return_inverse=True)
-    size = np.bincount(group)
-    shared = np.bincount(group, weights=np.asarray(correct, dtype=np.float64)) / size
-    confidence, accuracy = np.repeat(values, size), np.repeat(shared, size)
-    pairs = zip(np.array_split(confidence, bins), np.array_split(accuracy, bins), strict=True)
-    gaps = [abs(float(part.sum() - right.sum())) for part, right in pairs]
-    return sum(gaps) / len(confidence)
+    right = np.bincount(group, weights=np.asarray(correct, dtype=np.float64))
+    return binned_error(values, np.bincount(group), right, bins)
+
+
+def binned_error(values: FloatArray, sizes: npt.NDArray[Any], right: npt.NDArray[Any], bins: int = ECE_BINS) -> float:
+    """`ece` of rows that are already sorted and counted, for many samples of the same confidences.
+
+    Args:
+        values: (groups,) different confidences, ascending.
+        sizes: (groups,) rows of each confidence.
+        right: (groups,) how many of them are right.
+        bins: Number of bins.
+
+    Example:
+
+    >>> binned_error(np.array([0.6, 0.9]), np.array([2, 2]), np.array([1.0, 2.0]), bins=2)
+    0.1
+    """
+    ends = np.append(0, np.cumsum(sizes))
+    count = int(ends[-1])
+    numbers = np.arange(bins + 1)
+    cuts = numbers * (count // bins) + np.minimum(numbers, count % bins)  # the first bins hold one more
+    # Confidence beyond correctness, summed over the rows so far, is linear within a group.
+    beyond = np.interp(cuts, ends, np.append(0, np.cumsum(values * sizes - right)))
+    return float(np.abs(np.diff(beyond)).sum()) / count
 
 
 def ece_band(
@@ -118,6 +139,9 @@ def ece_band(
     """
     values = np.asarray(confidences, dtype=np.float64)
     draw = np.random.default_rng(seed)
-    errors = [ece(values, draw.random(len(values)) < values, bins) for _ in range(repeats)]
+    groups, group = np.unique(values, return_inverse=True)
+    sizes = np.bincount(group)
+    samples = (np.bincount(group, weights=draw.random(len(values)) < values) for _ in range(repeats))
+    errors = [binned_error(groups, sizes, right, bins) for right in samples]
     low, high = np.percentile(errors, [2.5, 97.5])
     return float(low), float(high)

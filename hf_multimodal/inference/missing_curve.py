@@ -69,21 +69,21 @@ def missing_curve(runs: Sequence[Mapping[str, Predictions]], came: np.ndarray) -
         came: (rows, 2) bool, what the rows have, column 0 image, column 1 text.
 
     Returns:
-        Points with `missing`, `rate`, `count` of values (runs times draws of who lacks what), and by metric `mean`
-        and `sd` over them.
+        Points with `missing`, `rate`, and by metric `mean` and `sd` of `count` values: one a run, which is the mean
+        over draws of who lacks what (`over` is `runs`), or of a single run one a draw (`draws`).
     """
     points = []
     for which in MISSING:
         for rate in RATES:
-            found = []
-            for answers in runs:
-                for draw in range(DRAWS):
-                    left = what_is_left(came, MissingRate(which, rate).draw(len(came), draw))
-                    found.append(_joined(answers, left).metrics())
-            names = [name for name, value in found[0].items() if isinstance(value, float)]
-            summaries = {name: seed_summary([metrics[name] for metrics in found]) for name in names}
-            scores = {name: {"mean": summary.mean, "sd": summary.sd} for name, summary in summaries.items()}
-            points.append({"missing": which, "rate": rate, "count": len(found), **scores})
+            hidden = [what_is_left(came, MissingRate(which, rate).draw(len(came), draw)) for draw in range(DRAWS)]
+            found = [[_joined(answers, left).metrics() for left in hidden] for answers in runs]
+            scores = {}
+            for name in (name for name, value in found[0][0].items() if isinstance(value, float)):
+                values = np.array([[metrics[name] for metrics in draws] for draws in found])  # (runs, draws)
+                summary = seed_summary((values[0] if len(runs) == 1 else values.mean(axis=1)).tolist())
+                scores[name] = {"mean": summary.mean, "sd": summary.sd}
+            counted = {"count": DRAWS, "over": "draws"} if len(runs) == 1 else {"count": len(runs), "over": "runs"}
+            points.append({"missing": which, "rate": rate, **counted, **scores})
     return points
 
 

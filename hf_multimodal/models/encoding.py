@@ -8,9 +8,22 @@ import torch
 from torch import nn
 
 from .features import ASKED, Encoded, Features, asks_for_states, like_rows, map_tensors, states_of
+from .gathering import distributed_run
 from .inner_models import accepted, image_size_of, parts_of_like_length, run_rows, running_statistics
 
 INTERPOLATE = "interpolate_pos_encoding"  # for pictures of another size than a vision transformer was trained on
+
+
+def check_mask(name: str, mask: torch.Tensor | None, batch: int) -> None:
+    """Refuse a mask of presence that would be broadcast.
+
+    Args:
+        name: Of the argument.
+        mask: (batch, 2), or None.
+        batch: Number of examples.
+    """
+    if mask is not None and mask.shape != (batch, 2):
+        raise ValueError(f"{name} must be of shape ({batch}, 2), a row an example, got {tuple(mask.shape)}.")
 
 
 class Encoder:
@@ -55,7 +68,7 @@ class Encoder:
 
         Raises:
             ValueError: If there is neither an image nor a text input that this model reads, or not as many of one as
-                of the other.
+                of the other, or a mask of another shape.
         """
         read = ((pixel_values, self.vision_model), (input_ids, self.text_model))
         lengths = [side.shape[0] for side, model in read if side is not None and model is not None]
@@ -96,6 +109,7 @@ class Encoder:
             reads = [name for name, model in models.items() if model is not None]
             raise ValueError(f"forward needs one of the inputs that this model reads, {reads}; got none of them.")
         batch, device = given.shape[0], given.device
+        check_mask("modality_mask", modality_mask, batch)
         mask = torch.ones(batch, 2, device=device, dtype=torch.long) if modality_mask is None else modality_mask
         here = torch.tensor([images is not None, texts is not None], device=device)
         mask = mask.to(device).bool() & here  # (batch, 2)
@@ -244,11 +258,12 @@ class Encoder:
         batch: int,
         device: torch.device,
     ) -> Encoded:
-        """No row has this side: no work in evaluation; in training one blank row times zero.
+        """No row has this side: no work in evaluation by one process; else one blank row times zero.
 
-        Every parameter then has a gradient on every rank, which DDP and FSDP need.
+        Every parameter then has a gradient on every rank, which DDP and FSDP need, and where FSDP has spread a model
+        over ranks, they gather it together, in evaluation as well.
         """
-        if not self.training:
+        if not self.training and not distributed_run():
             return self._nothing(batch, device, self.dtype)
         with running_statistics(model):
             blank = run(**self._blank(model is self.vision_model, inputs, device))

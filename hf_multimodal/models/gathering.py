@@ -6,6 +6,11 @@ import torch
 from torch import distributed
 
 
+def distributed_run() -> bool:
+    """Whether there are several processes."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
@@ -37,6 +42,6 @@ def gather_rows(rows: torch.Tensor) -> torch.Tensor:
     >>> gather_rows(torch.arange(3))
     tensor([0, 1, 2])
     """
-    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+    if not distributed_run():
         return rows
     return _Gather.apply(rows.contiguous())

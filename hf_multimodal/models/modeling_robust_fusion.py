@@ -9,6 +9,7 @@ from transformers import initialization as init
 from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_robust_fusion import RobustFusionConfig
+from .encoding import check_mask
 from .features import Features
 from .fusion import FUSIONS, LateFusion
 from .losses import classification_loss
@@ -144,6 +145,7 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
         """
         features = self.encode(pixel_values, input_ids, attention_mask, token_type_ids, modality_mask, **kwargs)
         present = features.modality_mask
+        check_mask("fusion_mask", fusion_mask, len(present))
         shown = present if fusion_mask is None or not self.training else fusion_mask.to(present)
         joint_mask = present * shown
         heads, fused = self.heads(features, joint_mask)

@@ -20,6 +20,19 @@ def pattern_of(modality_mask: torch.Tensor) -> torch.Tensor:
     return modality_mask[:, 0].long() + 2 * modality_mask[:, 1].long()
 
 
+def log_odds(logits: torch.Tensor) -> torch.Tensor:
+    """How sure each answer is: log of the first class's probability over that of all others, (batch, 1).
+
+    The log-probability says the same, but float32 cannot tell .999999 from 1.
+
+    Args:
+        logits: (batch, classes).
+    """
+    first = logits.max(dim=1, keepdim=True)
+    others = logits.scatter(1, first.indices, torch.finfo(logits.dtype).min)
+    return first.values - others.logsumexp(dim=1, keepdim=True)
+
+
 class Stack(nn.Module):
     """Weigh the logits of the heads, divide by a temperature, answer the prior where nothing is there.
 
@@ -62,8 +75,8 @@ class Stack(nn.Module):
 
         Returns:
             `weights` (patterns, heads, num_labels), `temperatures` (patterns, num_labels), `scales` (patterns, knots,
-            num_labels) at the log-probabilities of the first class `knots` (patterns, knots), rising, with straight
-            lines between them, and `prior` (num_labels,), the logits of an example without image and text.
+            num_labels) at the log-odds of the first class `knots` (patterns, knots), rising, with straight lines
+            between them, and `prior` (num_labels,), the logits of an example without image and text.
         """
         weights = torch.zeros(len(PATTERNS), len(HEADS), num_labels)
         weights[:, 0] = 1.0
@@ -86,8 +99,7 @@ class Stack(nn.Module):
         scale = self.weights / self.temperatures[:, None]  # (patterns, heads, num_labels)
         heads = heads.to(torch.promote_types(heads.dtype, scale.dtype))
         logits = (scale[pattern] * heads).sum(dim=1)
-        sureness = logits.amax(dim=1, keepdim=True) - logits.logsumexp(dim=1, keepdim=True)
-        passed = ((sureness - self.knots[pattern, :-1]) / self.knots.diff(dim=1)[pattern]).clamp(0, 1)
+        passed = ((log_odds(logits) - self.knots[pattern, :-1]) / self.knots.diff(dim=1)[pattern]).clamp(0, 1)
         rise = (passed[:, :, None] * self.scales.diff(dim=1)[pattern]).sum(dim=1)
         logits = logits * (self.scales[pattern, 0] + rise)
         return torch.where((pattern == 0)[:, None], self.prior.to(logits.dtype), logits)

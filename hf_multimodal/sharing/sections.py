@@ -331,11 +331,11 @@ def _missing(run: Run) -> str:
     points = run.metrics.get("missing_curve")
     if not points:
         return ""
+    over = {"draws": "draws of which rows", "runs": "seeds, each the mean over draws of which rows"}[points[0]["over"]]
     parts = [
         "### When images or texts are missing",
         "Images or texts taken away from a share of the test rows, with both the image from half of these and the "
-        f"text from the other half; mean and standard deviation over {points[0]['count']} draws of which rows, where "
-        "several seeds were measured of all together.",
+        f"text from the other half; mean and standard deviation over {points[0]['count']} {over}.",
     ]
     if "missing_curve.png" in run.pictures:
         parts.append(f"![Scores by the share of rows that lack something]({run.pictures['missing_curve.png']})")

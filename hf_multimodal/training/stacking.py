@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from hf_multimodal.inference.missing_curve import SHOWN
 from hf_multimodal.inference.predicting import batches
-from hf_multimodal.models.stack import HEADS, KNOTS, PATTERNS
+from hf_multimodal.models.stack import HEADS, KNOTS, PATTERNS, log_odds
 
 logger = logging.get_logger(__name__)
 
@@ -38,8 +38,9 @@ def fit_stack(
     Every pattern of presence is fitted on all rows that can show it, by hiding from the joint branch what they have
     besides. Weights are not negative. For classes a prior worth `POOLED_ROWS` rows draws to equal weights at the one
     temperature that all patterns together ask for, so that a pattern which few rows can show learns from the rest
-    (partial pooling, [Efron and Morris, 1975](https://doi.org/10.1080/01621459.1975.10479864)). In a distributed run
-    rank 0 fits and the others receive.
+    (partial pooling, [Efron and Morris, 1975](https://doi.org/10.1080/01621459.1975.10479864)), unless one head alone
+    does better than what comes of that. Unimodal heads that were not trained (`unimodal_loss_weight` 0) get no weight.
+    In a distributed run rank 0 fits and the others receive. The model is left in evaluation mode.
 
     Args:
         model: A `RobustFusionForImageTextClassification`.
@@ -48,14 +49,31 @@ def fit_stack(
         prior_labels: Labels of the training rows, for the answer where nothing is there.
         batch_size: Examples a forward pass.
         num_workers: Processes that decode and tokenize.
+
+    Raises:
+        ValueError: If the model has no stack, its configuration no `problem_type`, or there are no rows, or rows
+            without a label.
     """
+    if not hasattr(model, "stack"):
+        raise ValueError(f"{type(model).__name__} has no stack: fit_stack is for robust classifiers.")
+    if model.config.problem_type is None:
+        raise ValueError("the configuration's problem_type is None: set it, or train first.")
+    if not len(dataset):
+        raise ValueError("fit_stack needs labelled validation rows, got none.")
+    for name, given in (("dataset", dataset["label"][:]), ("prior_labels", prior_labels)):
+        unlabelled = [row for row, label in enumerate(given) if label is None or np.any(np.less(label, 0))]
+        if unlabelled and model.config.problem_type != "regression":
+            raise ValueError(f"{len(unlabelled)} rows of {name} have no label, such as row {unlabelled[0]}.")
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     if not distributed or torch.distributed.get_rank() == 0:
         problem_type = model.config.problem_type
         set_prior(model, prior_labels)
         joint, present = joint_and_single_logits(model, processor, dataset, batch_size, num_workers)
         labels = np.asarray(dataset["label"][:])
-        columns = {pattern: [HEADS.index(name) for name in heads] for pattern, heads in READS.items()}
+        trained = HEADS if model.config.unimodal_loss_weight else HEADS[:1]
+        columns = {
+            pattern: [HEADS.index(name) for name in heads if name in trained] for pattern, heads in READS.items()
+        }
         shown: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         for pattern, used in columns.items():
             rows = present[:, SHOWN[pattern]].all(axis=1)
@@ -201,8 +219,9 @@ def fit_classes(logits: np.ndarray, labels: np.ndarray, scale: float | None = No
     Args:
         logits: (rows, heads, classes).
         labels: (rows,).
-        scale: From `common_scale`: what the coefficients sum to in the prior, which is then worth `POOLED_ROWS` rows.
-            None means 1, and a prior worth one row.
+        scale: From `common_scale`: what the coefficients sum to in the prior, which is then worth `POOLED_ROWS` rows;
+            where one head alone at its own temperature has a summed NLL that is lower by more than 1 (as for
+            `fit_scales`), the prior is that head. None means 1, and a prior worth one row.
 
     Returns:
         (heads, 1), weight divided by temperature.
@@ -213,10 +232,22 @@ def fit_classes(logits: np.ndarray, labels: np.ndarray, scale: float | None = No
     >>> fit_classes(logits, np.array([0, 0, 1] * 1000)).round(2).tolist()  # log(2) / 4: probability 2 in 3
     [[0.17]]
     """
-    heads, unit = logits.shape[1], scale or 1.0
-    worth = 1.0 if scale is None else POOLED_ROWS
-    loss = _softmax_loss(unit * logits, labels)
-    return unit * _least(np.full(heads, 1.0 / heads), len(labels), loss, worth=worth)[:, None]
+    heads = logits.shape[1]
+    loss = _softmax_loss(logits, labels)
+
+    def drawn_to(prior: np.ndarray, worth: float) -> np.ndarray:
+        unit = prior.sum()
+        return unit * _least(prior / unit, len(labels), _softmax_loss(unit * logits, labels), worth=worth)
+
+    if scale is None:
+        return drawn_to(np.full(heads, 1.0 / heads), 1.0)[:, None]
+    pooled = drawn_to(np.full(heads, scale / heads), POOLED_ROWS)
+    alone = [one * fit_classes(logits[:, [head]], labels)[0, 0] for head, one in enumerate(np.eye(heads))]
+    best = min(alone, key=lambda coefficients: loss(coefficients)[0])
+    lost = len(labels) * (loss(pooled)[0] - loss(best)[0])
+    if lost > 1 and best.sum() > LEAST_SCALE:  # more than chance gives a temperature
+        return drawn_to(best, POOLED_ROWS)[:, None]
+    return pooled[:, None]
 
 
 def fit_scales(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -231,18 +262,18 @@ def fit_scales(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.n
         labels: (rows,).
 
     Returns:
-        Log-probabilities of the first class, (knots,), between which equal shares of the rows lie, and the scale at
-        each, (knots,).
+        Log-odds of the first class, (knots,), between which equal shares of the rows lie, and the scale at each,
+        (knots,).
 
     Example:
 
     >>> logits = np.array([[2.0, 0.0], [4.0, 0.0]] * 3000)  # the first row says .88, the second .98
     >>> labels = np.array([0, 0, 1, 0, 0, 0, 1, 1] * 750)  # the first is right in 1 of 2, the second in 3 of 4
     >>> knots, scales = fit_scales(logits, labels)
-    >>> np.interp(log_softmax(logits[:2], axis=1)[:, 0], knots, scales).round(2).tolist()
+    >>> np.interp([2.0, 4.0], knots, scales).round(2).tolist()
     [0.0, 0.27]
     """
-    sureness = log_softmax(logits, axis=1).max(axis=1)
+    sureness = log_odds(torch.from_numpy(logits)).numpy()[:, 0]
     knots = np.unique(np.quantile(sureness, np.linspace(0, 1, KNOTS)).astype(np.float32)).astype(float)
     lines = np.stack([np.interp(sureness, knots, corner) for corner in np.eye(len(knots))], axis=1)
     loss = _softmax_loss(lines[:, :, None] * logits[:, None], labels)
