@@ -305,7 +305,7 @@ def main() -> None:
         ceilings = {task: names[:1] for task, names in ceilings.items() if task in TASKS and task not in MANY}
     jobs: dict[str, list[str]] = {}
     for seed in range(5):
-        for task, level, seeds, folder in grid:
+        for task, level, seeds, folder in reversed(grid):  # the tweets, of which most can be learned, first
             jobs |= jobs_of(task, level, seed, folder) if seed < seeds else {}
         robust = ["robust", *CONTROLLED, "--seed", str(seed), *LEVELS["both07"]]
         for task, names in ceilings.items():

@@ -19,10 +19,18 @@ def trained_fields(trained: Trained) -> dict[str, Any]:
 
     Args:
         trained: The model, or a folder or Hub name of one.
+
+    Raises:
+        ValueError: If it is neither, as a peft model.
     """
     named = ("model_type", "architectures", "auto_map", "transformers_version")
     if isinstance(trained, PreTrainedModel):
         config = trained.config.to_dict()
+    elif not isinstance(trained, str | os.PathLike):
+        raise ValueError(
+            f"a {type(trained).__name__} is neither a model of transformers nor a folder or name of one; a peft model "
+            "is merged first, by merge_and_unload()."
+        )
     else:
         config, _ = PreTrainedConfig.get_config_dict(trained)
     return {name: value for name, value in config.items() if name not in named}
