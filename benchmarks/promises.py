@@ -212,7 +212,7 @@ def against_ceilings(rows: Rows, task: str, names: list[str]) -> list[Found]:
 def distance(ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> float:
     """The largest difference; infinite where a number is not finite."""
     apart = torch.stack([(a - b).abs().max().double() for a, b in zip(ours, theirs, strict=True)]).max()
-    return float(apart.nan_to_num(torch.inf))
+    return float(apart.detach().nan_to_num(torch.inf))
 
 
 def numerics(folder: Path) -> list[Found]:

@@ -50,6 +50,8 @@ def test_peft_loads_and_merges(trained, batch, tmp_path):
     assert torch.equal(scores(loaded, batch), expected)
     with loaded.disable_adapter():
         assert torch.equal(scores(loaded, batch), before)
+    with pytest.raises(ValueError, match="a PeftModel is neither .* merged first"):
+        RobustFusionForImageTextClassification.from_fusion(loaded)
     merged = loaded.merge_and_unload()
     assert not any("lora" in name or "modules_to_save" in name for name in merged.state_dict())
     torch.testing.assert_close(scores(merged, batch), expected, rtol=0, atol=1e-5)
