@@ -3,7 +3,7 @@ BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

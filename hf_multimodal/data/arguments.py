@@ -17,14 +17,20 @@ class SourceArguments:
     data: str | None = field(
         default=None,
         metadata={
-            "help": "A CSV, TSV, JSONL or Parquet table; a folder (ImageFolder, lab layout, or saved by datasets); a "
-            "Hub data set; or controlled:<task>."
+            "help": "A CSV, TSV, JSONL or Parquet table; a folder (with metadata.csv, with train.csv and test.csv, in "
+            "the lab layout, or saved by datasets); a Hub data set; or controlled:<task>."
         },
     )
-    image_column: str | None = field(default=None, metadata={"help": "Column of image paths. Default: image."})
-    text_column: str | None = field(default=None, metadata={"help": "Column of texts. Default: text."})
+    image_column: str | None = field(
+        default=None, metadata={"help": "Column of image paths. Default: image, image_path or file_name."}
+    )
+    text_column: str | None = field(
+        default=None, metadata={"help": "Column of texts. Default: text; of pairs, caption first."}
+    )
     label_column: str | None = field(default=None, metadata={"help": "Column of labels. Default: label."})
-    id_column: str | None = field(default=None, metadata={"help": "Column of ids. Default: id, or the row number."})
+    id_column: str | None = field(
+        default=None, metadata={"help": "Column of ids. Default: id or guid, else the row number."}
+    )
     image_root: str | None = field(default=None, metadata={"help": "Folder that image paths are relative to."})
     encoding: str | None = field(default=None, metadata={"help": "Encoding of the texts. Default: found out."})
     data_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})

@@ -36,7 +36,10 @@ class IndexArguments(LoadingArguments):
     )
     image_id_column: str | None = field(
         default=None,
-        metadata={"help": "Column that names each row's picture, and so its id in the index. Default: the path."},
+        metadata={
+            "help": "Column that names each row's picture, and so its id in the index. Default: rows of one path are "
+            "one picture, its id that of its first row."
+        },
     )
     batch_size: int = field(default=64, metadata={"help": "Pictures or texts a forward pass."})
     num_workers: int = field(default=0, metadata={"help": "Processes that decode pictures."})
