@@ -62,14 +62,11 @@ def main() -> None:
     args = parser.parse_args()
     jobs = {loss: [*job("retrieval", loss), *args.more] for loss in LOSSES}
     options = {"processes": args.processes, "recipe": aligner_digest(), "leaves": "metrics.json"}
-    rows = run_series(FOLDER, jobs, run=train_aligner, **options)
+    run_series(FOLDER, jobs, run=train_aligner, **options)
     found = {loss: recalls(loss, args.pools) for loss in LOSSES}
-    table = [
-        [f"`{loss}`", POOL, *values, sum(values) / sum(found["infonce"]), round(rows[loss]["seconds"])]
-        for loss, values in found.items()
-    ]
-    table.append(["ceiling", POOL, *(best := ceilings(args.pools)), sum(best) / sum(found["infonce"]), ""])
-    columns = ["loss", "pool", *(f"R@1, {words}" for words in DIRECTIONS.values()), "of InfoNCE's", "seconds"]
+    table = [[f"`{loss}`", POOL, *values, sum(values) / sum(found["infonce"])] for loss, values in found.items()]
+    table.append(["ceiling", POOL, *(best := ceilings(args.pools)), sum(best) / sum(found["infonce"])])
+    columns = ["loss", "pool", *(f"R@1, {words}" for words in DIRECTIONS.values()), "of InfoNCE's"]
     text = markdown_table(table, columns)
     if not args.print_only:
         update_region(README, "alignment-losses", text)
