@@ -102,7 +102,7 @@ def binned_error(values: FloatArray, sizes: npt.NDArray[Any], right: npt.NDArray
 
     Example:
 
-    >>> binned_error(np.array([0.6, 0.9]), np.array([2, 2]), np.array([1.0, 2.0]), bins=2)
+    >>> round(binned_error(np.array([0.6, 0.9]), np.array([2, 2]), np.array([1.0, 2.0]), bins=2), 3)
     0.1
     """
     ends = np.append(0, np.cumsum(sizes))

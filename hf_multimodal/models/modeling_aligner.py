@@ -201,7 +201,7 @@ class AlignerModel(VisionTextPreTrainedModel):
             Its `pooler_output` is (images, projection_dim), of length 1, or zeros where there is no image. The rest is
             the vision model's own: `last_hidden_state`, and `hidden_states` and `attentions` where they are asked for.
         """
-        check_mask("modality_mask", modality_mask, len(pixel_values))
+        check_mask("modality_mask", modality_mask, pixel_values.shape[0])
         present = None if modality_mask is None else modality_mask[:, 0].to(pixel_values.device).bool()
         rows, device = pixel_values.shape[0], pixel_values.device
         image = self._encode_images(pixel_values, present, rows, device, keep_states=True, **kwargs)
@@ -228,7 +228,7 @@ class AlignerModel(VisionTextPreTrainedModel):
             Its `pooler_output` is (texts, projection_dim), of length 1, or zeros where there is no text. The rest is
             the text model's own, as for images.
         """
-        check_mask("modality_mask", modality_mask, len(input_ids))
+        check_mask("modality_mask", modality_mask, input_ids.shape[0])
         present = None if modality_mask is None else modality_mask[:, 1].to(input_ids.device).bool()
         rows, device = input_ids.shape[0], input_ids.device
         text = self._encode_texts(

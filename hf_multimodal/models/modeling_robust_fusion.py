@@ -145,7 +145,7 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
         """
         features = self.encode(pixel_values, input_ids, attention_mask, token_type_ids, modality_mask, **kwargs)
         present = features.modality_mask
-        check_mask("fusion_mask", fusion_mask, len(present))
+        check_mask("fusion_mask", fusion_mask, present.shape[0])
         shown = present if fusion_mask is None or not self.training else fusion_mask.to(present)
         joint_mask = present * shown
         heads, fused = self.heads(features, joint_mask)
