@@ -54,8 +54,8 @@ NUMERICS = "unique-both07-0-robust"  # the run whose model is poisoned
 TASKS = ("redundant", "unique", "synergy")
 LEVELS = {"complete": [], "both03": ["--missing", "both:0.3"], "both07": ["--missing", "both:0.7"]}
 MANY = {"synergy": ["--max_train_samples", "53000"], "mixed": ["--max_train_samples", "53000"]}  # 16,000 complete
-# Four epochs end on the way from the plateau of this task when a third of the rows lacks something (docs/log.md).
-LONGER = {("synergy", "both03"): ["--num_train_epochs", "8"]}
+# Four epochs end on the way from the plateau of this task when rows lack something (docs/log.md).
+LONGER = {("synergy", level): ["--num_train_epochs", "8"] for level in ("both03", "both07")}
 # Default settings, but for validation rows enough for the temperature of those with both (docs/log.md), and nothing
 # evaluated or saved between: the rate falls to 0, and the last step is the result.
 CONTROLLED = ["--from_scratch", "--max_eval_samples", "6000"]
