@@ -97,12 +97,16 @@ class Found:
     low: float | None = None
     kept: bool | None = None
 
+    @property
+    def holds(self) -> bool:
+        """Whether the promise is kept, in the mean."""
+        return self.margin >= 0 if self.kept is None else self.kept
+
     def row(self) -> list[Any]:
         """Cells of the table."""
-        kept = self.margin >= 0 if self.kept is None else self.kept
-        unsure = kept and self.low is not None and self.low < 0
+        unsure = self.holds and self.low is not None and self.low < 0
         margin = f"{self.margin:+.1e}" if self.promise in (5, 6) else f"{self.margin:+.4f}"
-        answer = "yes, unsure" if unsure else "yes" if kept else "**no**"
+        answer = "yes, unsure" if unsure else "yes" if self.holds else "**no**"
         return [self.promise, self.where, self.number, margin, answer]
 
 
@@ -337,7 +341,7 @@ def main() -> None:
     summary = []
     for promise in sorted({line.promise for line in found}):
         own = [line for line in found if line.promise == promise]
-        kept = sum("yes" in line.row()[-1] for line in own)
+        kept = sum(line.holds for line in own)
         worst = min(own, key=lambda line: line.margin)
         summary.append([promise, f"{kept} of {len(own)}", *worst.row()[1:4]])
     update_region(README, "promises", markdown_table(summary, ["promise", "kept", "closest", "number", "margin"]))

@@ -172,8 +172,7 @@ def bootstrap_intervals(run: Predictions, *, resamples: int = RESAMPLES, seed: i
     statistics = _row_statistics(run)
     draws: dict[str, list[FloatArray]] = {name: [] for name in statistics}
     confidences, right = _decisions(run)
-    values, group = np.unique(confidences, return_inverse=True)
-    group = group.ravel()
+    values, group = np.unique(confidences.ravel(), return_inverse=True)
     errors: list[float] = []
     for weights in resample_counts(resamples, count, seed):
         for name, (rows, reduce) in statistics.items():

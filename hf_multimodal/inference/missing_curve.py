@@ -72,17 +72,17 @@ def missing_curve(runs: Sequence[Mapping[str, Predictions]], came: np.ndarray) -
         Points with `missing`, `rate`, and by metric `mean` and `sd` of `count` values: one a run, which is the mean
         over draws of who lacks what (`over` is `runs`), or of a single run one a draw (`draws`).
     """
-    points = []
+    points, several = [], len(runs) > 1
     for which in MISSING:
         for rate in RATES:
             hidden = [what_is_left(came, MissingRate(which, rate).draw(len(came), draw)) for draw in range(DRAWS)]
             found = [[_joined(answers, left).metrics() for left in hidden] for answers in runs]
             scores = {}
             for name in (name for name, value in found[0][0].items() if isinstance(value, float)):
-                values = np.array([[metrics[name] for metrics in draws] for draws in found])  # (runs, draws)
-                summary = seed_summary((values[0] if len(runs) == 1 else values.mean(axis=1)).tolist())
+                table = np.array([[metrics[name] for metrics in draws] for draws in found])  # (runs, draws)
+                summary = seed_summary((table.mean(axis=1) if several else table[0]).tolist())
                 scores[name] = {"mean": summary.mean, "sd": summary.sd}
-            counted = {"count": DRAWS, "over": "draws"} if len(runs) == 1 else {"count": len(runs), "over": "runs"}
+            counted = {"count": len(runs), "over": "runs"} if several else {"count": DRAWS, "over": "draws"}
             points.append({"missing": which, "rate": rate, **counted, **scores})
     return points
 

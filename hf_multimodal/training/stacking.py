@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from hf_multimodal.inference.missing_curve import SHOWN
 from hf_multimodal.inference.predicting import batches
+from hf_multimodal.models.gathering import distributed_run
 from hf_multimodal.models.stack import HEADS, KNOTS, PATTERNS, log_odds
 
 logger = logging.get_logger(__name__)
@@ -60,16 +61,16 @@ def fit_stack(
         raise ValueError("the configuration's problem_type is None: set it, or train first.")
     if not len(dataset):
         raise ValueError("fit_stack needs labelled validation rows, got none.")
-    for name, given in (("dataset", dataset["label"][:]), ("prior_labels", prior_labels)):
-        unlabelled = [row for row, label in enumerate(given) if label is None or np.any(np.less(label, 0))]
-        if unlabelled and model.config.problem_type != "regression":
+    problem_type, given = model.config.problem_type, dataset["label"][:]
+    for name, labelled in (("dataset", given), ("prior_labels", prior_labels)):
+        unlabelled = [row for row, label in enumerate(labelled) if label is None or np.any(np.less(label, 0))]
+        if unlabelled and problem_type != "regression":
             raise ValueError(f"{len(unlabelled)} rows of {name} have no label, such as row {unlabelled[0]}.")
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    distributed = distributed_run()
     if not distributed or torch.distributed.get_rank() == 0:
-        problem_type = model.config.problem_type
         set_prior(model, prior_labels)
         joint, present = joint_and_single_logits(model, processor, dataset, batch_size, num_workers)
-        labels = np.asarray(dataset["label"][:])
+        labels = np.asarray(given)
         trained = HEADS if model.config.unimodal_loss_weight else HEADS[:1]
         columns = {
             pattern: [HEADS.index(name) for name in heads if name in trained] for pattern, heads in READS.items()
