@@ -54,6 +54,7 @@ NUMERICS = "unique-both07-0-robust"  # the run whose model is poisoned
 TASKS = ("redundant", "unique", "synergy")
 LEVELS = {"complete": [], "both03": ["--missing", "both:0.3"], "both07": ["--missing", "both:0.7"]}
 MANY = {"synergy": ["--max_train_samples", "53000"], "mixed": ["--max_train_samples", "53000"]}  # 16,000 complete
+WARM = "mixed"  # whose joint part is not learned while most rows lack something (docs/log.md)
 # Four epochs end on the way from the plateau of this task when rows lack something (docs/log.md).
 LONGER = {("synergy", level): ["--num_train_epochs", "8"] for level in ("both03", "both07")}
 # Default settings, but for validation rows enough for the temperature of those with both (docs/log.md), and nothing
@@ -116,16 +117,21 @@ def train_and_answer(flags: list[str]) -> dict[str, Any]:
     Those of a robust model pattern by pattern; those of a rival at the temperature that its validation rows ask for.
 
     Args:
-        flags: `robust` or `fusion`, and the flags of that script, `--output_dir` and its folder last.
+        flags: `robust`, `fusion`, or `warm` for one after the other, and the flags of that script, `--output_dir` and
+            its folder last.
     """
     family, *arguments = flags
     folder = Path(arguments[-1])
+    if family == "warm":  # plain fusion of the complete rows first; from it, the defaults of fine-tuning
+        start = str(folder / "start")
+        train([*arguments[:-1], start, "--complete_only"])
+        arguments = [*(flag for flag in arguments if flag != "--from_scratch"), "--from_fusion", start]
     metrics = (train if family == "fusion" else train_robust)(arguments)
     model, processor = load_model(folder)
     run = run_arguments(str(folder))
     source = {"data": run["data"], "no_stratify": run.get("no_stratify", False)}
     numbers = []
-    if family == "robust":
+    if family != "fusion":
         rows = load_rows(str(folder), "test", SourceArguments(**source)).splits["test"]
         found = answers_by_presence(model, processor, rows, tuple(SHOWN), batch_size=128)
         numbers = [asdict(line) for line in numerics(folder)] if folder.name == NUMERICS else []
@@ -311,10 +317,11 @@ def main() -> None:
     for seed in range(5):
         for task, level, seeds, folder in reversed(grid):  # the tweets, of which most can be learned, first
             jobs |= jobs_of(task, level, seed, folder) if seed < seeds else {}
-        robust = ["robust", *CONTROLLED, "--seed", str(seed), *LEVELS["both07"]]
+        robust = [*CONTROLLED, "--seed", str(seed), *LEVELS["both07"]]
         for task, names in ceilings.items():
             if seed < len(names) and names[seed] not in jobs:
-                jobs[names[seed]] = [*robust, "--data", f"controlled:{task}", *MANY.get(task, [])]
+                family = "warm" if task == WARM else "robust"
+                jobs[names[seed]] = [family, *robust, "--data", f"controlled:{task}", *MANY.get(task, [])]
     alone = ["--dataloader_num_workers", "0"]  # a run has one core, which loading would only share
     states = [*alone, "--frozen_states", f"{FOLDER}/states"]
     rows = run_series(

@@ -21,12 +21,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         The answer for one example, or counts of rows, bad samples and classes.
     """
     types = (PredictionArguments, SourceArguments)
-    args, source = parse_arguments(types, argv, __doc__, {"on_bad_sample": "missing"})
+    args, source = parse_arguments(types, argv, __doc__)
     if args.is_one_example:
         if source.data is not None:
             raise ValueError("give --data, or one example by --image and --text, not both.")
         return answer_example(args, source.on_bad_sample)
-    return answer_data(args, source)
+    return answer_data(*parse_arguments(types, argv, __doc__, {"on_bad_sample": "missing"}))
 
 
 if __name__ == "__main__":

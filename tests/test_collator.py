@@ -111,7 +111,7 @@ def test_a_bad_picture_is_named(processor: MultimodalProcessor) -> None:
     bad = row(image={"bytes": None, "path": "gone.png"}, id="7")
     with pytest.raises(BadImageError, match=r"image 'gone.png \(row 7, column image\)' is missing: there is no such"):
         MultimodalCollator(processor)([bad])
-    with pytest.warns(UserWarning, match=r"gone.png \(row 7, column image\)' is missing: it is treated as missing"):
+    with pytest.warns(UserWarning, match=r"gone.png \(row 7, column image\)' is missing: .* as one without an image"):
         batch = MultimodalCollator(processor, on_bad_image="missing")([bad, row()])
     assert batch["modality_mask"].tolist() == [[0, 1], [1, 1]]
 
@@ -122,7 +122,7 @@ def test_a_picture_that_pillow_opened_and_cannot_read_goes_by_the_policy(process
     (tmp_path / "cut.jpg").write_bytes(content.getvalue()[:1000])
     with pytest.raises(BadImageError, match=r"cut.jpg \(row 7, column image\)' is truncated"):
         MultimodalCollator(processor)([row(image=Image.open(tmp_path / "cut.jpg"), id="7")])
-    with pytest.warns(UserWarning, match=r"cut.jpg \(row 7, column image\)' is truncated: it is treated as missing"):
+    with pytest.warns(UserWarning, match=r"cut.jpg \(row 7, column image\)' is truncated: .* as one without an image"):
         batch = MultimodalCollator(processor, on_bad_image="missing")(
             [row(image=Image.open(tmp_path / "cut.jpg"), id="7"), row()]
         )
@@ -132,8 +132,10 @@ def test_a_picture_that_pillow_opened_and_cannot_read_goes_by_the_policy(process
 def test_typos_are_errors(processor: MultimodalProcessor) -> None:
     with pytest.raises(ValueError, match=r"on_bad_image must be one of \['error', 'missing'\], got 'mising'"):
         MultimodalCollator(processor, on_bad_image="mising")
-    with pytest.raises(ValueError, match=r"got 'txt'. Did you mean 'text'\?"):
+    with pytest.raises(ValueError, match=r"no column 'txt', only .* Did you mean 'text'\?.*remove_unused_columns"):
         MultimodalCollator(processor, text_column="txt")([row()])
+    with pytest.raises(ValueError, match="holds words such as 'dog': number them by dataset.class_encode_column"):
+        MultimodalCollator(processor)([row(label="dog")])
 
 
 def test_augmentation_is_told_epoch_and_index(processor: MultimodalProcessor) -> None:

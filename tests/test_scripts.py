@@ -312,7 +312,9 @@ def test_a_column_that_is_not_there_is_no_empty_column(run: tuple[Path, Path, di
     message = (
         r"no column 'image' or 'image_path' or 'file_name', their columns are \['id', 'photo', 'text', 'label'\]: "
     )
-    with pytest.raises(ValueError, match=f"{message}.* --image_column. --modality text trains on that alone"):
+    with pytest.raises(
+        ValueError, match=f"{message}.* --image_column. scripts/train_fusion.py --modality text trains on that alone"
+    ):
         train(flags)
     with pytest.warns(UserWarning, match=f"{message}name the one that is meant with --image_column"):
         predict(["--model", str(folder), "--data", str(data), "--output", str(tmp_path / "answers.csv")])

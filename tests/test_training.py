@@ -114,9 +114,10 @@ class Reader:
     ],
 )
 def test_a_resumed_run_is_bit_identical(tmp_path: Path, step: int, family: dict[str, Any]) -> None:
-    whole = Reader(tmp_path / "whole", save_strategy="steps", save_steps=step, **family)
+    workers = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True, "eval_strategy": "epoch"}
+    whole = Reader(tmp_path / "whole", save_strategy="steps", save_steps=step, **workers, **family)
     whole.trainer.train()
-    resumed = Reader(tmp_path / "resumed", dataloader_num_workers=1, dataloader_persistent_workers=True, **family)
+    resumed = Reader(tmp_path / "resumed", **workers, **family)
     torch.manual_seed(1)
     resumed.trainer.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
     expected, found = whole.weights(), resumed.weights()

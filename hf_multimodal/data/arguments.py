@@ -6,6 +6,7 @@ from typing import Any
 
 from hf_multimodal.data.checks import POLICIES, BadSample, BadSamplesError, check_splits, write_bad_samples
 from hf_multimodal.data.choices import check_choice
+from hf_multimodal.data.counts import presence
 from hf_multimodal.data.labels import PROBLEM_TYPES
 from hf_multimodal.data.loading import LoadedData, load_data
 
@@ -106,10 +107,19 @@ class SourceArguments:
 
         Raises:
             BadSamplesError: If the policy refuses some; the message names the first of them.
+            ValueError: If it lets bad samples pass and not one of several pictures was found.
         """
         try:
             options = {"prediction": prediction, "refuse": refuse}
-            return check_splits(data, policy=self.on_bad_sample, modality=modality, **options)
+            checked, samples = check_splits(data, policy=self.on_bad_sample, modality=modality, **options)
+            gone = [s for s in samples if s.action == "missing" and s.reason.endswith("there is no such file")]
+            gone = [s for s in gone if s.column == data.columns.get("image")]
+            if len(gone) > 1 and not any(presence(rows)[:, 0].any() for rows in checked.splits.values()):
+                raise ValueError(
+                    f"{self.data}: none of its {len(gone)} pictures was found, such as {gone[0].value!r}: name the "
+                    "folder that the paths are relative to with --image_root."
+                )
+            return checked, samples
         except BadSamplesError as error:
             if listing is not None:
                 listing.parent.mkdir(parents=True, exist_ok=True)

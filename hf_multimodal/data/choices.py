@@ -52,7 +52,8 @@ def check_choice(name: str, given: str, allowed: Iterable[str]) -> str:
 def check_folder(name: str, given: str) -> str:
     """Return the folder or Hub name of a model, unless it is a path at which there is nothing.
 
-    Without this a mistyped path would be looked for on the Hub, and end as a failed connection.
+    Without this a mistyped path would be looked for on the Hub, and end as a failed connection. `runs/mine` is a path
+    where other models lie in `runs`.
 
     Args:
         name: The argument's name, for the message.
@@ -70,6 +71,8 @@ def check_folder(name: str, given: str) -> str:
     ...
     FileNotFoundError: model: there is no folder '/no/such'.
     """
-    if (given.startswith((".", "/", "~")) or given.count("/") > 1) and not Path(given).is_dir():
-        raise FileNotFoundError(f"{name}: there is no folder {given!r}.")
+    models = [config.parent.name for config in Path(given).parent.glob("*/config.json")] if "/" in given else []
+    looks_local = given.startswith((".", "/", "~")) or given.count("/") > 1 or models
+    if looks_local and not Path(given).is_dir():
+        raise FileNotFoundError(f"{name}: there is no folder {given!r}.{did_you_mean(Path(given).name, models)}")
     return given

@@ -117,9 +117,10 @@ class MultimodalCollator:
             picture = open_image(image)
         except BadImageError as error:
             where = f"{error.name} (row {row.get('id', row.get('index', '?'))}, column {self.image_column})"
+            unreadable = BadImageError(error.reason, where, error.detail)
             if self.on_bad_image == "error":
-                raise BadImageError(error.reason, where, error.detail) from error
-            warnings.warn(f"image {where!r} is {error.reason}: it is treated as missing.", stacklevel=2)
+                raise unreadable from error
+            warnings.warn(f"{unreadable}. The row is taken as one without an image.", stacklevel=2)
             return None
         return picture if self.augment is None else self.augment(picture, int(self.epoch), _value(row, "index"))
 
@@ -149,11 +150,21 @@ class MultimodalCollator:
                 f"{len(unlabelled)} of {len(rows)} rows have no label in column {self.label_column!r}: "
                 f"{unlabelled[:5]}."
             )
+        if isinstance(labels[0], str):
+            raise ValueError(
+                f"labels must be numbers of classes, and column {self.label_column!r} holds words such as "
+                f"{labels[0]!r}: number them by dataset.class_encode_column({self.label_column!r})."
+            )
         tensor = torch.tensor(labels)
         return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _value(row: dict[str, Any], column: str) -> Any:
     if column not in row:
-        raise ValueError(f"column must be one of {sorted(row)}, got {column!r}.{did_you_mean(column, row)}")
+        advice = (
+            " If the data set has it, the Trainer took it away: give TrainingArguments remove_unused_columns=False."
+        )
+        if column == "index":
+            advice += " Else number the examples: dataset.add_column('index', range(len(dataset)))."
+        raise ValueError(f"the rows have no column {column!r}, only {sorted(row)}.{did_you_mean(column, row)}{advice}")
     return row[column]

@@ -13,6 +13,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
+MORE = " Give a column `split` with train, validation and test, or more rows."
+
 
 def make_splits(
     dataset: Dataset,
@@ -132,14 +134,16 @@ def _cut(dataset: Dataset, share: float, seed: int, stratify: bool, group_duplic
         try:
             rest, cut = next(folds.split(np.zeros(count), classes, duplicate_groups(dataset, group_duplicates)))
         except ValueError as error:
-            raise ValueError(f"{count} rows cannot be cut into {folds.n_splits} grouped folds: {error}") from None
+            raise ValueError(
+                f"{count} rows cannot be cut into {folds.n_splits} grouped folds: {error}{MORE}"
+            ) from None
         if not len(rest) or not len(cut):
             raise ValueError(f"the {count} rows hang together by duplicates so that no cut leaves both sides rows.")
         return dataset.select(rest), dataset.select(cut)
     try:
         rest, cut = train_test_split(range(count), test_size=share, random_state=seed, stratify=strata)
     except ValueError as error:
-        raise ValueError(f"{count} rows cannot be cut with a share of {share}: {error}") from None
+        raise ValueError(f"{count} rows cannot be cut with a share of {share}: {error}{MORE}") from None
     return dataset.select(rest), dataset.select(cut)
 
 

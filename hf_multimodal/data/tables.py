@@ -81,9 +81,13 @@ def find_columns(available: Sequence[str], asked: AskedColumns, source: str) -> 
             looked_for = (n for n in (*(name or ()), *usual) if n != asked.get("image_id"))
             found[ours] = next((n for n in looked_for if n in available), None)
     if found.get("image") is None and found.get("text") is None:
+        delimiter = next((mark for mark in ";\t|" if len(available) == 1 and mark in available[0]), None)
+        advice = "name them with image_column and text_column."
+        if delimiter is not None:
+            advice = f"it looks delimited by {delimiter!r}; save it with commas, or as .tsv with tabs."
         raise ValueError(
             f"{source} has neither an image nor a text column under the usual names, its columns are "
-            f"{list(available)}: name them with image_column and text_column."
+            f"{list(available)}: {advice}"
         )
     return ColumnNames(**found)
 

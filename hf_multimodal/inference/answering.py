@@ -72,7 +72,7 @@ class PredictionArguments(LoadingArguments):
         return self.image is not None or self.text is not None
 
 
-def answer_example(args: PredictionArguments, on_bad_sample: str = "missing") -> dict[str, Any]:
+def answer_example(args: PredictionArguments, on_bad_sample: str = "error") -> dict[str, Any]:
     """Predict one example, print its probabilities, and draw it where asked.
 
     Args:

@@ -16,6 +16,7 @@ from hf_multimodal.data.tables import DEFAULT_COLUMNS
 
 SPLITS = ("all", "train", "validation", "test")
 SPLIT_ARGUMENTS = ("split_seed", "no_stratify", "group_duplicates")
+READING_ARGUMENTS = ("image_root", "encoding", "data_config")
 
 
 def run_arguments(model: str) -> dict[str, Any]:
@@ -27,7 +28,9 @@ def run_arguments(model: str) -> dict[str, Any]:
 def parse_arguments(
     types: tuple[type, ...], argv: list[str] | None, description: str | None, defaults: Mapping[str, Any] | None = None
 ) -> tuple[Any, ...]:
-    """Read the arguments of a script; how splits are made is by default as in the run that left the model.
+    """Read the arguments of a script.
+
+    How splits are made is by default as in the run that left the model, and how its own data are read, too.
 
     Args:
         types: The dataclasses; one of them has `model`.
@@ -39,8 +42,10 @@ def parse_arguments(
         One instance of each type.
     """
     line = CommandLine(types, argv, description, defaults)
-    run = run_arguments(vars(line.parser.parse_known_args(line.flags)[0])["model"])
-    run = {name: run[name] for name in SPLIT_ARGUMENTS if name in run}
+    given = vars(line.parser.parse_known_args(line.flags)[0])
+    run = run_arguments(given["model"])
+    names = SPLIT_ARGUMENTS + (READING_ARGUMENTS if _same_data(run.get("data"), given["data"]) else ())
+    run = {name: run[name] for name in names if name in run}
     return CommandLine(types, argv, description, {**(defaults or {}), **run}).parse()
 
 

@@ -63,6 +63,10 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
     for sentence in missing:
         warnings.warn(f"{source.data}: {sentence}", stacklevel=2)
     folder = args.folder
+    if args.missing is not None and folder is not None and (folder / "run.yaml").is_file():
+        raise ValueError(
+            f"output_dir {str(folder)!r} is a run's, whose card would tell of {args.missing} as its test."
+        )
     listing = None if folder is None else folder / "bad_samples.csv"
     before = chosen.splits["test"]
     chosen, bad_samples = source.check(chosen, modality_of(model.config), listing)
@@ -80,6 +84,13 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
     result: dict[str, Any] = {"test": predictions.metrics()}
     extra = {} if theirs is None else compare(predictions, theirs)
     if args.missing_curve:
+        incomplete = int((~presence(complete)).any(axis=1).sum())
+        if incomplete:
+            warnings.warn(
+                f"{incomplete} of {len(complete)} rows came incomplete: at each rate of the curve they lack what they "
+                "lacked before, and what would be left with nothing stays as it is.",
+                stacklevel=2,
+            )
         options = {"batch_size": args.batch_size, "num_workers": args.num_workers}
         runs = [answers_by_presence(model, processor, complete, **options)]
         for name in args.curve_models:

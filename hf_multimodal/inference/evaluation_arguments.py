@@ -56,6 +56,8 @@ class EvaluationArguments(LoadingArguments):
     def __post_init__(self) -> None:
         if self.split is not None:
             check_choice("split", self.split, SPLITS)
+        if self.curve_models and not self.missing_curve:
+            raise ValueError("curve_models are for --missing_curve.")
         if self.missing is not None:
             MissingRate.parse(self.missing)
         for name in self.curve_models:

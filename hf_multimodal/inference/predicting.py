@@ -15,6 +15,7 @@ from hf_multimodal.data.choices import check_folder
 from hf_multimodal.data.collator import MultimodalCollator
 from hf_multimodal.evaluation.metrics import outputs_from_logits
 from hf_multimodal.evaluation.predictions import Predictions
+from hf_multimodal.models.configuration_aligner import AlignerConfig
 from hf_multimodal.models.configuration_vision_text import VisionTextConfig
 from hf_multimodal.sharing.pickles import refuse_pickled_model
 
@@ -133,10 +134,15 @@ def predict_dataset(
         Probabilities, or values for regression, with labels and presence.
 
     Raises:
-        ValueError: If the data set has no rows.
+        ValueError: If the data set has no rows, or the model no classes.
     """
     if len(dataset) == 0:
         raise ValueError("there are no rows to predict.")
+    if isinstance(model.config, AlignerConfig):
+        raise ValueError(
+            "an aligner has no classes to predict: ZeroShotClassifier takes class names, Retriever and "
+            "scripts/retrieve.py search."
+        )
     model.eval()
     loader, back = batches(processor, dataset, batch_size, num_workers, on_bad_image)
     logits, masks = [], []

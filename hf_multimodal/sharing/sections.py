@@ -8,6 +8,7 @@ from .runs import Run
 from .tables import curve_table, inline, markdown_table, retrieval_table
 
 MOST_CLASSES = 50
+TRANSFORMERS = "5.20"  # as pyproject.toml asks for
 METRICS = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -79,8 +80,10 @@ def usage(run: Run) -> str:
         snippet += ANSWERS[run.problem_type]
     if run.modality == "text":
         snippet = snippet.removeprefix("from PIL import Image\n")
+    folder = "" if "/" in run.name else f" {inline(run.name)} is the folder of this card: give its path."
     return (
         f"```python\n{snippet}\n```\n\n"
+        f"It needs Python 3.11, transformers {TRANSFORMERS} or later, torch, torchvision and pillow.{folder}\n\n"
         "`trust_remote_code=True` runs the Python files of this repository: read them, and pin the `revision` that "
         "you have read. With `import hf_multimodal` first it is not needed." + _naming_the_task(run)
     )
@@ -137,6 +140,7 @@ def limits(run: Run) -> str:
         said.append(f"Worst at {inline(worst)}: F1 {entry['f1']:.4f} on {entry['support']:,} rows.")
     if "ece" in found:
         fitted = run.family == "multimodal_robust_fusion" and not run.hyperparameters.get("no_stack")
+        fitted = fitted and run.hyperparameters.get("class_weights", "none") == "none"  # which no temperature undoes
         how = "they were calibrated on the validation rows" if fitted else "they were not calibrated after training"
         said.append(f"Probabilities are off by {found['ece']:.4f} on average (ECE); {how}.")
     if "test" in run.data.get("made_splits", ()):

@@ -14,7 +14,6 @@ from hf_multimodal.evaluation.report import write_json
 from hf_multimodal.evaluation.retrieval import retrieval_metrics
 from hf_multimodal.inference.aligning import measure_retrieval
 from hf_multimodal.models import MultimodalProcessor
-from hf_multimodal.sharing.card import write_card
 from hf_multimodal.training.aligner_arguments import AlignerDataArguments, AlignerModelArguments
 from hf_multimodal.training.aligner_trainer import AlignerTrainer, flat_metrics
 from hf_multimodal.training.arguments import DataArguments, parse_training_arguments
@@ -23,7 +22,7 @@ from hf_multimodal.training.checkpoints import find_checkpoint
 from hf_multimodal.training.dry_run import dry_run
 from hf_multimodal.training.facts import pool_ceiling, run_facts
 from hf_multimodal.training.preparing import prepare_training_data
-from hf_multimodal.training.running import fit, push_run, save_run, trainer_options
+from hf_multimodal.training.running import finish_run, fit, push_run, save_run, trainer_options
 
 logger = logging.get_logger(__name__)
 
@@ -95,7 +94,7 @@ def train_aligner(argv: list[str] | None = None, description: str | None = None)
         found["run"]["data"]["ceiling"] = bound
     write_json(folder / "metrics.json", found)
     plot_history(trainer.state.log_history, folder / "history.png")
-    write_card(folder)
+    finish_run(folder, found)
     push_run(training_args)
     return found
 

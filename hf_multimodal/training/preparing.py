@@ -45,7 +45,7 @@ def prepare_training_data(
     if missing:
         left = [name for name in ("image", "text") if name in data.columns]
         alone = labelled and modality == "both" and len(left) == 1
-        way_out = f" --modality {left[0]} trains on that alone." if alone else ""
+        way_out = f" scripts/train_fusion.py --modality {left[0]} trains on that alone." if alone else ""
         raise ValueError(f"{args.data}: {' Also, '.join(missing)}{way_out}")
     splits = complete_splits(data.splits, **args.split_options)
     limits = {

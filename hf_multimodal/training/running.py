@@ -212,7 +212,7 @@ def run_training(
     intervals = {split: bootstrap_intervals(found) for split, found in predictions.items() if found.labelled.any()}
     extra = {"run": run, "intervals": intervals}
     metrics = write_run(folder, predictions, log_history=trainer.state.log_history, extra=extra)
-    write_card(folder)
+    finish_run(folder, metrics)
     return metrics
 
 
@@ -268,6 +268,23 @@ def save_run(
     write_bad_samples(folder / "bad_samples.csv", bad_samples)
     (folder / "run.yaml").write_text(yaml.safe_dump(given, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return folder
+
+
+def finish_run(folder: Path, metrics: Mapping[str, Any]) -> None:
+    """Write the card of a run and say what it found and where.
+
+    Args:
+        folder: Of the run.
+        metrics: What its `metrics.json` holds.
+    """
+    write_card(folder)
+    for split in ("test", "validation"):
+        if split in metrics:
+            scores = ", ".join(
+                f"{name} {value:.4f}" for name, value in metrics[split].items() if isinstance(value, float)
+            )
+            print(f"{split}: {scores}")
+    print(f"{folder} holds the model, its card README.md and all numbers in metrics.json.")
 
 
 def push_run(args: TrainingArguments) -> None:

@@ -63,8 +63,11 @@ def fit_stack(
         raise ValueError("fit_stack needs labelled validation rows, got none.")
     problem_type, given = model.config.problem_type, dataset["label"][:]
     for name, labelled in (("dataset", given), ("prior_labels", prior_labels)):
-        unlabelled = [row for row, label in enumerate(labelled) if label is None or np.any(np.less(label, 0))]
-        if unlabelled and problem_type != "regression":
+        classes = problem_type != "regression"
+        unlabelled = [
+            row for row, label in enumerate(labelled) if label is None or (classes and np.any(np.less(label, 0)))
+        ]
+        if unlabelled:
             raise ValueError(f"{len(unlabelled)} rows of {name} have no label, such as row {unlabelled[0]}.")
     distributed = distributed_run()
     if not distributed or torch.distributed.get_rank() == 0:

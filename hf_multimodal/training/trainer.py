@@ -118,9 +118,13 @@ class MultimodalTrainer(Trainer):
         if not is_training:
             self.data_collator = self.eval_collator
         try:
-            return super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
+            loader = super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
         finally:
             self.data_collator = collator
+        # What an iterator draws for its workers would else come out of the generator that dropout draws from: workers
+        # that live on are made once in a whole run, and once more in a resumed one.
+        getattr(loader, "base_dataloader", loader).generator = torch.Generator()
+        return loader
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; what is left is the average of the weights if there is one."""
