@@ -6,6 +6,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from hf_multimodal.data.arguments import SourceArguments
+from hf_multimodal.data.choices import check_folder
 from hf_multimodal.inference.choosing import load_rows, parse_arguments
 from hf_multimodal.inference.evaluation_arguments import EvaluationArguments
 
@@ -80,3 +81,35 @@ def test_the_runs_data_are_known_however_their_path_is_spelled(
         assert len(load_rows(str(tmp_path), None, SourceArguments(data=name)).splits["test"]) == 8
     (tmp_path / "other.csv").write_text((tmp_path / "table.csv").read_text())
     assert len(load_rows(str(tmp_path), None, SourceArguments(data="other.csv")).splits["test"]) == 40
+
+
+def test_own_data_are_read_as_in_the_run_and_lost_pictures_name_the_flag(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("image,text,label\n" + "".join(f"{i}.png,{i},{'ab'[i % 2]}\n" for i in range(4)))
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "run.yaml").write_text(f"data: {table}\nimage_root: {tmp_path / 'pictures'}\nencoding: latin-1\n")
+    types = (EvaluationArguments, SourceArguments)
+    flags = ["--model", str(tmp_path), "--on_bad_sample", "missing", "--data"]
+    source = parse_arguments(types, [*flags, str(table)], None)[1]
+    assert source.image_root == str(tmp_path / "pictures") and source.encoding == "latin-1"
+    other = parse_arguments(types, [*flags, "other.csv"], None)[1]
+    assert other.image_root is None and other.encoding is None
+    with pytest.raises(ValueError, match=r"none of its 4 pictures was found, such as '.*0.png': .* with --image_root"):
+        source.check(load_rows(str(tmp_path), "all", source), "both", None)
+
+
+def test_a_mistyped_run_beside_others_is_not_looked_for_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "config.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="there is no folder 'runs/mien'. Did you mean 'mine'?"):
+        check_folder("model", "runs/mien")
+    assert check_folder("model", "facebook/mine") == "facebook/mine"
+
+
+def test_a_table_with_another_delimiter_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "semi.csv").write_text("image;text;label\na.png;b;c\n")
+    with pytest.raises(ValueError, match="looks delimited by ';'; save it with commas"):
+        load_rows("none", None, SourceArguments(data=str(tmp_path / "semi.csv")))
