@@ -81,7 +81,7 @@ def test_labels_give_metrics_and_incomplete_rows_are_flagged():
         classifier.predict(images)
     labels = [*whole.predicted[:2], None, *whole.predicted[2:], 0]
     ids = [f"p{row}" for row in range(8)]
-    with pytest.warns(UserWarning, match=r"row 7\)' is not an image.* as one without an image"):
+    with pytest.warns(UserWarning, match=r"row 7\)' is not an image.*treated as missing"):
         found = classifier.predict(images, ids=ids, labels=labels, on_bad_image="missing")
     assert found.has_image.tolist() == [True, True, False, True, True, True, True, False]
     np.testing.assert_allclose(found.probabilities[[2, 7]], 1 / 3)

@@ -12,7 +12,7 @@ from hf_multimodal.evaluation.plots import plot_missing_curve
 from hf_multimodal.evaluation.predictions import Predictions, read_predictions
 from hf_multimodal.evaluation.report import write_run
 from hf_multimodal.inference.aligning import evaluate_aligner
-from hf_multimodal.inference.choosing import load_rows
+from hf_multimodal.inference.choosing import load_rows, run_arguments
 from hf_multimodal.inference.evaluation_arguments import EvaluationArguments
 from hf_multimodal.inference.missing_curve import answers_by_presence, missing_curve
 from hf_multimodal.inference.predicting import (
@@ -63,7 +63,8 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
     for sentence in missing:
         warnings.warn(f"{source.data}: {sentence}", stacklevel=2)
     folder = args.folder
-    if args.missing is not None and folder is not None and (folder / "run.yaml").is_file():
+    run = {} if args.missing is None or folder is None else run_arguments(str(folder))
+    if run and run.get("eval_missing") != args.missing:
         raise ValueError(
             f"output_dir {str(folder)!r} is a run's, whose card would tell of {args.missing} as its test."
         )

@@ -140,8 +140,9 @@ def limits(run: Run) -> str:
         said.append(f"Worst at {inline(worst)}: F1 {entry['f1']:.4f} on {entry['support']:,} rows.")
     if "ece" in found:
         fitted = run.family == "multimodal_robust_fusion" and not run.hyperparameters.get("no_stack")
-        fitted = fitted and run.hyperparameters.get("class_weights", "none") == "none"  # which no temperature undoes
         how = "they were calibrated on the validation rows" if fitted else "they were not calibrated after training"
+        if fitted and run.hyperparameters.get("class_weights", "none") != "none":
+            how += ", which does not undo the class weights of training"
         said.append(f"Probabilities are off by {found['ece']:.4f} on average (ECE); {how}.")
     if "test" in run.data.get("made_splits", ()):
         apart = run.data.get("group_duplicates")
