@@ -112,20 +112,24 @@ class SourceArguments:
         try:
             options = {"prediction": prediction, "refuse": refuse}
             checked, samples = check_splits(data, policy=self.on_bad_sample, modality=modality, **options)
-            gone = [s for s in samples if s.action == "missing" and s.reason.endswith("there is no such file")]
-            gone = [s for s in gone if s.column == data.columns.get("image")]
-            if len(gone) > 1 and not any(presence(rows)[:, 0].any() for rows in checked.splits.values()):
-                raise ValueError(
-                    f"{self.data}: none of its {len(gone)} pictures was found, such as {gone[0].value!r}: name the "
-                    "folder that the paths are relative to with --image_root."
-                )
-            return checked, samples
         except BadSamplesError as error:
             if listing is not None:
                 listing.parent.mkdir(parents=True, exist_ok=True)
                 write_bad_samples(listing, error.samples)
                 error.add_note(f"All are listed in {listing}.")
             raise
+        gone = [
+            sample.value
+            for sample in samples
+            if (sample.action, sample.column) == ("missing", data.columns.get("image"))
+            and sample.reason.endswith("there is no such file")
+        ]
+        if len(gone) > 1 and not any(presence(rows)[:, 0].any() for rows in checked.splits.values()):
+            raise ValueError(
+                f"{self.data}: none of its {len(gone)} pictures was found, such as {gone[0]!r}: name the "
+                "folder that the paths are relative to with --image_root."
+            )
+        return checked, samples
 
     @property
     def split_options(self) -> dict[str, Any]:

@@ -85,7 +85,8 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
     result: dict[str, Any] = {"test": predictions.metrics()}
     extra = {} if theirs is None else compare(predictions, theirs)
     if args.missing_curve:
-        incomplete = int((~presence(complete)).any(axis=1).sum())
+        came = presence(complete)
+        incomplete = int((~came).any(axis=1).sum())
         if incomplete:
             warnings.warn(
                 f"{incomplete} of {len(complete)} rows came incomplete: at each rate of the curve they lack what they "
@@ -101,7 +102,7 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
                     f"curve_models: the classes of {name!r} are {runs[-1]['both'].class_names}, those of "
                     f"{args.model!r} are {runs[0]['both'].class_names}."
                 )
-        extra["missing_curve"] = missing_curve(runs, presence(complete))
+        extra["missing_curve"] = missing_curve(runs, came)
     if folder is not None:
         kept = args.kept_metrics(result["test"])
         intervals = kept.get("intervals", {}) | {"test": bootstrap_intervals(predictions)}

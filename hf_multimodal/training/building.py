@@ -97,6 +97,7 @@ def build_model_and_processor(
         _check_trained(args.from_fusion, fields)
         processor = MultimodalProcessor.from_pretrained(args.from_fusion, trust_remote_code=False)
         brought = (*SHAPED_BY_FUSION, "id2label", "num_labels")
+        # Without class weights of its own the run has none, whatever the fused one had.
         given = {"class_weights": None} | {name: value for name, value in fields.items() if name not in brought}
         model = args.model_class.from_fusion(args.from_fusion, **given)
     else:

@@ -62,10 +62,10 @@ def fit_stack(
     if not len(dataset):
         raise ValueError("fit_stack needs labelled validation rows, got none.")
     problem_type, given = model.config.problem_type, dataset["label"][:]
+    of_classes = problem_type != "regression"
     for name, labelled in (("dataset", given), ("prior_labels", prior_labels)):
-        classes = problem_type != "regression"
         unlabelled = [
-            row for row, label in enumerate(labelled) if label is None or (classes and np.any(np.less(label, 0)))
+            row for row, label in enumerate(labelled) if label is None or (of_classes and np.any(np.less(label, 0)))
         ]
         if unlabelled:
             raise ValueError(f"{len(unlabelled)} rows of {name} have no label, such as row {unlabelled[0]}.")
