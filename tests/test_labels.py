@@ -224,16 +224,16 @@ def test_what_is_no_text_and_no_image_is_a_bad_sample(tmp_path: Path) -> None:
     ):
         check_splits(data, policy="error")
 
-    images = [{"url": "x"}, {"path": None, "bytes": None}, {"path": ""}, ["a.png"], {"path": "a.png"}, None, "b.png"]
+    images = [{"url": "x"}, {"path": None, "bytes": None}, {"path": ""}, {"path": "a.png"}, None, "b.png"]
     lines = [json.dumps({"text": "x", "image": image, "label": "a"}) for image in images]
     (tmp_path / "b.jsonl").write_text("\n".join(lines))
     rows = load_data(tmp_path / "b.jsonl").splits["train"]
     assert [image and image["path"] for image in rows["image"]] == [
-        *[None] * 4, str(tmp_path / "a.png"), None, str(tmp_path / "b.png")
+        *[None] * 3, str(tmp_path / "a.png"), None, str(tmp_path / "b.png")
     ]  # fmt: skip
     start = "an image must be a path, bytes, or a dict that fills one of the two, got a "
     assert [found[0]["reason"].removeprefix(start) if found else None for found in rows["faults"]] == [
-        "dict with ['url']", "dict with ['bytes', 'path']", "dict with ['path']", "list", None, None, None
+        "dict with ['url']", "dict with ['bytes', 'path']", "dict with ['path']", None, None, None
     ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "r
 _FRACTION = "the label {!r} is a fraction: for such labels problem_type is 'regression'."
 _MINUS_ONE = "where the classes are whole numbers from 0, -1 means no label; with -1 among label_names it is a class"
 _INTEGER = re.compile(r"[+-]?\d{1,4000}")  # as many digits as `int` reads
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 
 class LabelError(ValueError):
@@ -161,7 +161,9 @@ def infer_scheme(
     """
     twice = [name for name, count in Counter(names or ()).items() if count > 1]
     if twice:
-        raise ValueError(f"label_names must differ from each other, and {twice[0]!r} stands twice in {list(names)}.")
+        raise ValueError(
+            f"label_names must differ from each other, and {twice[0]!r} stands twice in {list(names or [])}."
+        )
     places: dict[int, Any] = {}
     for place, value in enumerate(values):
         try:
@@ -268,7 +270,7 @@ def _sorted_names(found: Collection[str]) -> tuple[str, ...]:
 
 def _refuse_written_fractions(places: Mapping[int, Any]) -> None:
     """Treat a column of numbers in a CSV, where all cells are words, as one of a Parquet table."""
-    if all(isinstance(value, str) and _NUMBER.fullmatch(value) for value in places.values()):
+    if all(isinstance(value, str) and NUMBER.fullmatch(value) for value in places.values()):
         for place, value in places.items():
             if not float(value).is_integer():
                 raise LabelError(f"{_FRACTION.format(value)} 'single_label_classification' reads it as a name.", place)
@@ -317,13 +319,13 @@ def _is_minus_one(value: Any) -> bool:
     """Whether a value is -1, as a number, a word or the one entry of a list."""
     if isinstance(value, list):
         return len(value) == 1 and _is_minus_one(value[0])
-    number = _NUMBER.fullmatch(value.strip()) if isinstance(value, str) else isinstance(value, (int, float))
+    number = NUMBER.fullmatch(value.strip()) if isinstance(value, str) else isinstance(value, (int, float))
     return bool(number) and float(value) == -1
 
 
 def _is_natural(name: str) -> bool:
     """Whether a name is a whole number from 0, perhaps written as a float (an integer column with gaps)."""
-    return bool(_NUMBER.fullmatch(name)) and float(name) >= 0 and float(name).is_integer()
+    return bool(NUMBER.fullmatch(name)) and float(name) >= 0 and float(name).is_integer()
 
 
 def _is_hot(value: Any) -> bool:

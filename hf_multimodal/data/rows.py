@@ -180,7 +180,7 @@ def _images(
         if isinstance(value, dict) and value.get("bytes") is not None:
             images.append({"bytes": value["bytes"], "path": value.get("path")})
             continue
-        if isinstance(value, list) or (isinstance(value, dict) and not value.get("path")):
+        if isinstance(value, dict) and not value.get("path"):
             reason = f"an image must be a path, bytes, or a dict that fills one of the two, got {_kind(value)}"
             faults[row].append({"column": "image", "value": _shown(value), "reason": reason})
             images.append(None)
