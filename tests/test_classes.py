@@ -10,6 +10,7 @@ from test_scripts import FAST, evaluate, predict, train
 from test_tables import write_csv
 from transformers.utils import logging
 
+from hf_multimodal.data.checks import BadSamplesError
 from hf_multimodal.data.classes import check_classes, writing_warnings
 from hf_multimodal.inference.predicting import load_model
 from hf_multimodal.training.aligner_arguments import AlignerModelArguments
@@ -128,6 +129,17 @@ def test_declared_classes_need_training_rows_but_no_others(tmp_path: Path) -> No
     assert evaluate(["--model", str(tmp_path / "run"), "--data", str(table)])["test"]["count"] == 6
     output = ["--output", str(tmp_path / "p.csv")]
     assert predict(["--model", str(tmp_path / "run"), "--data", str(table), *output])["rows"] == 6
+
+
+def test_a_label_of_the_test_split_alone_passes_by_the_same_flag(tmp_path: Path) -> None:
+    rows = [{"text": f"x {i}", "label": "ab"[i % 2], "split": ["train", "validation"][i // 10]} for i in range(20)]
+    rows += [{"text": "x", "label": label, "split": "test"} for label in ("a", "c")]
+    table = str(write_csv(tmp_path / "a.csv", rows))
+    with pytest.raises(BadSamplesError, match=r"row 21 .*'c': unknown label 'c', the classes are \['a', 'b'\]"):
+        prepare_training_data(DataArguments(data=table), "text")
+    data, _ = prepare_training_data(DataArguments(data=table, allow_untrained_classes=True), "text")
+    assert data.id2label == {0: "a", 1: "b", 2: "c"} and data.splits["test"]["label"][:] == [0, 2]
+    assert "'c': no training row, 1 in test." in data.warnings[0]
 
 
 def test_generated_rows_are_not_checked() -> None:

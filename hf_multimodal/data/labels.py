@@ -299,7 +299,7 @@ def _json_list(cell: str) -> list[Any]:
     except (ValueError, RecursionError) as error:
         raise _NoLabel(
             f"a label that begins with [ is read as a JSON list, and this is none ({error}): write it as "
-            '["red", "blue"], as [0, 1], or as red|blue'
+            '["red", "blue"], as [0, 1], or as red|blue; a class whose own name begins so is known by label_names'
         ) from None
     return found
 

@@ -88,6 +88,7 @@ def load_data(
     encoding: str | None = None,
     problem_type: str | None = None,
     label_names: Sequence[str] | None = None,
+    untrained_names: bool = False,
     config_name: str | None = None,
     usual_columns: Mapping[str, str | Sequence[str]] | None = None,
     splits: Sequence[str] | None = None,
@@ -119,6 +120,8 @@ def load_data(
         problem_type: As transformers names it; None reads it off the labels.
         label_names: The classes in order, as those of a trained model. By default they are read off the training
             labels.
+        untrained_names: Read the classes off the labels of all splits; without, a label that only other splits than
+            the training rows have is a bad sample.
         config_name: Configuration of a data set on the Hub.
         usual_columns: Names to look for before the usual ones, by our name of the column; they need not be there.
         splits: The controlled splits that are wanted; None means all. Other data are always read whole.
@@ -169,7 +172,7 @@ def load_data(
         parts, columns, report = _load_lab(path, encoding)
     else:
         parts, columns, report = _load_folder(path, asked, root, encoding)
-    found = _assemble(parts, columns, report, problem_type, label_names)
+    found = _assemble(parts, columns, report, problem_type, label_names, untrained_names)
     return _name_all_pictures(found) if pairs else found
 
 
@@ -193,6 +196,7 @@ def _assemble(
     report: dict[str, Any],
     problem_type: str | None,
     label_names: Sequence[str] | None,
+    untrained_names: bool,
 ) -> LoadedData:
     """Number the labels by the training rows and build each source once."""
     labels = {
@@ -200,7 +204,7 @@ def _assemble(
         for split, (rows, chosen) in parts.items()
     }
     declared = label_names or next((rows.label_names for rows, _ in parts.values() if rows.label_names), None)
-    learned_from = ["train"] if "train" in labels else list(labels)
+    learned_from = ["train"] if "train" in labels and not untrained_names else list(labels)
     try:
         scheme = infer_scheme((label for split in learned_from for label in labels[split]), problem_type, declared)
     except LabelError as error:

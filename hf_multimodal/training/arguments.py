@@ -303,7 +303,8 @@ class DataArguments(SourceArguments):
         """Load the data; of a controlled task no more rows than are wanted."""
         sizes = {"train_size": self.max_train_samples, "validation_size": self.max_eval_samples}
         sizes = {name: size for name, size in sizes.items() if size is not None}
-        return super().load(**sizes, **{"label_names": self.label_names, **options})
+        labels = {"label_names": self.label_names, "untrained_names": self.allow_untrained_classes}
+        return super().load(**sizes, **labels, **options)
 
 
 def parse_training_arguments(
