@@ -28,7 +28,10 @@ class SourceArguments:
     text_column: str | None = field(
         default=None, metadata={"help": "Column of texts. Default: text; of pairs, caption first."}
     )
-    label_column: str | None = field(default=None, metadata={"help": "Column of labels. Default: label."})
+    label_column: list[str] | None = field(
+        default=None,
+        metadata={"help": "Column of labels. Default: label. Several columns are one of 0 and 1 for each label."},
+    )
     id_column: str | None = field(
         default=None, metadata={"help": "Column of ids. Default: id or guid, else the row number."}
     )

@@ -92,7 +92,8 @@ class AlignerDataArguments(DataArguments):
         default=None, metadata={"help": "Column by which recalls are told apart, to see what aligns badly."}
     )
     # What is about labels, or about incomplete examples, which no aligner reads.
-    label_column: str | None = field(init=False, default=None)
+    label_column: list[str] | None = field(init=False, default=None)
+    allow_untrained_classes: bool = field(init=False, default=False)
     problem_type: str | None = field(init=False, default=None)
     no_stratify: bool = field(init=False, default=False)
     missing: str | None = field(init=False, default=None)

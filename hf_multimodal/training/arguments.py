@@ -43,7 +43,6 @@ TRAINING_DEFAULTS: dict[str, Any] = {
     "hub_strategy": "end",  # what is pushed is the run's whole folder, which only then stands
     "logging_nan_inf_filter": False,
     "remove_unused_columns": False,
-    "label_names": ["labels"],
     "train_sampling_strategy": "group_by_length",
     "dataloader_num_workers": min(4, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),
     "dataloader_persistent_workers": True,
@@ -52,7 +51,9 @@ TRAINING_DEFAULTS: dict[str, Any] = {
 # Where an argument means something else than in transformers.
 HELP = {
     "per_device_train_batch_size": "Examples a step on all processes together (times gradient_accumulation_steps), so "
-    "that one YAML file means the same optimisation on any number of them."
+    "that one YAML file means the same optimisation on any number of them.",
+    "label_names": "Names of the classes in order. Default: read off the labels; of multi-hot lists class_0, class_1, "
+    "and so on.",
 }
 NOT_REPEATED = ("resume_from_checkpoint", "dry_run", "hub_token")  # a token is written nowhere
 # Small random models: larger batches, more epochs, and a common space no wider than they are.
@@ -285,7 +286,17 @@ class DataArguments(SourceArguments):
         default=False,
         metadata={"help": "Final fit, all choices made: train on the validation rows too, keep the last step."},
     )
-    dry_run: bool = field(default=False, metadata={"help": "Report on data and model, run one step, write nothing."})
+    allow_untrained_classes: bool = field(
+        default=False, metadata={"help": "Train although a class has no training row, so that it cannot be learned."}
+    )
+    dry_run: bool = field(
+        default=False,
+        metadata={
+            "help": "Report on data and model, run one step, write nothing; exit status 2 if the run would not start."
+        },
+    )
+    # The flag is transformers' own, which means the names of the model's inputs; `parse_training_arguments` moves it.
+    label_names: list[str] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -298,7 +309,9 @@ class DataArguments(SourceArguments):
     def load(self, **options: Any) -> LoadedData:
         """Load the data; of a controlled task no more rows than are wanted."""
         sizes = {"train_size": self.max_train_samples, "validation_size": self.max_eval_samples}
-        return super().load(**{name: size for name, size in sizes.items() if size is not None}, **options)
+        sizes = {name: size for name, size in sizes.items() if size is not None}
+        labels = {"label_names": self.label_names, "untrained_names": self.allow_untrained_classes}
+        return super().load(**sizes, **labels, **options)
 
 
 def parse_training_arguments(
@@ -336,6 +349,9 @@ def parse_training_arguments(
             "label_smoothing_factor takes the labels away from the model, so that its own loss never sees them: "
             "use --label_smoothing."
         )
+    if training_args.label_names is not None and not model_args.reads_labels:
+        raise ValueError(f"label_names {training_args.label_names} have no use: an aligner reads no labels.")
+    data_args.label_names, training_args.label_names = training_args.label_names, ["labels"]
     if data_args.data is None:
         raise ValueError("data is needed: a table, a folder, a Hub data set, or controlled:<task>.")
     for name in ("augment", "whole_pictures"):

@@ -158,7 +158,7 @@ def _label_fields(model_args: ModelArguments, data: LoadedData) -> dict[str, Any
         raise ValueError(f"label_smoothing needs one class an example, but problem_type is {data.problem_type!r}.")
     fields: dict[str, Any] = {"problem_type": data.problem_type}
     fields |= {"id2label": data.id2label} if data.id2label else {"num_labels": 1}
-    if model_args.class_weights == "balanced":
+    if model_args.class_weights == "balanced" and not data.refusals:  # a dry run goes on although a class has no row
         labels = data.splits["train"]["label"][:]
         fields["class_weights"] = balanced_class_weights(labels, data.problem_type, len(data.id2label))
     return fields

@@ -10,7 +10,8 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from transformers.utils import logging
 
 from hf_multimodal.data.checks import BadSample, missing_columns
-from hf_multimodal.data.counts import presence
+from hf_multimodal.data.classes import check_classes
+from hf_multimodal.data.counts import class_counts, presence
 from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.data.presence import MissingRate, take_away
 from hf_multimodal.data.splits import complete_splits
@@ -32,11 +33,12 @@ def prepare_training_data(
 
     Returns:
         Data with the splits `train`, `validation` (unless the final fit trains on it) and `test`, and all bad samples
-        that the policy let pass, in a dry run also those that it refuses.
+        that the policy let pass, in a dry run also those that it refuses. What is odd about the classes is in the
+        data's `warnings`, and why a dry run's data would be refused in its `refusals`.
 
     Raises:
-        ValueError: If there is nothing to train on, the data lack a column that the modality needs, or there is a bad
-            sample that the policy does not allow.
+        ValueError: If there is nothing to train on, the data lack a column that the modality needs, there is a bad
+            sample that the policy does not allow, or a class has no training row.
     """
     data = args.load()
     if "train" not in data.splits:
@@ -72,10 +74,28 @@ def prepare_training_data(
         if len(rows) == 0:
             raise ValueError(f"{args.data}: no usable row is left in the split {str(name)!r}.")
     if args.fit_on_validation:
-        splits = dict(checked.splits)
-        splits["train"] = concatenate_datasets([splits["train"], splits.pop("validation")])
-        checked = replace(checked, splits=DatasetDict(splits))
+        joined = dict(checked.splits)
+        joined["train"] = concatenate_datasets([joined["train"], joined.pop("validation")])
+        checked = replace(checked, splits=DatasetDict(joined))
+    if labelled and not checked.generated:
+        checked = _check_classes(checked, splits["train"], args)
     return checked, bad_samples
+
+
+def _check_classes(data: LoadedData, all_training: Dataset, args: DataArguments) -> LoadedData:
+    """Log what is odd about the classes, and refuse one without training rows, but in a dry run."""
+    cut: list[str] = []
+    if args.max_train_samples is not None:
+        counts = class_counts(all_training["label"][:], data.id2label)
+        cut = [name for name in data.id2label.values() if counts[name]]
+    warnings, refusals = check_classes(
+        data.splits, data.id2label, cut=cut, allow_untrained=args.allow_untrained_classes
+    )
+    for sentence in warnings:
+        logger.warning("%s: %s", args.data, sentence)
+    if refusals and not args.dry_run:
+        raise ValueError(f"{args.data}: {' '.join(refusals)}")
+    return replace(data, warnings=(*data.warnings, *warnings), refusals=tuple(refusals))
 
 
 def keep_readable(splits: DatasetDict, needed: Sequence[str]) -> DatasetDict:
