@@ -133,6 +133,8 @@ def limits(run: Run) -> str:
         said.append("Recall falls as the pool grows: the numbers hold for the pools above.")
     if run.family == "multimodal_fusion" and run.modality == "both":
         said.append("Not made for examples that lack their image or their text: a robust classifier is.")
+    for head in run.facts.get("untrained_heads", ()):
+        said.append(f"The {inline(head)} head got no gradient in training, so it has no weight in what is answered.")
     per_class = found.get("per_class", {})
     if len(per_class) > 1:
         worst = min(per_class, key=lambda name: per_class[name]["f1"])

@@ -122,17 +122,18 @@ def first_rows(dataset: Dataset, limit: int | None) -> Dataset:
     return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
 
 
-def token_lengths(dataset: Dataset, tokenizer: Any) -> np.ndarray:
+def token_lengths(dataset: Dataset, tokenizer: Any, column: str = "text") -> np.ndarray:
     """Lengths of all texts in tokens, before they are cut.
 
     Args:
-        dataset: Rows with `text`; a missing one counts as empty.
+        dataset: The rows; a missing text counts as empty.
         tokenizer: The tokenizer.
+        column: Of the texts.
 
     Returns:
         (rows,) integers.
     """
-    texts = [text or "" for text in dataset["text"][:]]
+    texts = [text or "" for text in dataset[column][:]]
     if not texts:
         return np.zeros(0, dtype=int)
     encoded = tokenizer(texts, truncation=False, padding=False, return_attention_mask=False, verbose=False)
@@ -140,7 +141,7 @@ def token_lengths(dataset: Dataset, tokenizer: Any) -> np.ndarray:
 
 
 def add_lengths(splits: DatasetDict, tokenizer: Any) -> DatasetDict:
-    """Add the column `length` that groups texts of like length into batches.
+    """Add the column `length`, without which `Trainer` cannot group texts of like length into batches.
 
     Args:
         splits: Rows with `text`.
@@ -151,9 +152,7 @@ def add_lengths(splits: DatasetDict, tokenizer: Any) -> DatasetDict:
     """
     if tokenizer is None:
         return splits
-    return DatasetDict(
-        {name: _with_lengths(rows, _batching_lengths(rows, tokenizer)) for name, rows in splits.items()}
-    )
+    return DatasetDict({name: _with_lengths(rows, batching_lengths(rows, tokenizer)) for name, rows in splits.items()})
 
 
 def _with_lengths(rows: Dataset, lengths: np.ndarray) -> Dataset:
@@ -166,10 +165,19 @@ def _with_lengths(rows: Dataset, lengths: np.ndarray) -> Dataset:
     return Dataset(rows.data, info=rows.info.copy()).add_column("length", of_all.tolist()).select(chosen)
 
 
-def _batching_lengths(rows: Dataset, tokenizer: Any) -> np.ndarray:
-    """Lengths in tokens; a row without text gets that of another, or all such rows would share their batches."""
-    lengths = token_lengths(rows, tokenizer).clip(max=tokenizer.model_max_length)
-    has_text = np.array([bool(text) for text in rows["text"][:]], dtype=bool)
+def batching_lengths(rows: Dataset, tokenizer: Any, column: str = "text") -> np.ndarray:
+    """Lengths in tokens; a row without text gets that of another, or all such rows would share their batches.
+
+    Args:
+        rows: The rows.
+        tokenizer: The tokenizer.
+        column: Of the texts.
+
+    Returns:
+        (rows,) integers, cut at what the model reads.
+    """
+    lengths = token_lengths(rows, tokenizer, column).clip(max=tokenizer.model_max_length)
+    has_text = np.array([bool(text) for text in rows[column][:]], dtype=bool)
     if has_text.any():
         lengths[~has_text] = np.random.default_rng(0).choice(lengths[has_text], (~has_text).sum())
     return lengths

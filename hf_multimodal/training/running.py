@@ -175,7 +175,7 @@ def run_training(
     trainer = build_trainer(model_args, data_args, training_args, data, model, processor)
     model, run = fit(trainer, checkpoint, model_args)
     if model_args.fits_stack:
-        fit_stack(
+        run["untrained_heads"] = fit_stack(
             model,
             processor,
             data.splits["validation"],

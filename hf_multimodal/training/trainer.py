@@ -28,6 +28,7 @@ from hf_multimodal.training.checkpoints import (
     write_manifest,
 )
 from hf_multimodal.training.optimization import parameter_groups
+from hf_multimodal.training.preparing import batching_lengths
 from hf_multimodal.training.sampling import EpochCallback, EpochSampler
 from hf_multimodal.training.termination import Termination
 
@@ -58,6 +59,8 @@ class MultimodalTrainer(Trainer):
     - The order of the examples and the augmentation are functions of (seed, epoch, example), so a resumed run sees
       what the whole run would have seen.
     - Augmentation is for training only: evaluation uses `eval_collator`.
+    - Both collators refuse labels that the model has not.
+    - `group_by_length` goes without a column of lengths: the texts of the training rows are then measured.
     - With `weight_average`, a running average of the weights is evaluated, chosen by and kept.
     - With `torch_compile`, a batch in which everything is present goes without `modality_mask`.
     - A checkpoint with missing or unexpected weights is an error, where `Trainer` warns and goes on. Each has a
@@ -90,6 +93,9 @@ class MultimodalTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.head_learning_rate = head_learning_rate
         self.eval_collator = self.data_collator if eval_collator is None else eval_collator
+        for collator in (self.data_collator, self.eval_collator):
+            if getattr(collator, "num_labels", 0) is None:
+                collator.num_labels = self.model.config.num_labels  # type: ignore[union-attr]
         self.oversample = oversample
         self.epoch = self.data_collator.epoch
         self.add_callback(EpochCallback(self.epoch))
@@ -131,7 +137,7 @@ class MultimodalTrainer(Trainer):
             seed,
             self.epoch,
             labels=list(dataset["label"]) if self.oversample else None,
-            lengths=self._lengths(dataset),
+            lengths=self._lengths(dataset) or self._measured(dataset),
             group_size=self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
         )
 
@@ -145,8 +151,20 @@ class MultimodalTrainer(Trainer):
 
     def _lengths(self, dataset: Dataset) -> list[int] | None:
         name = self.args.length_column_name
-        grouped = self.args.train_sampling_strategy == "group_by_length" and name in dataset.column_names
+        grouped = self.args.train_sampling_strategy == "group_by_length" and name in _columns(dataset)
         return list(dataset[name]) if grouped else None
+
+    def _measured(self, dataset: Dataset) -> list[int] | None:
+        """Lengths where the rows have no column of them; None where nothing is grouped, or no text is read."""
+        tokenizer, column = self.data_collator.processor.tokenizer, self.data_collator.text_column
+        if self.args.train_sampling_strategy != "group_by_length" or tokenizer is None:
+            return None
+        if column not in _columns(dataset):
+            raise ValueError(
+                f"group_by_length needs texts in a column {column!r} or lengths in {self.args.length_column_name!r}; "
+                f"the rows have {_columns(dataset) or 'no columns'}. train_sampling_strategy='random' needs neither."
+            )
+        return batching_lengths(dataset, tokenizer, column).tolist()
 
     def _get_dataloader(self, dataset: Dataset, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
         collator = self.data_collator
@@ -350,3 +368,7 @@ class MultimodalTrainer(Trainer):
                 f"unexpected {load_result.unexpected_keys[:5]} "
                 f"({len(load_result.missing_keys)} and {len(load_result.unexpected_keys)} in all)."
             )
+
+
+def _columns(dataset: Any) -> list[str]:
+    return getattr(dataset, "column_names", [])  # a torch data set has none
