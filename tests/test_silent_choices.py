@@ -13,12 +13,16 @@ from test_pipeline import warned  # noqa: F401  the fixture
 from test_scripts import FAST, evaluate, make_rows, predict, script, train, train_robust, write_table
 
 from hf_multimodal.data.checks import BadSamplesError
-from hf_multimodal.evaluation.predictions import read_predictions
+from hf_multimodal.evaluation.predictions import Predictions, read_predictions
+from hf_multimodal.evaluation.thresholds import tune_thresholds
 from hf_multimodal.inference.predicting import load_model
 from hf_multimodal.sharing.card import write_card
 from hf_multimodal.sharing.runs import with_label_accuracy
 from hf_multimodal.training.arguments import parse_training_arguments
-from hf_multimodal.training.baselines import parse_baselines
+from hf_multimodal.training.baselines import combine, parse_baselines
+from hf_multimodal.training.building import build_for_data
+from hf_multimodal.training.preparing import prepare_training_data
+from hf_multimodal.training.robust import RobustModelArguments
 
 NO_TEXT = r"no column 'text', their columns are \['id', 'image'\]: name the one that is meant with --text_column"
 
@@ -47,8 +51,8 @@ def test_a_finished_run_is_not_replaced_without_a_word(runs: tuple[Path, Path], 
     before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
     flags = ["--data", str(table), "--output_dir", str(tmp_path / "run"), *FAST]
     message = (
-        r"output_dir '.*run' holds config.json, model.safetensors, metrics.json, README.md of an earlier run, .*: name "
-        r"another output_dir, or add --overwrite_output_dir. --resume_from_checkpoint goes on from that run's last"
+        r"output_dir '.*run' holds config.json, model.safetensors, metrics.json, README.md of an earlier run, .*: "
+        r"name another output_dir, or add --overwrite_output_dir. --resume_from_checkpoint goes on from that run"
     )
     for main in (train, train_robust):
         with pytest.raises(FileExistsError, match=message):
@@ -56,9 +60,6 @@ def test_a_finished_run_is_not_replaced_without_a_word(runs: tuple[Path, Path], 
     with pytest.raises(FileExistsError, match=message):  # it resumes another run
         train([*flags, "--resume_from_checkpoint", str(next((folder / "fused").glob("checkpoint-*")))])
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
-    train([*flags, "--overwrite_output_dir", "--seed", "7"])
-    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["run"]["seed"] == 7
-    assert "overwrite_output_dir" not in (tmp_path / "run" / "run.yaml").read_text()
 
 
 def test_what_may_be_written_into_a_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -93,8 +94,8 @@ def test_early_stopping_and_the_checkpoint_are_said(
     assert facts["resumed_from_step"] is None
     stopped = [record.getMessage() for record in caplog.records if "Early stopping" in record.getMessage()]
     assert stopped == [
-        "Early stopping: 1 evaluations without a better validation nll, so that training ended after step 8 of 20. The "
-        "model is that of step 4."
+        "Early stopping: 1 evaluations without a better validation nll, so that training ended after step 8 of 20. "
+        "The model is that of step 4."
     ]
     card = (tmp_path / "run" / "README.md").read_text()
     assert "seed 42; training stopped early, of 20 steps that were planned; that of step 4 was kept, the best" in card
@@ -119,10 +120,6 @@ def test_a_fused_model_needs_both_columns(runs: tuple[Path, Path], tmp_path: Pat
     assert not (tmp_path / "answers.csv").exists()
     with pytest.warns(UserWarning, match=f"{NO_TEXT}. All rows are answered from their image alone"):
         assert predict(["--model", str(folder / "robust"), *flags])["rows"] == 40
-    ids = write_table(table.parent / "ids.csv", [{"id": str(number)} for number in range(3)])
-    for name in ("fused", "robust"):  # not even a robust one answers from nothing
-        with pytest.raises(ValueError, match="no column 'image' .* Also, the data have no column 'text'"):
-            predict(["--model", str(folder / name), "--data", str(ids), *flags[2:]])
     labelled = [{"image": row["image"], "label": row["label"]} for row in csv.DictReader(table.open())]
     other = write_table(table.parent / "labelled.csv", labelled)
     with pytest.raises(ValueError, match="labelled.csv: the data have no column 'text'.* Only a robust classifier"):
@@ -185,26 +182,24 @@ def multilabel_table(folder: Path) -> Path:
     return write_table(folder / "table.csv", rows)
 
 
-@pytest.mark.parametrize("main", [train, train_robust], ids=["fused", "robust"])
-def test_thresholds_are_tuned_on_validation_and_used_everywhere(
-    main: Any, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_thresholds_are_tuned_on_validation_and_used_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     table, folder = multilabel_table(tmp_path), tmp_path / "run"
     flags = ["--data", str(table), "--problem_type", "multi_label_classification", *FAST]
-    metrics = main([*flags, "--output_dir", str(folder), "--threshold", "tuned"])
+    metrics = train_robust([*flags, "--output_dir", str(folder), "--threshold", "tuned"])
     assert "thresholds, tuned on 6 validation rows: fog " in capsys.readouterr().out
     model, _ = load_model(folder)
     limits = model.config.thresholds
-    assert len(limits) == 3 and all(0 < limit < 1 for limit in limits)
-    usual = main([*flags, "--output_dir", str(tmp_path / "usual")])
-    assert load_model(tmp_path / "usual")[0].config.thresholds is None
-    assert metrics["validation"]["macro_f1"] >= usual["validation"]["macro_f1"]
-    assert metrics["validation"]["nll"] == usual["validation"]["nll"]  # the same model, other decisions
+    assert len(limits) == 3 and all(0 < limit < 1 for limit in limits) and limits != [0.5] * 3
     answers = read_predictions(folder / "predictions.csv")
     assert (answers.predicted == (answers.probabilities >= limits)).all()
-    assert answers.metrics() == pytest.approx(metrics["test"])
+    assert answers.metrics() == metrics["test"]
     found = evaluate(["--model", str(folder), "--data", str(table)])["test"]
     assert found["subset_accuracy"] == metrics["test"]["subset_accuracy"] and "accuracy" not in found
+    evaluation = ["--split", "validation", "--output_dir", str(tmp_path / "validation")]
+    found = evaluate(["--model", str(folder), "--data", str(table), *evaluation])["test"]
+    assert found["macro_f1"] == metrics["validation"]["macro_f1"]
+    measured = read_predictions(tmp_path / "validation" / "predictions.csv")
+    assert tune_thresholds(measured.probabilities, measured.labels) == pytest.approx(limits)
     one = predict(["--model", str(folder), "--text", "a blue thing", "--show", str(tmp_path / "show.png")])
     assert one["predicted"] == [
         name for (name, p), limit in zip(one["probabilities"].items(), limits, strict=True) if p >= limit
@@ -217,7 +212,6 @@ def test_thresholds_are_tuned_on_validation_and_used_everywhere(
         "label accuracy",
         "subset accuracy",
     }
-    assert "threshold" not in (tmp_path / "usual" / "README.md").read_text().replace("| `threshold` | 0.5 |", "")
 
 
 def test_one_threshold_for_all_labels(tmp_path: Path) -> None:
@@ -237,27 +231,42 @@ def test_one_threshold_for_all_labels(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"metric_for_best_model must be .* got 'accuracy'. Did you mean 'label_acc"):
         train([*flags, "--overwrite_output_dir", "--metric_for_best_model", "accuracy"])
     robust = ["--data", str(table), "--problem_type", "multi_label_classification", "--from_fusion", str(folder)]
-    robust += [flag for flag in FAST if flag not in ("--from_scratch", "--hidden_size", "16")]
-    train_robust([*robust, "--output_dir", str(tmp_path / "robust")])
-    assert load_model(tmp_path / "robust")[0].config.thresholds is None  # the run's own: the usual one
+    for more, expected in (([], None), (["--threshold", "0.4"], [0.4] * 3)):  # the run's own, not the fused one's
+        model_args, data_args, _, _ = parse_training_arguments([*robust, *more], None, RobustModelArguments)
+        data, _ = prepare_training_data(data_args, "both")
+        assert build_for_data(model_args, data_args, data, 0)[0].config.thresholds == expected
 
 
-def test_rivals_keep_their_thresholds(tmp_path: Path) -> None:
-    flags = ["--data", str(multilabel_table(tmp_path)), "--problem_type", "multi_label_classification", *FAST]
-    found = train_robust([*flags, "--output_dir", str(tmp_path / "run"), "--baselines", "--threshold", "0.2"])
-    for name in ("image_alone", "dispatch", "averaged"):
-        answers = read_predictions(
-            tmp_path / "run" / "baselines" / name / "predictions.csv", "multi_label_classification"
-        )
-        assert (answers.predicted == (answers.probabilities >= 0.2)).all()
-    assert found["baselines"]["averaged"]["difference"].keys() >= {"label_accuracy", "subset_accuracy"}
+def test_rivals_keep_their_thresholds() -> None:
+    kind, names = "multi_label_classification", ["x", "y"]
+    given = {"data": "controlled:unique", "from_scratch": True, "threshold": "tuned"}
+    assert {own[0].threshold for own in parse_baselines(given, "no/such").values()} == {"tuned"}
+
+    def run(table: list[list[float]], **presence: Any) -> Predictions:
+        return Predictions.from_outputs(kind, "abc", table, names, labels=[[1, 0]] * 3, **presence)
+
+    robust = run([[0.5, 0.5]] * 3, has_image=[True, True, False], has_text=[True, False, True])
+    answers = {
+        "image alone": run([[0.3, 0.6]] * 3),
+        "text alone": run([[0.7, 0.7]] * 3),
+        "plain fusion": run([[0.6, 0.4]] * 3),
+    }
+    usual = combine(answers, robust)
+    assert usual["averaged"].predicted.tolist() == [[1, 1], [0, 1], [1, 1]]
+    own = combine(answers, robust, {"image alone": [0.2, 0.7], "text alone": [0.6, 0.8], "plain fusion": None})
+    assert own["averaged"].predicted.tolist() == [[1, 0], [1, 0], [1, 0]]
+    assert own["dispatch"].predicted.tolist() == [[1, 0], [1, 0], [1, 0]]
+    assert (own["averaged"].probabilities == usual["averaged"].probabilities).all()
 
 
-def test_an_older_multilabel_run_is_still_read(tmp_path: Path) -> None:
-    """Its `accuracy` is that of each label."""
+def test_an_older_multilabel_run_is_still_read(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    """Its `accuracy` is that of each label. It is trained over a finished run, as the flag allows."""
     table, folder = multilabel_table(tmp_path), tmp_path / "run"
+    shutil.copytree(runs[0] / "fused", folder)
     flags = ["--data", str(table), "--problem_type", "multi_label_classification", *FAST]
-    metrics = train([*flags, "--output_dir", str(folder)])
+    metrics = train([*flags, "--output_dir", str(folder), "--overwrite_output_dir"])
+    assert load_model(folder)[0].config.problem_type == "multi_label_classification"
+    assert "overwrite_output_dir" not in (folder / "run.yaml").read_text()
     old = json.loads(json.dumps(metrics))
     names = {"label_accuracy": "accuracy", "majority_label_accuracy": "majority_accuracy"}
     unknown = ("subset_accuracy", "majority_subset_accuracy")

@@ -62,7 +62,11 @@ def plot_history(log_history: Sequence[Mapping[str, Any]], path: str | Path | No
         SCORES.items(), (BLUE, BLUE, ORANGE, GREEN, BLUE, ORANGE, BLUE, ORANGE), strict=True
     ):
         _line(right, _series(log_history, f"eval_{key}"), label, color, marker="o")
-    majority = list(_series(log_history, "eval_majority_accuracy").values())
+    majority = [
+        value
+        for name in ("accuracy", "label_accuracy")
+        for value in _series(log_history, f"eval_majority_{name}").values()
+    ]
     if majority:
         right.axhline(majority[-1], color=GREY, linestyle="--", linewidth=1, label="majority class")
     for axes, title in ((left, "Loss"), (right, "Validation")):
