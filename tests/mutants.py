@@ -81,7 +81,12 @@ MUTANTS = (
         "return joined",
         "tests/test_loading.py",
     ),
-    Mutant("pickles accepted", "        if name.lower().endswith(PICKLES) and", "        if False and", "tests/test_sharing.py"),
+    Mutant(
+        "pickles accepted",
+        "        if name.lower().endswith(PICKLES) and",
+        "        if False and",
+        "tests/test_sharing.py",
+    ),
     Mutant(
         "frozen BatchNorm trains",
         "            keep_in_eval(module)\n",

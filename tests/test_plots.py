@@ -143,6 +143,8 @@ def test_prediction_of_other_problem_types():
     several = {"problem_type": "multi_label_classification"}
     figure = plot_prediction(None, "x", ["sea", "sun", "fog"], [0.9, 0.5, 0.1], **several)
     assert figure.get_suptitle() == "predicted: sea, sun"
+    figure = plot_prediction(None, "x", ["sea", "sun", "fog"], [0.9, 0.5, 0.1], thresholds=[0.95, 0.5, 0.1], **several)
+    assert figure.get_suptitle() == "predicted: sun, fog"
     assert plot_prediction(None, "x", ["a"], [0.1], **several).get_suptitle() == "predicted: none of the labels"
     figure = plot_prediction(None, "x", [], 3.25, problem_type="regression")
     assert (figure.get_suptitle(), len(figure.axes)) == ("predicted: 3.25", 2)

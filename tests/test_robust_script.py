@@ -106,7 +106,7 @@ def test_a_robust_run_starts_from_a_trained_fusion(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="from_fusion brings its own text_model: leave it out"):
         train_robust([*flags, "--text_model", "bert"])
     with pytest.raises(ValueError, match=r"was trained with id2label \{.*\}, but the data have \{0: 'class_0', 1:"):
-        train_robust([*flags, "--data", "controlled:unique", "--max_train_samples", "8"])
+        train_robust([*flags, "--overwrite_output_dir", "--data", "controlled:unique", "--max_train_samples", "8"])
 
 
 def test_the_card_names_heads_that_were_not_trained(tmp_path: Path) -> None:

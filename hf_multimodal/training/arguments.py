@@ -19,10 +19,13 @@ from hf_multimodal.models import FusionForImageTextClassification, MultimodalPro
 from hf_multimodal.models.configuration_vision_text import IMAGE_POOLINGS, TEXT_POOLINGS
 from hf_multimodal.models.fusion import FUSIONS
 from hf_multimodal.sharing.runs import CardArguments
+from hf_multimodal.training.checkpoints import refuse_finished_run
 from hf_multimodal.training.freezing import parse_layers
 from hf_multimodal.training.from_scratch import RECURRENT_CELLS
 
 CLASS_WEIGHTS = ("none", "balanced")
+TUNED = "tuned"
+USUAL_THRESHOLD = "0.5"
 
 # Where these differ from transformers' own: a run that measures itself each epoch, keeps the best and can be resumed.
 TRAINING_DEFAULTS: dict[str, Any] = {
@@ -55,7 +58,8 @@ HELP = {
     "label_names": "Names of the classes in order. Default: read off the labels; of multi-hot lists class_0, class_1, "
     "and so on.",
 }
-NOT_REPEATED = ("resume_from_checkpoint", "dry_run", "hub_token")  # a token is written nowhere
+# Of one call alone; a token is written nowhere.
+NOT_REPEATED = ("resume_from_checkpoint", "overwrite_output_dir", "dry_run", "hub_token")
 # Small random models: larger batches, more epochs, and a common space no wider than they are.
 FROM_SCRATCH_DEFAULTS: dict[str, Any] = {"per_device_train_batch_size": 64, "num_train_epochs": 4, "hidden_size": 64}
 # With no validation rows left, nothing is chosen: the last step is the result.
@@ -133,6 +137,13 @@ class ModelArguments(CardArguments):
     label_smoothing: float = field(default=0.0, metadata={"help": "Share of each target spread over all classes."})
     class_weights: str = field(default="none", metadata={"help": "'balanced' weighs classes by inverse frequency."})
     oversample: bool = field(default=False, metadata={"help": "Repeat rare classes until all are equally frequent."})
+    threshold: str = field(
+        default=USUAL_THRESHOLD,
+        metadata={
+            "help": "Multi-label: the probability from which on a label is said to hold, a number for all labels, or "
+            "'tuned': for each label that of the best F1 on the validation rows. Saved in the model's configuration."
+        },
+    )
     weight_average: float = field(
         default=0.0,
         metadata={
@@ -178,12 +189,24 @@ class ModelArguments(CardArguments):
             raise ValueError("vision_layers needs a pretrained vision model.")
         if self.word_vectors is not None and not (self.from_scratch and self.modality != "image"):
             raise ValueError("word_vectors needs from_scratch and a text model.")
+        if self.class_weights != "none" and self.oversample:
+            raise ValueError(
+                "class_weights 'balanced' and oversample correct the same imbalance, so that both together turn it "
+                "round: leave one of them out."
+            )
+        if self.threshold != TUNED and not 0 < _number(self.threshold) < 1:
+            raise ValueError(f"threshold must be a number between 0 and 1, or {TUNED!r}, got {self.threshold!r}.")
         if not 0 <= self.weight_average < 1:
             raise ValueError(f"weight_average must lie in [0, 1), got {self.weight_average}.")
         if self.lora_rank < 0:
             raise ValueError(f"lora_rank must be 0 or more, got {self.lora_rank}.")
         if self.lora_rank and self.from_scratch:
             raise ValueError("lora_rank needs pretrained weights, so it cannot go with from_scratch.")
+
+    @property
+    def fixed_threshold(self) -> float | None:
+        """What `threshold` names for all labels; None where it is the usual one, or tuned."""
+        return None if self.threshold == TUNED or float(self.threshold) == 0.5 else float(self.threshold)
 
     def _check_recurrent_cell(self) -> None:
         """Refuse what would else be looked for on the Hub."""
@@ -289,6 +312,10 @@ class DataArguments(SourceArguments):
     allow_untrained_classes: bool = field(
         default=False, metadata={"help": "Train although a class has no training row, so that it cannot be learned."}
     )
+    overwrite_output_dir: bool = field(
+        default=False,
+        metadata={"help": "Replace the finished run in output_dir, which is an error without this flag."},
+    )
     dry_run: bool = field(
         default=False,
         metadata={
@@ -333,6 +360,7 @@ def parse_training_arguments(
         processes, and the arguments that repeat the run on any number of them.
 
     Raises:
+        FileExistsError: If the output folder holds a finished run that is neither resumed nor to be replaced.
         ValueError: On an unknown flag, key or choice, arguments that contradict each other, or
             `label_smoothing_factor`.
     """
@@ -366,6 +394,8 @@ def parse_training_arguments(
         raise ValueError(f"max_length {data_args.max_length} has no use with modality 'image'.")
     if data_args.fit_on_validation and (training_args.eval_strategy != "no" or training_args.load_best_model_at_end):
         raise ValueError("fit_on_validation leaves no rows to evaluate on: eval_strategy must be 'no'.")
+    if data_args.fit_on_validation and model_args.threshold == TUNED:
+        raise ValueError("fit_on_validation leaves no rows to tune the thresholds on: give a threshold as a number.")
     if data_args.fit_on_validation and model_args.fits_stack:
         raise ValueError("fit_on_validation leaves no rows to fit the stack on: add no_stack.")
     training_args.learning_rate, model_args.head_learning_rate = model_args.learning_rates(training_args.learning_rate)
@@ -381,5 +411,15 @@ def parse_training_arguments(
         training_args.greater_is_better = False
     if training_args.dataloader_num_workers == 0:
         training_args.dataloader_persistent_workers = False
+    if not data_args.overwrite_output_dir:
+        refuse_finished_run(str(training_args.output_dir), training_args.resume_from_checkpoint)
     given = {name: value for name, value in line.given().items() if name not in NOT_REPEATED}
     return model_args, data_args, training_args, given
+
+
+def _number(text: str) -> float:
+    """What a text says, NaN where it says no number."""
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")

@@ -12,7 +12,7 @@ from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.models import MultimodalProcessor
 from hf_multimodal.models.processing_multimodal import padding_of
 from hf_multimodal.sharing.pickles import refuse_pickled_model
-from hf_multimodal.training.arguments import SHAPED_BY_FUSION, DataArguments, ModelArguments
+from hf_multimodal.training.arguments import SHAPED_BY_FUSION, USUAL_THRESHOLD, DataArguments, ModelArguments
 from hf_multimodal.training.freezing import freeze_layers
 from hf_multimodal.training.from_scratch import text_part, vision_part
 from hf_multimodal.training.lora import add_lora
@@ -97,8 +97,10 @@ def build_model_and_processor(
         _check_trained(args.from_fusion, fields)
         processor = MultimodalProcessor.from_pretrained(args.from_fusion, trust_remote_code=False)
         brought = (*SHAPED_BY_FUSION, "id2label", "num_labels")
-        # Without class weights of its own the run has none, whatever the fused one had.
-        given = {"class_weights": None} | {name: value for name, value in fields.items() if name not in brought}
+        # Without class weights or thresholds of its own the run has none, whatever the fused one had.
+        given = {"class_weights": None, "thresholds": None} | {
+            name: value for name, value in fields.items() if name not in brought
+        }
         model = args.model_class.from_fusion(args.from_fusion, **given)
     else:
         processor = MultimodalProcessor.from_vision_text_pretrained(args.vision_model, args.text_model)
@@ -141,7 +143,8 @@ def build_for_data(
         The model, a peft model where LoRA is asked for, and the processor.
 
     Raises:
-        ValueError: If `label_smoothing` is asked for where an example has no single class.
+        ValueError: If `label_smoothing` is asked for where an example has no single class, or a `threshold` where it
+            has one.
     """
     fields = _label_fields(model_args, data) if model_args.reads_labels else {}
     set_seed(seed)
@@ -156,8 +159,14 @@ def _label_fields(model_args: ModelArguments, data: LoadedData) -> dict[str, Any
     """What the labels of a data set say of a classifier's configuration."""
     if model_args.label_smoothing and data.problem_type != "single_label_classification":
         raise ValueError(f"label_smoothing needs one class an example, but problem_type is {data.problem_type!r}.")
+    if model_args.threshold != USUAL_THRESHOLD and data.problem_type != "multi_label_classification":
+        raise ValueError(
+            f"threshold is for labels of which several may hold, but problem_type is {data.problem_type!r}."
+        )
     fields: dict[str, Any] = {"problem_type": data.problem_type}
     fields |= {"id2label": data.id2label} if data.id2label else {"num_labels": 1}
+    if model_args.fixed_threshold is not None:
+        fields["thresholds"] = [model_args.fixed_threshold] * len(data.id2label)
     if model_args.class_weights == "balanced" and not data.refusals:  # a dry run goes on although a class has no row
         labels = data.splits["train"]["label"][:]
         fields["class_weights"] = balanced_class_weights(labels, data.problem_type, len(data.id2label))
