@@ -172,6 +172,14 @@ class ImageTextClassificationPipeline(TextClassificationPipeline):
                     self._warn_of_missing(SIDES[column])
         return {"logits": self.model(**model_inputs).logits}
 
+    def postprocess(self, model_outputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The answer to one example; logits that are NaN or infinite are an error, not an answer."""
+        if not model_outputs["logits"].isfinite().all():
+            raise ValueError(
+                f"logits must be finite, got {model_outputs['logits'].flatten().tolist()} for an example."
+            )
+        return super().postprocess(model_outputs, *args, **kwargs)
+
     def _warn_of_missing(self, name: str) -> None:
         if len(self.reads) == 2:
             warn_of_missing(name)
