@@ -1,4 +1,4 @@
-"""Runs that are killed at random instants, inside checkpoints too, and resumed: the weights are those of the whole run.
+"""Runs killed at random instants, inside checkpoints too, and resumed: the weights are those of the whole run.
 
 Each run is a real process, forked from this one, which has all modules loaded; `make kill-test` runs only this file.
 """

@@ -45,7 +45,7 @@ def test_the_file_holds_the_agreed_columns(tmp_path):
     run = Predictions.from_outputs(SINGLE, ["7"], [[0.25, 0.75]], ["no", "yes"], labels=[0], has_image=[False])
     write_predictions(tmp_path / "p.csv", run)
     assert (tmp_path / "p.csv").read_text(encoding="utf-8") == (
-        '"id","label","predicted","has_image","has_text","prob_no","prob_yes"\n"7","no","yes",0,1,0.25,0.75\n'
+        'id,label,predicted,has_image,has_text,prob_no,prob_yes,row_count\n"7","no","yes",0,1,0.25,0.75,1\n'
     )
 
 
@@ -66,7 +66,7 @@ def test_multilabel_cells(tmp_path):
     run = Predictions.from_outputs(SEVERAL, "ab", [[0.9, 0.8], [0.1, 0.2]], ["x|y", "z"], labels=[[0, 0], None])
     write_predictions(tmp_path / "p.csv", run)
     lines = (tmp_path / "p.csv").read_text(encoding="utf-8").splitlines()
-    assert lines[1:] == ['"a","|","x\\|y|z",1,1,0.9,0.8', '"b","","|",1,1,0.1,0.2']
+    assert lines[1:] == ['"a","|","x\\|y|z",1,1,0.9,0.8,2', '"b","","|",1,1,0.1,0.2,2']
 
 
 def test_thresholds_decide_and_are_measured_by(tmp_path):
@@ -87,7 +87,7 @@ def test_regression_round_trip(tmp_path):
     assert_equal(again, run)
     assert again.probabilities.shape == (3, 0) and again.metrics()["count"] == 2
     header = (tmp_path / "p.csv").read_text(encoding="utf-8").splitlines()[0]
-    assert header == '"id","label","predicted","has_image","has_text"'
+    assert header == "id,label,predicted,has_image,has_text,row_count"
 
 
 def test_the_problem_type_may_be_told(tmp_path):

@@ -1,11 +1,10 @@
 """Find every bad sample before training starts, and deal with all of them by one policy."""
 
-import csv
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from .choices import check_choice, did_you_mean
 from .images import MAX_PIXELS, BadImageError, verify_image
 from .loading import LoadedData
 from .presence import hide
+from .spreadsheets import write_csv
 from .tables import DEFAULT_COLUMNS
 
 logger = logging.getLogger(__name__)
@@ -301,10 +301,7 @@ def write_bad_samples(path: Path | str, samples: Sequence[BadSample]) -> None:
         path: The CSV file.
         samples: As the checks gave them.
     """
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [entry.name for entry in fields(BadSample)])
-        writer.writeheader()
-        writer.writerows(asdict(sample) for sample in samples)
+    write_csv(path, [entry.name for entry in fields(BadSample)], map(astuple, samples))
 
 
 def _check_images(

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image, ImageOps
 
+from hf_multimodal.storage import replaced
+
 from .fonts import ems
 
 DPI = 150
@@ -87,6 +89,7 @@ def literal(drawn: Iterable[Text], families: list[str]) -> None:
 def save(figure: Figure, path: str | Path | None) -> None:
     """Write a figure as PNG; None writes nothing."""
     if path is not None:
-        with warnings.catch_warnings():
+        path = Path(path) if Path(path).suffix else Path(f"{path}.png")
+        with warnings.catch_warnings(), replaced(path) as part:
             warnings.filterwarnings("ignore", message="Glyph .* missing from")  # fonts.py has said it, with the cure
-            figure.savefig(path, dpi=DPI, bbox_inches="tight", pad_inches=0.12)
+            figure.savefig(part, dpi=DPI, bbox_inches="tight", pad_inches=0.12)

@@ -227,18 +227,19 @@ def regression_metrics(values: npt.ArrayLike, labels: npt.ArrayLike) -> dict[str
     }
 
 
-def outputs_from_logits(problem_type: str, logits: npt.ArrayLike) -> FloatArray:
+def outputs_from_logits(problem_type: str, logits: npt.ArrayLike, ids: Sequence[str] | None = None) -> FloatArray:
     """Turn a model's logits into what the metrics take.
 
     Args:
         problem_type: One of the keys of `METRICS`.
         logits: (n, K), any float dtype; (n,) or (n, 1) for regression.
+        ids: n names of the rows, for messages.
 
     Returns:
         Float64 probabilities (n, K) by softmax or sigmoid; for regression the values (n,).
 
     Raises:
-        ValueError: An unknown problem type.
+        ValueError: An unknown problem type, or logits that are not finite; the message names the first such row.
 
     Example:
 
@@ -247,6 +248,13 @@ def outputs_from_logits(problem_type: str, logits: npt.ArrayLike) -> FloatArray:
     """
     _check_problem_type(problem_type)
     table = np.asarray(logits, dtype=np.float64)
+    broken = np.flatnonzero(~np.isfinite(table).reshape(len(table), -1).all(axis=1))
+    if len(broken):
+        row = f"row {broken[0]}" + ("" if ids is None else f" (id {ids[broken[0]]!r})")
+        raise ValueError(
+            f"{row}: logits must be finite, got {np.atleast_1d(table[broken[0]]).tolist()}; {len(broken)} of "
+            f"{len(table)} rows are like this."
+        )
     if problem_type == "regression":
         return table[:, 0] if table.ndim == 2 and table.shape[1] == 1 else table
     if problem_type == "multi_label_classification":

@@ -174,8 +174,16 @@ class ImageTextClassificationPipeline(TextClassificationPipeline):
                     self._warn_of_missing(SIDES[column])
         return {"logits": self.model(**model_inputs).logits}
 
-    def postprocess(self, model_outputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """The scores, and where the model has thresholds, which labels hold."""
+    def postprocess(self, model_outputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The scores, and where the model has thresholds, which labels hold.
+
+        Raises:
+            ValueError: Logits that are NaN or infinite are no answer.
+        """
+        if not model_outputs["logits"].isfinite().all():
+            raise ValueError(
+                f"logits must be finite, got {model_outputs['logits'].flatten().tolist()} for an example."
+            )
         answers = super().postprocess(model_outputs, *args, **kwargs)
         config = self.model.config
         thresholds = getattr(config, "thresholds", None)  # a model may have come with older code

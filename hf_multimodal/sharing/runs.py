@@ -13,6 +13,8 @@ import yaml
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from hf_multimodal.storage import replaced, write_text
+
 # What a card may repeat of a run's arguments. No path, name of a user or token is among them, whatever run.yaml holds.
 HYPERPARAMETERS = (
     "from_scratch",
@@ -232,9 +234,10 @@ def keep_for_card(
             raise FileNotFoundError(f"{file} holds no missing_curve: scripts/evaluate.py --missing_curve writes it.")
         metrics["missing_curve"] = measured["missing_curve"]
         if not Path(folder).samefile(curve):
-            shutil.copyfile(Path(curve, "missing_curve.png"), Path(folder, "missing_curve.png"))
+            with replaced(Path(folder, "missing_curve.png")) as part:
+                shutil.copyfile(Path(curve, "missing_curve.png"), part)
     text = json.dumps(metrics, sort_keys=True, indent=2)  # in ASCII, whatever the author's text holds
-    Path(folder, "metrics.json").write_text(text + "\n", encoding="utf-8")
+    write_text(Path(folder, "metrics.json"), text + "\n")
 
 
 def _metrics(folder: str | Path) -> dict[str, Any]:

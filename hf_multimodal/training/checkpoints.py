@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -12,6 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers.trainer_pt_utils import safe_globals
 from transformers.utils import logging
+
+from hf_multimodal.storage import sync, write_text
 
 logger = logging.get_logger(__name__)
 
@@ -32,55 +33,14 @@ def write_manifest(checkpoint: Path) -> None:
         checkpoint: A folder written by `Trainer`, whole, with the files of all processes.
     """
     files = {path.name: _fingerprint(path) for path in sorted(checkpoint.iterdir()) if path.is_file()}
-    partial = checkpoint / f"{MANIFEST}.partial"
-    partial.write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
-    for path in (*(checkpoint / name for name in files), partial):
-        _sync(path)
-    partial.replace(checkpoint / MANIFEST)
-    _sync(checkpoint)
+    for name in files:
+        sync(checkpoint / name)
+    write_text(checkpoint / MANIFEST, json.dumps({"files": files}, indent=1))
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def refuse_finished_run(output_dir: str, resume_from: str | None) -> None:
-    """Refuse to replace the results of an earlier run, unless this one resumes that run.
-
-    Args:
-        output_dir: Folder of the run that begins. Checkpoints alone are those of an unfinished run, and no results.
-        resume_from: Value of `--resume_from_checkpoint`.
-
-    Raises:
-        FileExistsError: If results stand in the folder, and nothing is resumed or a checkpoint of another folder.
-    """
-    found = [name for name in RESULTS if Path(output_dir, name).exists()]
-    resumes = _asks_for_last(resume_from) or (
-        _is_given(resume_from) and Path(str(resume_from)).resolve().parent == Path(output_dir).resolve()
-    )
-    if found and not resumes:
-        raise FileExistsError(
-            f"output_dir {output_dir!r} holds {', '.join(found)} of an earlier run, which this one would replace: "
-            "name another output_dir, or add --overwrite_output_dir. --resume_from_checkpoint goes on from that run's "
-            "last checkpoint."
-        )
-
-
-def _is_given(resume_from: str | None) -> bool:
-    return resume_from is not None and str(resume_from).lower() != "false"
-
-
-def _asks_for_last(resume_from: str | None) -> bool:
-    return str(resume_from).lower() == "true"
 
 
 def find_fault(checkpoint: Path) -> str | None:

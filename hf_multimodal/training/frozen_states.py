@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from hf_multimodal.data.images import open_image
 from hf_multimodal.models.inner_models import image_size_of
 from hf_multimodal.models.processing_multimodal import to_rgb
+from hf_multimodal.storage import replaced
 from hf_multimodal.training.freezing import find_blocks
 
 AS_IT_IS = -1  # the version of a picture that is not augmented
@@ -81,7 +82,8 @@ class FrozenStates:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{self.path}.lock"):  # of runs that begin together, the first computes what all read
             if not self.path.is_file():
-                self._compute(vision_model, image_processor, {**drawn, **plain})
+                with replaced(self.path) as unfinished:
+                    self._compute(unfinished, vision_model, image_processor, {**drawn, **plain})
 
     @cached_property
     def states(self) -> np.ndarray:
@@ -92,8 +94,7 @@ class FrozenStates:
         return {name: value for name, value in self.__dict__.items() if name != "states"}
 
     @torch.inference_mode()
-    def _compute(self, vision_model: nn.Module, image_processor: Any, cells: dict[str, Any]) -> None:
-        unfinished = self.path.with_suffix(".part")
+    def _compute(self, path: Path, vision_model: nn.Module, image_processor: Any, cells: dict[str, Any]) -> None:
         states: Any = None
         names = list(self.rows)
         for start in tqdm(range(0, len(names), self.batch_size), desc="Frozen layers"):
@@ -102,10 +103,9 @@ class FrozenStates:
             found = states_after(vision_model, self.layers, pixels).float().cpu().numpy()
             if states is None:
                 shape = (len(names), *found.shape[1:])
-                states = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float32, shape=shape)
+                states = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
             states[start : start + len(found)] = found
         states.flush()
-        unfinished.rename(self.path)
 
     def _picture(self, cell: Any, key: str, version: int) -> Image.Image:
         picture = open_image(cell)

@@ -25,6 +25,7 @@ from hf_multimodal.inference.predicting import predict_dataset
 from hf_multimodal.models import MultimodalProcessor
 from hf_multimodal.sharing.card import write_card
 from hf_multimodal.sharing.pushing import push_folder
+from hf_multimodal.storage import replaced_files, write_text
 from hf_multimodal.training.arguments import TUNED, DataArguments, ModelArguments, parse_training_arguments
 from hf_multimodal.training.building import build_for_data, parameter_counts
 from hf_multimodal.training.checkpoints import (
@@ -348,11 +349,12 @@ def save_run(
         The run's folder.
     """
     folder = Path(str(trainer.args.output_dir))
-    model.save_pretrained(folder)
-    trainer.data_collator.processor.save_pretrained(folder)
+    with replaced_files(folder, last="config.json") as new:
+        model.save_pretrained(new)
+        trainer.data_collator.processor.save_pretrained(new)
     remove_earlier_checkpoints(str(folder))
     write_bad_samples(folder / "bad_samples.csv", bad_samples)
-    (folder / "run.yaml").write_text(yaml.safe_dump(given, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_text(folder / "run.yaml", yaml.safe_dump(given, sort_keys=False, allow_unicode=True))
     return folder
 
 
