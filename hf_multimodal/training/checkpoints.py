@@ -43,6 +43,36 @@ def _fingerprint(path: Path) -> dict[str, Any]:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
+def refuse_finished_run(output_dir: str, resume_from: str | None) -> None:
+    """Refuse to replace the results of an earlier run, unless this one resumes that run.
+
+    Args:
+        output_dir: Folder of the run that begins. Checkpoints alone are those of an unfinished run, and no results.
+        resume_from: Value of `--resume_from_checkpoint`.
+
+    Raises:
+        FileExistsError: If results stand in the folder, and nothing is resumed or a checkpoint of another folder.
+    """
+    found = [name for name in RESULTS if Path(output_dir, name).exists()]
+    resumes = _asks_for_last(resume_from) or (
+        _is_given(resume_from) and Path(str(resume_from)).resolve().parent == Path(output_dir).resolve()
+    )
+    if found and not resumes:
+        raise FileExistsError(
+            f"output_dir {output_dir!r} holds {', '.join(found)} of an earlier run, which this one would replace: "
+            "name another output_dir, or add --overwrite_output_dir. --resume_from_checkpoint goes on from that run's "
+            "last checkpoint."
+        )
+
+
+def _is_given(resume_from: str | None) -> bool:
+    return resume_from is not None and str(resume_from).lower() != "false"
+
+
+def _asks_for_last(resume_from: str | None) -> bool:
+    return str(resume_from).lower() == "true"
+
+
 def find_fault(checkpoint: Path) -> str | None:
     """Say why a checkpoint folder cannot be resumed on the same loss curve.
 
