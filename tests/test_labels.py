@@ -134,6 +134,7 @@ def test_words_and_lists_in_one_column_keep_their_meaning(tmp_path: Path) -> Non
     data = load_data(write_jsonl(tmp_path / "a.jsonl", [["red", "z"], "red", 1, None, "null"]))
     assert data.id2label == {0: "1", 1: "null", 2: "red", 3: "z"}
     assert labels_of(data) == [[0, 0, 1, 1], [0, 0, 1, 0], [1, 0, 0, 0], None, [0, 1, 0, 0]]
+    assert "1 of 4 labels are lists" in data.warnings[0]
     path = write_csv(tmp_path / "a.csv", [{"text": "x", "label": cell} for cell in ('["red", "z"]', "red", "")])
     assert load_data(path).warnings == (
         '1 of 2 labels are lists such as ["a", "b"] and the others are words: all are read as sets of classes '
@@ -198,6 +199,12 @@ def test_several_columns_of_0_and_1_are_one_label_each(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="several columns are for multi-label data, and problem_type is 'regression'"):
         load_data(path, label_column=["sea", "sky"], problem_type="regression")
     assert load_data(path, label_column=["sun"]).id2label == {0: "0"}  # one column is a column of names
+
+
+def test_numbers_that_no_float_holds_are_names() -> None:
+    big = "9" * 400
+    assert infer_scheme([f"[{big}]", "[0]", "[1]"]).names == ("0", "1", big)
+    assert LabelScheme("regression", ()).encode([int(big)])[0] == [None]
 
 
 def test_names_are_given_once_and_not_for_regression() -> None:

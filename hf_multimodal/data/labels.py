@@ -250,11 +250,11 @@ def notation_warnings(scheme: LabelScheme, values: Sequence[Any]) -> list[str]:
         count = "1 label is" if unlabelled == 1 else f"{unlabelled} labels are"
         warnings.append(f"{count} -1: {_MINUS_ONE}.")
     if scheme.problem_type == "multi_label_classification":
-        words = [value for value in values if isinstance(value, str) and value.strip()]
-        lists = sum(value.strip().startswith("[") for value in words)
-        if 0 < lists < len(words):
+        written = [value for value in map(_clean, values) if value is not None]
+        lists = sum(isinstance(value, list) or str(value).startswith("[") for value in written)
+        if 0 < lists < len(written):
             warnings.append(
-                f'{lists} of {len(words)} labels are lists such as ["a", "b"] and the others are words: all are '
+                f'{lists} of {len(written)} labels are lists such as ["a", "b"] and the others are words: all are '
                 "read as sets of classes (multi_label_classification)."
             )
     return warnings
@@ -319,8 +319,9 @@ def _is_minus_one(value: Any) -> bool:
     """Whether a value is -1, as a number, a word or the one entry of a list."""
     if isinstance(value, list):
         return len(value) == 1 and _is_minus_one(value[0])
-    number = NUMBER.fullmatch(value.strip()) if isinstance(value, str) else isinstance(value, (int, float))
-    return bool(number) and float(value) == -1
+    if isinstance(value, str):
+        return bool(NUMBER.fullmatch(value.strip())) and float(value) == -1
+    return isinstance(value, (int, float)) and value == -1
 
 
 def _is_natural(name: str) -> bool:
@@ -362,7 +363,7 @@ def _members(value: Any) -> list[str]:
 def _number(value: Any, numbers: Mapping[str, int]) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise _NoLabel(f"label {value!r} is not a number, as regression needs") from None
     if not math.isfinite(number):
         raise _NoLabel(f"label {value!r} is not finite")
