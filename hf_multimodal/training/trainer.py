@@ -168,14 +168,18 @@ class MultimodalTrainer(Trainer):
 
     def _get_dataloader(self, dataset: Dataset, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
         collator = self.data_collator
-        self.data_collator = WithRows(collator) if is_training else self.eval_collator
+        if not is_training:
+            self.data_collator = self.eval_collator
         try:
             loader = super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
         finally:
             self.data_collator = collator
         # What an iterator draws for its workers would else come out of the generator that dropout draws from: workers
         # that live on are made once in a whole run, and once more in a resumed one.
-        getattr(loader, "base_dataloader", loader).generator = torch.Generator()
+        base = getattr(loader, "base_dataloader", loader)
+        base.generator = torch.Generator()
+        if is_training:
+            base.collate_fn = WithRows(base.collate_fn)
         return loader
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
