@@ -188,6 +188,7 @@ def plot_prediction(
     path: str | Path | None = None,
     *,
     problem_type: str = "single_label_classification",
+    value_range: tuple[float, float] | None = None,
 ) -> Figure:
     """One example and its answer: picture, text, predicted class and a bar for each probability.
 
@@ -199,13 +200,14 @@ def plot_prediction(
         path: PNG to write; None writes nothing.
         problem_type: As in `metrics.METRICS`: the predicted class is the most probable one, every label from .5 on,
             or the value.
+        value_range: The processor's `image_value_range`, so that the picture is drawn as the model saw it.
 
     Returns:
         The figure; its axes are the picture, the bars (sorted, best on top, at most 30; none for regression) and
         the text; the answer is its title.
 
     Raises:
-        ValueError: Names and probabilities differ in number.
+        ValueError: Names and probabilities differ in number, or a value of the picture lies outside the range.
 
     Example:
 
@@ -228,7 +230,7 @@ def plot_prediction(
     if image is None:
         box(picture, "no image")
     else:
-        picture.imshow(rgb(image))
+        picture.imshow(rgb(image, value_range))
         picture.set_axis_off()
     if not regression:
         bars = figure.add_subplot(grid[0, 1])

@@ -6,6 +6,7 @@ from typing import Any
 from hf_multimodal.data.arguments import SourceArguments
 from hf_multimodal.data.checks import BadSample, describe_bad_samples, missing_columns, write_bad_samples
 from hf_multimodal.data.counts import presence
+from hf_multimodal.data.images import value_range_of
 from hf_multimodal.data.presence import MissingRate, take_away
 from hf_multimodal.evaluation.bootstrap import bootstrap_intervals, paired_bootstrap
 from hf_multimodal.evaluation.plots import plot_missing_curve
@@ -70,7 +71,8 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
         )
     listing = None if folder is None else folder / "bad_samples.csv"
     before = chosen.splits["test"]
-    chosen, bad_samples = source.check(chosen, modality_of(model.config), listing)
+    value_range = value_range_of(processor)
+    chosen, bad_samples = source.check(chosen, modality_of(model.config), listing, image_value_range=value_range)
     complete = rows = chosen.splits["test"]
     if args.missing is not None:
         rows = take_away(rows, before, MissingRate.parse(args.missing), args.missing_seed)
