@@ -51,14 +51,14 @@ is 0 to 65535, such as 'scan.png'. They come out nearly of one grey. If fewer bi
             remedy = f"0 {2 ** int(highest).bit_length() - 1}" if whole and 0 <= lowest < highest else "LOWEST HIGHEST"
             return (
                 f"{len(found)} of {self.in_range} images that are not of 8 bits use under a tenth of their range: "
-                f"their values are {lowest:g} to {highest:g}, their range is {low:g} to {high:g}, such as {first!r}. "
-                "They come out nearly of one grey. If fewer bits are in use, state so in training: "
+                f"their values are {lowest:.8g} to {highest:.8g}, their range is {low:.8g} to {high:.8g}, such as "
+                f"{first!r}. They come out nearly of one grey. If fewer bits are in use, state so in training: "
                 f"--image_value_range {remedy} (image_value_range of the processor)."
             )
         if self.stated is not None and self.images and not self.in_range:
             low, high = self.stated
             return (
-                f"image_value_range {low:g} to {high:g} has no effect: all {self.images} images are of 8 bits, which "
-                "always span 0 to 255."
+                f"image_value_range {low:.8g} to {high:.8g} has no effect: all {self.images} images are of 8 bits, "
+                "which always span 0 to 255."
             )
         return None

@@ -108,7 +108,7 @@ def answer_example(args: PredictionArguments, on_bad_sample: str = "error") -> d
         picture = open_image(args.image) if args.image is not None and predictions.has_image[0] else None
         values = predictions.outputs[0]
         Path(args.show).parent.mkdir(parents=True, exist_ok=True)
-        options = {"problem_type": predictions.problem_type, "value_range": value_range_of(processor)}
+        options: dict[str, Any] = {"problem_type": predictions.problem_type, "value_range": value_range_of(processor)}
         plot_prediction(picture, args.text, names, values, args.show, **options)
     return result
 

@@ -125,12 +125,12 @@ def image_values(image: Any, value_range: tuple[float, float] | None = None) -> 
     lowest, highest = _extremes(image)
     rounding = 1e-6 * (high - low) if floats else 0  # what resizing may add to a value at the end of the range
     if not (low - rounding <= lowest and highest <= high + rounding):
-        values = f"its values of type {kind.name} lie between {lowest:g} and {highest:g}, outside"
+        values = f"its values of type {kind.name} lie between {lowest:.8g} and {highest:.8g}, outside"
         if value_range is not None:
             raise ValueError(f"{values} image_value_range {_words(value_range)}.")
         raise ValueError(
             f"{values} {_words(usual)}: state what black and white are by the processor's image_value_range (in "
-            "training --image_value_range), such as 0 4095 for 12 bits."
+            "training --image_value_range), such as 0 255 or 0 4095."
         )
     return ImageValues(lowest, highest, low, high)
 
@@ -189,7 +189,7 @@ def _convert(
 
 
 def _words(value_range: tuple[float, float]) -> str:
-    return f"{value_range[0]:g} to {value_range[1]:g}"
+    return f"{value_range[0]:.8g} to {value_range[1]:.8g}"
 
 
 def _dtype_of(image: Any) -> np.dtype:
@@ -519,9 +519,9 @@ class MultimodalProcessor(ProcessorMixin):
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"image in row {row}: {error}") from error
         if values is not None and values.is_narrow:
-            low, high = f"{values.low:g}", f"{values.high:g}"
+            used = _words((values.low, values.high))
             logger.warning_once(
-                f"an image uses under a tenth of its range, {low} to {high}. If fewer bits are in use, say so by the "
+                f"an image uses under a tenth of its range, {used}. If fewer bits are in use, say so by the "
                 "processor's image_value_range, (0, 4095) for 12 bits."
             )
         return picture
