@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, CLIPImageProcessor
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
@@ -24,6 +24,15 @@ UINT16_RANGE = (0, 65535)
 LAYOUTS = (None, "channels_first", "channels_last")
 CUT_TO_8_BITS = "cut_to_8_bits"  # key of a picture's `info`
 ORIENTATION = 0x0112  # EXIF tag
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # what brings an image of that orientation upright
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 
 
@@ -88,6 +97,26 @@ def load_pixels(image: Image.Image) -> None:
     if _dtype_of(image) in EIGHT_BITS and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())):
         image.info[CUT_TO_8_BITS] = True
     image.load()
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turn a PIL image as its EXIF orientation says, and take out what says so. Unlike Pillow's own, it writes no EXIF
+    anew and makes no copy where nothing is to turn. An image whose EXIF cannot be read stays as it lies.
+
+    Raises:
+        Exception: Whatever Pillow raises on pixels that cannot be decoded.
+    """
+    load_pixels(image)
+    try:
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # Pillow passes on whatever its parser meets; the pixels are whole
+        return image
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    for name in ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"):
+        turned.info.pop(name, None)
+    return turned
 
 
 def image_values(image: Any, value_range: tuple[float, float] | None = None) -> ImageValues | None:
@@ -176,7 +205,16 @@ def _convert(
             f"an image must be a PIL picture, or an array or tensor, got {type(image).__name__}; None stands for a "
             "missing one."
         )
-    picture = _upright(image) if isinstance(image, Image.Image) else _channels_last(image, layout)
+    picture: Any
+    if isinstance(image, Image.Image):
+        try:
+            picture = upright(image)
+        except Exception as error:  # Pillow passes on whatever a decoder meets
+            raise ValueError(f"it is cut off or broken ({error}).") from error
+        if 0 in image.size:
+            raise ValueError(f"it has no pixels: it is {image.width} x {image.height}.")
+    else:
+        picture = _channels_last(image, layout)
     values = image_values(picture, value_range)
     if values is not None and _dtype_of(picture) not in EIGHT_BITS:
         picture = _to_8_bits(picture, values.low, values.high)
@@ -201,9 +239,9 @@ def _dtype_of(image: Any) -> np.dtype:
 
 
 def _bands(image: Any) -> Iterator[np.ndarray]:
-    """The rows of an image as arrays of about a million values each, so that no large copy is made."""
+    """The rows of an image as arrays that fit a cache, so that no large copy is made."""
     shape = (image.height, image.width) if isinstance(image, Image.Image) else image.shape
-    rows = max(1, 2**20 // max(1, math.prod(shape[1:])))
+    rows = max(1, 2**18 // max(1, math.prod(shape[1:])))
     for top in range(0, shape[0], rows):
         if isinstance(image, Image.Image):
             yield np.asarray(image.crop((0, top, shape[1], min(top + rows, shape[0]))))
@@ -226,18 +264,6 @@ def _to_8_bits(image: Any, low: float, high: float) -> np.ndarray:
         values *= 255 / (high - low)
         scaled.append(np.rint(values, out=values).clip(0, 255, out=values).astype(np.uint8))
     return np.concatenate(scaled)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        load_pixels(image)
-        turned = image.getexif().get(ORIENTATION, 1) != 1
-        image = ImageOps.exif_transpose(image) if turned else image  # which copies even where nothing is to turn
-    except Exception as error:  # Pillow passes on whatever a parser or decoder meets
-        raise ValueError(f"it is cut off or broken ({error}).") from error
-    if not image.width or not image.height:
-        raise ValueError(f"it has no pixels: it is {image.width} x {image.height}.")
-    return image
 
 
 def _channels_last(image: np.ndarray | torch.Tensor, layout: str | None) -> np.ndarray:
