@@ -179,7 +179,8 @@ def test_any_picture_mode_is_drawn(mode):
         picture = Image.fromarray(np.array([[0, 65535], [32768, 0]], dtype=np.uint16))
     else:
         picture = Image.fromarray(np.array([[0, 255], [128, 0]], dtype=np.uint8)).convert(mode)
-    shown = plot_prediction(picture, None, ["a"], [1.0]).axes[0].images[0].get_array()
+    value_range = (0, 255) if mode == "F" else None
+    shown = plot_prediction(picture, None, ["a"], [1.0], value_range=value_range).axes[0].images[0].get_array()
     assert shown.shape == (2, 2, 3) and shown.dtype == np.uint8
     assert shown[0, 0].max() < 10 and shown[0, 1].min() > 245
     if mode not in ("1", "P", "CMYK"):

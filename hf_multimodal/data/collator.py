@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from hf_multimodal.data.choices import check_choice, did_you_mean
-from hf_multimodal.data.images import BadImageError, open_image
+from hf_multimodal.data.images import BadImageError, open_rgb, value_range_of
 
 ON_BAD_IMAGE = ("error", "missing")
 ON_EMPTY = ("error", "keep")
@@ -120,8 +120,11 @@ class MultimodalCollator:
         image = _value(row, self.image_column)
         if image is None:
             return None
+        augment = self.augment
+        number: Any = None if augment is None else _value(row, "index")
+        changed = None if augment is None else lambda picture: augment(picture, int(self.epoch), number)
         try:
-            picture = open_image(image)
+            return open_rgb(image, value_range_of(self.processor), changed)
         except BadImageError as error:
             where = f"{error.name} (row {row.get('id', row.get('index', '?'))}, column {self.image_column})"
             unreadable = BadImageError(error.reason, where, error.detail)
@@ -129,7 +132,6 @@ class MultimodalCollator:
                 raise unreadable from error
             warnings.warn(f"{unreadable}. The row is taken as one without an image.", stacklevel=2)
             return None
-        return picture if self.augment is None else self.augment(picture, int(self.epoch), _value(row, "index"))
 
     def _states(self, rows: list[dict[str, Any]]) -> torch.Tensor:
         images = [_value(row, self.image_column) for row in rows]

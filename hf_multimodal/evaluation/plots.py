@@ -196,6 +196,7 @@ def plot_prediction(
     *,
     problem_type: str = "single_label_classification",
     thresholds: Sequence[float] | None = None,
+    value_range: tuple[float, float] | None = None,
 ) -> Figure:
     """One example and its answer: picture, text, predicted class and a bar for each probability.
 
@@ -208,13 +209,14 @@ def plot_prediction(
         problem_type: As in `metrics.METRICS`: the predicted class is the most probable one, every label from its
             threshold on, or the value.
         thresholds: (K,), of a multi-label problem; None is .5 for every label.
+        value_range: The processor's `image_value_range`, so that the picture is drawn as the model saw it.
 
     Returns:
         The figure; its axes are the picture, the bars (sorted, best on top, at most 30; none for regression) and
         the text; the answer is its title.
 
     Raises:
-        ValueError: Names and probabilities differ in number.
+        ValueError: Names and probabilities differ in number, or a value of the picture lies outside the range.
 
     Example:
 
@@ -238,7 +240,7 @@ def plot_prediction(
     if image is None:
         box(picture, "no image")
     else:
-        picture.imshow(rgb(image))
+        picture.imshow(rgb(image, value_range))
         picture.set_axis_off()
     if chosen is not None:
         bars = figure.add_subplot(grid[0, 1])

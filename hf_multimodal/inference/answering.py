@@ -8,7 +8,7 @@ from typing import Any
 from hf_multimodal.data.arguments import SourceArguments
 from hf_multimodal.data.checks import write_bad_samples
 from hf_multimodal.data.choices import check_choice
-from hf_multimodal.data.images import open_image
+from hf_multimodal.data.images import open_image, value_range_of
 from hf_multimodal.data.lab import write_lab_predictions
 from hf_multimodal.data.tables import TABLE_SUFFIXES
 from hf_multimodal.evaluation.plots import plot_prediction
@@ -108,8 +108,9 @@ def answer_example(args: PredictionArguments, on_bad_sample: str = "error") -> d
         picture = open_image(args.image) if args.image is not None and predictions.has_image[0] else None
         values = predictions.outputs[0]
         Path(args.show).parent.mkdir(parents=True, exist_ok=True)
-        kind, limits = predictions.problem_type, getattr(model.config, "thresholds", None)
-        plot_prediction(picture, args.text, names, values, args.show, problem_type=kind, thresholds=limits)
+        options: dict[str, Any] = {"problem_type": predictions.problem_type, "value_range": value_range_of(processor)}
+        options["thresholds"] = getattr(model.config, "thresholds", None)
+        plot_prediction(picture, args.text, names, values, args.show, **options)
     return result
 
 
@@ -135,7 +136,8 @@ def answer_data(args: PredictionArguments, source: SourceArguments) -> dict[str,
     check_columns(rows, model.config, str(source.data))
     output = Path(args.output or "predictions.csv")
     listing = output.with_suffix(".bad_samples.csv")
-    chosen, bad_samples = source.check(rows, modality, listing, prediction=True)
+    options = {"prediction": True, "image_value_range": value_range_of(processor)}
+    chosen, bad_samples = source.check(rows, modality, listing, **options)
     predictions = predict_dataset(
         model,
         processor,

@@ -15,6 +15,7 @@ from hf_multimodal.data.checks import (
     write_bad_samples,
 )
 from hf_multimodal.data.counts import presence
+from hf_multimodal.data.images import value_range_of
 from hf_multimodal.data.presence import MissingRate, take_away
 from hf_multimodal.evaluation.bootstrap import bootstrap_intervals, paired_bootstrap
 from hf_multimodal.evaluation.plots import plot_missing_curve
@@ -80,8 +81,9 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
     listing = None if folder is None else folder / "bad_samples.csv"
     before = chosen.splits["test"]
     unknown = unknown_labels(before, names)
+    value_range = value_range_of(processor)
     try:
-        chosen, bad_samples = source.check(chosen, modality_of(model.config), listing)
+        chosen, bad_samples = source.check(chosen, modality_of(model.config), listing, image_value_range=value_range)
     except BadSamplesError as error:
         if unknown:
             error.add_note(unknown)

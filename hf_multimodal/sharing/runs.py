@@ -57,6 +57,7 @@ HYPERPARAMETERS = (
     "max_length",
     "augment",
     "whole_pictures",
+    "image_value_range",
     "missing",
     "eval_missing",
     "complete_only",

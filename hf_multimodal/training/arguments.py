@@ -18,6 +18,7 @@ from hf_multimodal.data.presence import MissingRate, PresenceRedraw
 from hf_multimodal.models import FusionForImageTextClassification, MultimodalProcessor
 from hf_multimodal.models.configuration_vision_text import IMAGE_POOLINGS, TEXT_POOLINGS
 from hf_multimodal.models.fusion import FUSIONS
+from hf_multimodal.models.processing_multimodal import check_value_range
 from hf_multimodal.sharing.runs import CardArguments
 from hf_multimodal.training.checkpoints import refuse_finished_run
 from hf_multimodal.training.freezing import parse_layers
@@ -284,6 +285,13 @@ class DataArguments(SourceArguments):
         default=False,
         metadata={"help": "Resize pictures to what the vision model reads and cut nothing off their borders."},
     )
+    image_value_range: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "The values of black and of white in images of 16-bit or 32-bit integers or floats: 0 4095 for 12 "
+            "bits. Default: 0 65535 for 16 bits, 0 1 for floats, 0 255 for others. Images of 8 bits need none."
+        },
+    )
     augmented_states: int = field(
         default=4,
         metadata={
@@ -329,6 +337,7 @@ class DataArguments(SourceArguments):
         super().__post_init__()
         if self.augmented_states < 1:
             raise ValueError(f"augmented_states must be 1 or more, got {self.augmented_states}.")
+        check_value_range(self.image_value_range)
         for rate in (self.missing, self.eval_missing):
             if rate is not None:
                 MissingRate.parse(rate)
@@ -382,11 +391,12 @@ def parse_training_arguments(
     data_args.label_names, training_args.label_names = training_args.label_names, ["labels"]
     if data_args.data is None:
         raise ValueError("data is needed: a table, a folder, a Hub data set, or controlled:<task>.")
-    for name in ("augment", "whole_pictures"):
+    for name in ("augment", "whole_pictures", "image_value_range"):
         if getattr(data_args, name) and model_args.modality == "text":
             raise ValueError(f"{name} has no use with modality 'text'.")
-    if data_args.whole_pictures and model_args.from_fusion is not None:
-        raise ValueError("from_fusion brings its own way to prepare pictures: leave whole_pictures out.")
+    for name in ("whole_pictures", "image_value_range"):
+        if getattr(data_args, name) and model_args.from_fusion is not None:
+            raise ValueError(f"from_fusion brings its own way to prepare pictures: leave {name} out.")
     all_open = parse_layers(model_args.freeze_vision_layers, "freeze_vision_layers") == 0
     if data_args.frozen_states is not None and all_open:
         raise ValueError("frozen_states needs freeze_vision_layers: no layer of the vision model is frozen.")

@@ -45,6 +45,7 @@ UNUSED = {
         "augment",
         "augmented_states",
         "whole_pictures",
+        "image_value_range",
     ),
 }
 NOT_TAKEN = ("push_to_hub", "hub_model_id", "hub_strategy", "hub_token", "run_name", "base_models")

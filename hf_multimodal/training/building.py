@@ -61,6 +61,7 @@ def build_model_and_processor(
     texts: Iterable[str | None],
     max_length: int | None,
     whole_pictures: bool = False,
+    image_value_range: Any = None,
     **config_kwargs: Any,
 ) -> tuple[PreTrainedModel, MultimodalProcessor]:
     """Build what a training run starts from.
@@ -70,6 +71,7 @@ def build_model_and_processor(
         texts: The training texts, for a tokenizer from scratch.
         max_length: Longest text in tokens; None means what the text model reads.
         whole_pictures: Whether pictures are resized and not cropped.
+        image_value_range: Of the processor, unless a fused classifier brings its own.
         config_kwargs: Further fields of the configuration (`id2label`, `problem_type`, `class_weights`, ...).
 
     Returns:
@@ -86,7 +88,7 @@ def build_model_and_processor(
         text_config, tokenizer = text_part(args.text_model, texts, vectors) if sees_texts else (None, None)
         if tokenizer is not None:
             tokenizer.init_kwargs["padding"] = padding_of(text_config)
-        processor = MultimodalProcessor(image_processor, tokenizer)
+        processor = MultimodalProcessor(image_processor, tokenizer, image_value_range=image_value_range)
         config = args.model_class.config_class(vision_config=vision_config, text_config=text_config, **fields)
         model = args.model_class(config)
         if vectors is not None:
@@ -103,10 +105,9 @@ def build_model_and_processor(
         }
         model = args.model_class.from_fusion(args.from_fusion, **given)
     else:
-        processor = MultimodalProcessor.from_vision_text_pretrained(args.vision_model, args.text_model)
-        model = args.model_class.from_vision_text_pretrained(
-            args.vision_model, args.text_model, vision_layers=args.vision_layers, **fields
-        )
+        names = (args.vision_model, args.text_model)
+        processor = MultimodalProcessor.from_vision_text_pretrained(*names, image_value_range=image_value_range)
+        model = args.model_class.from_vision_text_pretrained(*names, vision_layers=args.vision_layers, **fields)
     if whole_pictures:
         processor.keep_whole_pictures()
     if max_length is not None and processor.tokenizer is not None:
@@ -135,7 +136,7 @@ def build_for_data(
 
     Args:
         model_args: Choices of the model.
-        data_args: Its `max_length` and `whole_pictures`.
+        data_args: Its `max_length`, `whole_pictures` and `image_value_range`.
         data: The data.
         seed: Of the random weights.
 
@@ -149,9 +150,8 @@ def build_for_data(
     fields = _label_fields(model_args, data) if model_args.reads_labels else {}
     set_seed(seed)
     texts = data.splits["train"]["text"]
-    model, processor = build_model_and_processor(
-        model_args, texts, data_args.max_length, whole_pictures=data_args.whole_pictures, **fields
-    )
+    fields |= {"whole_pictures": data_args.whole_pictures, "image_value_range": data_args.image_value_range}
+    model, processor = build_model_and_processor(model_args, texts, data_args.max_length, **fields)
     return (add_lora(model, model_args.lora_rank) if model_args.lora_rank else model), processor
 
 

@@ -37,17 +37,19 @@ def dry_run(
 
     Returns:
         The report: `problem_type` of a classifier, `splits` (rows by class and by presence), `source` (kind,
-        encodings), `bad_samples` (each with its action), `warnings` about labels and classes, `tokens_cut` by split,
-        `max_length`, `parameters`, `trainable_parameters`, `loss` of the step, and `refusals`: why the run itself
-        would not start, empty if it would.
+        encodings), `bad_samples` (each with its action), `warnings` about labels and classes, `image_values` (what is
+        odd about the range of the images' values, or None), `tokens_cut` by split, `max_length`, `parameters`,
+        `trainable_parameters`, `loss` of the step, and `refusals`: why the run itself would not start, empty if it
+        would.
     """
     model, processor = build_for_data(model_args, data_args, data, training_args.seed)
     report: dict[str, Any] = {
-        "source": data.report,
+        "source": {name: value for name, value in data.report.items() if name != "image_values"},
         **({"problem_type": data.problem_type} if model_args.reads_labels else {}),
         "splits": count_rows(data.splits, data.id2label),
         "bad_samples": [f"{sample} [{sample.action}]" for sample in bad_samples],
         "warnings": list(data.warnings),
+        "image_values": data.report.get("image_values"),
     }
     if processor.tokenizer is not None:
         longest = processor.tokenizer.model_max_length
@@ -130,6 +132,8 @@ def _print(report: dict[str, Any], on_bad_sample: str) -> None:
         print(first_lines(bad, 20))
     for sentence in report["warnings"]:
         print(f"warning: {sentence}")
+    if report["image_values"] is not None:
+        print(f"image values: {report['image_values']}")
     if "tokens_cut" in report:
         print(f"tokens cut at {report['max_length']}: {report['tokens_cut']}")
     print(f"parameters: {report['parameters']:,}, of which trainable: {report['trainable_parameters']:,}")

@@ -59,7 +59,8 @@ def prepare_training_data(
     listing = None if args.dry_run or folder is None else folder / "bad_samples.csv"
     used_data = replace(data, splits=DatasetDict(used))
     # A dry run reports bad samples instead of stopping at them.
-    checked, bad_samples = args.check(used_data, modality, listing, prediction=not labelled, refuse=not args.dry_run)
+    options: dict[str, Any] = {"prediction": not labelled, "image_value_range": args.image_value_range}
+    checked, bad_samples = args.check(used_data, modality, listing, refuse=not args.dry_run, **options)
     hidden = dict(checked.splits)
     for name, rows in checked.splits.items():
         rate = args.eval_missing if name == "test" else args.missing

@@ -161,6 +161,7 @@ def trainer_options(
         if augment is not None:  # versions that do not depend on the seed, for all runs
             versions = data_args.augmented_states
             kept = {"images": measured, "augmented": taught, "augment": ImageAugmentation(0), "versions": versions}
+        kept["value_range"] = processor.image_value_range
         states = FrozenStates(data_args.frozen_states, model, processor.image_processor, **kept)
     assert model_args.head_learning_rate is not None
     drawn = {"seed": training_args.seed, "augment": augment, "states": states}
