@@ -12,7 +12,7 @@ from .choices import check_choice, did_you_mean
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 _FRACTION = "the label {!r} is a fraction: for such labels problem_type is 'regression'."
-_INTEGER = re.compile(r"[+-]?\d+")
+_INTEGER = re.compile(r"[+-]?\d{1,4000}")  # as many digits as `int` reads
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 
