@@ -133,7 +133,7 @@ def read_rows(
             "picture."
         )
     named = list(dict.fromkeys(name for ours, name in columns.as_dict().items() if ours != "image"))
-    cells: dict[str, list[Any]] = raw.select_columns(named)[:] if named else {}
+    cells: dict[str, list[Any]] = {name: _cells(raw, name, source) for name in named}
     faults: list[list[Fault]] = [list(found) for found in known_faults] if known_faults else [[] for _ in range(count)]
     texts: list[str | None] = [_text(value) for value in cells[columns.text]] if columns.text else [None] * count
     labels, label_names = _labels(raw, columns.label, cells)
@@ -151,6 +151,13 @@ def read_rows(
             if name in ("image_id", "group")
         },
     )
+
+
+def _cells(raw: Dataset, column: str, source: str) -> list[Any]:
+    try:
+        return raw.select_columns([column])[:][column]
+    except Exception as error:  # a date beyond Python's years, a sound that no library decodes, ...
+        raise ValueError(f"{source}, column {column!r}: its cells cannot be read ({error}).") from None
 
 
 def _text(value: Any) -> str | None:
@@ -177,7 +184,7 @@ def _images(
     base = None if root is None else os.path.abspath(root)
     archives = archives_in(base) if base is not None else []
     images: list[Any] = []
-    for row, cell in enumerate(pictures[:][column]):
+    for row, cell in enumerate(_cells(pictures, column, source)):
         value, reason = _only_one(cell)
         if reason is not None:
             faults[row].append({"column": "image", "value": str(cell)[:200], "reason": reason})
