@@ -141,6 +141,13 @@ class ModelArguments(CardArguments):
     early_stopping_patience: int = field(
         default=3, metadata={"help": "Stop after so many evaluations without a better validation NLL; 0: never."}
     )
+    accept_other_processes: bool = field(
+        default=False,
+        metadata={
+            "help": "Resume a checkpoint that another number of processes wrote; its random numbers are not those of "
+            "the whole run."
+        },
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,7 +1,6 @@
 """Arguments of a robust classifier's training run, and the run with its rivals."""
 
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, ClassVar
 
 from datasets import Dataset
@@ -15,6 +14,7 @@ from hf_multimodal.training.arguments import SHAPED_BY_FUSION, ModelArguments, p
 from hf_multimodal.training.baselines import compare_with_baselines, parse_baselines, rows_of_rivals
 from hf_multimodal.training.dry_run import dry_run
 from hf_multimodal.training.preparing import prepare_training_data
+from hf_multimodal.training.run_folder import claim_output_dir
 from hf_multimodal.training.running import push_run, run_training
 
 
@@ -98,15 +98,15 @@ def train_robust(argv: list[str] | None = None, description: str | None = None) 
     output_dir = str(training_args.output_dir)
     assert isinstance(model_args, RobustModelArguments)
     rivals = parse_baselines(given, output_dir) if model_args.baselines else {}
-    folder = Path(output_dir) if training_args.process_index == 0 else None
-    data, bad_samples = prepare_training_data(data_args, model_args.modality, folder)
-    rows = rows_of_rivals(data) if rivals else {}
-    if data_args.dry_run:
-        return dry_run(model_args, data_args, training_args, data, bad_samples)
-    metrics = run_training(model_args, data_args, training_args, data, bad_samples, given)
-    if rivals:
-        metrics = metrics | compare_with_baselines(rivals, rows, bad_samples, output_dir)
-        if metrics:
-            write_card(output_dir)
-    push_run(training_args)
-    return metrics
+    with claim_output_dir(training_args, data_args.dry_run) as folder:
+        data, bad_samples = prepare_training_data(data_args, model_args.modality, folder)
+        rows = rows_of_rivals(data) if rivals else {}
+        if data_args.dry_run:
+            return dry_run(model_args, data_args, training_args, data, bad_samples)
+        metrics = run_training(model_args, data_args, training_args, data, bad_samples, given)
+        if rivals:
+            metrics = metrics | compare_with_baselines(rivals, rows, bad_samples, output_dir)
+            if metrics:
+                write_card(output_dir)
+        push_run(training_args)
+        return metrics

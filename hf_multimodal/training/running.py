@@ -25,11 +25,12 @@ from hf_multimodal.sharing.card import write_card
 from hf_multimodal.sharing.pushing import push_folder
 from hf_multimodal.training.arguments import DataArguments, ModelArguments, parse_training_arguments
 from hf_multimodal.training.building import build_for_data, parameter_counts
-from hf_multimodal.training.checkpoints import find_checkpoint, remove_checkpoints
+from hf_multimodal.training.checkpoints import find_checkpoint, remove_earlier_checkpoints, set_checkpoints_aside
 from hf_multimodal.training.dry_run import dry_run
 from hf_multimodal.training.facts import run_facts
 from hf_multimodal.training.frozen_states import FrozenStates, pictures_of, reading_states
 from hf_multimodal.training.preparing import add_lengths, prepare_training_data
+from hf_multimodal.training.run_folder import claim_output_dir
 from hf_multimodal.training.stacking import fit_stack, set_prior
 from hf_multimodal.training.trainer import MultimodalTrainer
 
@@ -47,13 +48,13 @@ def train(argv: list[str] | None = None, description: str | None = None) -> dict
         What `metrics.json` holds, or the report of a dry run; an empty dict on all ranks but the first.
     """
     model_args, data_args, training_args, given = parse_training_arguments(argv, description)
-    folder = Path(str(training_args.output_dir)) if training_args.process_index == 0 else None
-    data, bad_samples = prepare_training_data(data_args, model_args.modality, folder)
-    if data_args.dry_run:
-        return dry_run(model_args, data_args, training_args, data, bad_samples)
-    metrics = run_training(model_args, data_args, training_args, data, bad_samples, given)
-    push_run(training_args)
-    return metrics
+    with claim_output_dir(training_args, data_args.dry_run) as folder:
+        data, bad_samples = prepare_training_data(data_args, model_args.modality, folder)
+        if data_args.dry_run:
+            return dry_run(model_args, data_args, training_args, data, bad_samples)
+        metrics = run_training(model_args, data_args, training_args, data, bad_samples, given)
+        push_run(training_args)
+        return metrics
 
 
 def build_trainer(
@@ -169,7 +170,7 @@ def run_training(
     Returns:
         What `metrics.json` holds; an empty dict on all ranks but the first.
     """
-    checkpoint = find_checkpoint(training_args.resume_from_checkpoint, str(training_args.output_dir))
+    checkpoint = checkpoint_of(model_args, training_args)
     model, processor = build_for_data(model_args, data_args, data, training_args.seed)
     trainer = build_trainer(model_args, data_args, training_args, data, model, processor)
     model, run = fit(trainer, checkpoint, model_args)
@@ -216,12 +217,24 @@ def run_training(
     return metrics
 
 
+def checkpoint_of(model_args: ModelArguments, args: TrainingArguments) -> str | None:
+    """The checkpoint that a run is to be resumed from, or None.
+
+    Args:
+        model_args: Whether another number of processes is accepted.
+        args: Say what to resume, and how many processes there are.
+    """
+    return find_checkpoint(
+        args.resume_from_checkpoint, str(args.output_dir), args.world_size, model_args.accept_other_processes
+    )
+
+
 def fit(trainer: MultimodalTrainer, checkpoint: str | None, model_args: ModelArguments) -> tuple[Any, dict[str, Any]]:
     """Train, from a checkpoint where there is one.
 
     Args:
         trainer: Its collator's states are read in place of pictures.
-        checkpoint: From `find_checkpoint`; without one the checkpoints of an earlier run are removed.
+        checkpoint: From `find_checkpoint`; without one the checkpoints of an earlier run are set aside.
         model_args: Whether there are LoRA matrices to merge.
 
     Returns:
@@ -229,7 +242,7 @@ def fit(trainer: MultimodalTrainer, checkpoint: str | None, model_args: ModelArg
     """
     args, states = trainer.args, trainer.data_collator.states
     if checkpoint is None and args.process_index == 0:
-        remove_checkpoints(str(args.output_dir))  # only now: a start that fails leaves them
+        set_checkpoints_aside(str(args.output_dir))  # only now: a start that fails leaves them
     vision_model = trainer.model.vision_model
     with contextlib.nullcontext() if states is None else reading_states(vision_model, states.layers):
         output = trainer.train(resume_from_checkpoint=checkpoint)
@@ -265,6 +278,7 @@ def save_run(
     folder = Path(str(trainer.args.output_dir))
     model.save_pretrained(folder)
     trainer.data_collator.processor.save_pretrained(folder)
+    remove_earlier_checkpoints(str(folder))
     write_bad_samples(folder / "bad_samples.csv", bad_samples)
     (folder / "run.yaml").write_text(yaml.safe_dump(given, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return folder
