@@ -152,7 +152,7 @@ def test_the_suffix_says_what_is_written(tmp_path, suffix, kind):
     names = ["x", "y"] if kind == SINGLE else []
     run = Predictions.from_outputs(kind, ["1", "NaN"], outputs, names, labels=[0, None])
     write_predictions(tmp_path / f"p{suffix}", run)
-    table, _ = read_table(tmp_path / f"p{suffix}")
+    table, *_ = read_table(tmp_path / f"p{suffix}")
     assert table["id"][:] == ["1", "NaN"]
     label, predicted = ("x", ["x", "x"]) if kind == SINGLE else (0.0, [0.1, 2.0])
     words = suffix in (".csv", ".tsv")

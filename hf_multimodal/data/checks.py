@@ -282,6 +282,32 @@ def describe_bad_samples(samples: Sequence[BadSample]) -> str:
     return f"{count}: {summarize_bad_samples(samples)}\n{first_lines(samples, 20)}"
 
 
+def first_reasons(samples: Sequence[BadSample], rows: Dataset | None = None, source: str | None = None) -> str:
+    """End a message that ends a run with the first three things that are wrong with its rows.
+
+    Args:
+        samples: All bad samples.
+        rows: Only what is wrong with these rows, as those of a split, and
+        source: only of this file or data set. By default all is meant.
+
+    Returns:
+        Lines to follow the message, or nothing if nothing is wrong.
+
+    Example:
+
+    >>> samples = [BadSample("a.csv", 3, "7", "image", "x.jpg", "there is no such file", "dropped")]
+    >>> print(f"no row is left.{first_reasons(samples)}")
+    no row is left. 1 bad sample:
+      a.csv, row 3 (id '7'), column 'image', 'x.jpg': there is no such file
+    """
+    if rows is not None:
+        chosen = set(rows["index"][:])
+        samples = [sample for sample in samples if sample.row in chosen and source in (None, sample.source)]
+    if not samples:
+        return ""
+    return f" {len(samples)} bad sample{'s' if len(samples) > 1 else ''}:\n{first_lines(samples, 3)}"
+
+
 def first_lines(samples: Sequence[Any], count: int) -> str:
     """The first few as indented lines, and how many more there are.
 

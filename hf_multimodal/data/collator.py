@@ -1,7 +1,7 @@
 """Rows of a dataset to one batch of model inputs."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -24,8 +24,9 @@ class MultimodalCollator:
 
     Args:
         processor: A `MultimodalProcessor`, or anything called alike that has `image_processor` and `tokenizer`.
-        image_column: Column of pictures: `{"bytes", "path"}`, a PIL picture, or None where missing.
-        text_column: Column of texts, None where missing.
+        image_column: Column of pictures: `{"bytes", "path"}`, a PIL picture, or None where missing. A row may also
+            lack the key, as samples of a WebDataset do.
+        text_column: Column of texts, None or without the key where missing.
         label_column: Column of labels: class number, multi-hot list of floats, or float. None where no row of a batch
             has one. Where some have none it is -100, in a regression NaN: the losses leave it out.
         num_labels: Of the model, so that labels that it has not are refused with their row; `MultimodalTrainer` fills
@@ -42,8 +43,9 @@ class MultimodalCollator:
         max_length: Longest text in tokens; None means what the tokenizer says.
 
     Raises:
-        ValueError: At construction, on an unknown `on_bad_image` or `on_empty`; at a call, on a column that is not
-            there, a batch in which only some rows have a label, a label that the model has not, or an empty example
+        ValueError: At construction, on an unknown `on_bad_image` or `on_empty`, or a `max_length` beyond what the
+            tokenizer says that the text model reads; at a call, on rows none of which has a column that the model
+            reads, a batch in which only some rows have a label, a label that the model has not, or an empty example
             under `"error"`.
         BadImageError: On an unreadable picture under `"error"`; names the row.
 
@@ -83,6 +85,12 @@ class MultimodalCollator:
         self.on_bad_image = check_choice("on_bad_image", on_bad_image, ON_BAD_IMAGE)
         self.on_empty = check_choice("on_empty", on_empty, ON_EMPTY)
         self.max_length = max_length
+        longest = getattr(processor.tokenizer, "model_max_length", None)
+        if max_length is not None and longest is not None and max_length > longest:
+            raise ValueError(
+                f"max_length must be at most {longest}, which the text model reads (tokenizer.model_max_length), got "
+                f"{max_length}."
+            )
         # In shared memory, so that workers that live through the whole run see the epoch that the main process sets.
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -96,16 +104,17 @@ class MultimodalCollator:
             What the processor returns, `labels` unless all rows are unlabelled, and `fusion_mask` with `redraw`.
         """
         inputs: dict[str, Any] = {}
+        self._refuse_lost_columns(rows)
         if self.processor.image_processor is not None and self.states is None:
             inputs["images"] = [self._picture(row) for row in rows]
         if self.processor.tokenizer is not None:
-            inputs["text"] = [_value(row, self.text_column) for row in rows]
+            inputs["text"] = [row.get(self.text_column) for row in rows]
             inputs |= {} if self.max_length is None else {"max_length": self.max_length}
         batch = dict(self.processor(**inputs, return_tensors="pt")) if inputs else {}
         if self.states is not None:
             batch["pixel_values"] = self._states(rows)
             batch.setdefault("modality_mask", torch.zeros(len(rows), 2, dtype=torch.long))
-            batch["modality_mask"][:, 0] = torch.tensor([row[self.image_column] is not None for row in rows])
+            batch["modality_mask"][:, 0] = torch.tensor([row.get(self.image_column) is not None for row in rows])
         if self.redraw is not None:
             index = torch.tensor([_value(row, "index") for row in rows])
             batch["fusion_mask"] = self.redraw(int(self.epoch), index, batch["modality_mask"])
@@ -116,8 +125,22 @@ class MultimodalCollator:
                 self._refuse_empty(rows, batch["modality_mask"])
         return batch
 
+    def _refuse_lost_columns(self, rows: list[dict[str, Any]]) -> None:
+        """Tell a modality that some rows lack from a column that the whole data set lost, or never had."""
+        parts = ((self.image_column, self.processor.image_processor), (self.text_column, self.processor.tokenizer))
+        wanted = [column for column, part in parts if part is not None]
+        keys = set().union(*rows)
+        lost = [column for column in wanted if column not in keys]
+        if len(lost) == len(wanted) or any(did_you_mean(column, keys - set(wanted)) for column in lost):
+            raise ValueError(_lost(lost[0], keys))
+        for column in lost:
+            warnings.warn(
+                f"no row of a batch has a column {column!r}, only {sorted(keys)}: it is taken as missing in all.",
+                stacklevel=3,
+            )
+
     def _picture(self, row: dict[str, Any]) -> Image.Image | None:
-        image = _value(row, self.image_column)
+        image = row.get(self.image_column)
         if image is None:
             return None
         augment = self.augment
@@ -126,7 +149,7 @@ class MultimodalCollator:
         try:
             return open_rgb(image, value_range_of(self.processor), changed)
         except BadImageError as error:
-            where = f"{error.name} (row {row.get('id', row.get('index', '?'))}, column {self.image_column})"
+            where = f"{error.name} (row {_name(row, '?')}, column {self.image_column})"
             unreadable = BadImageError(error.reason, where, error.detail)
             if self.on_bad_image == "error":
                 raise unreadable from error
@@ -134,13 +157,11 @@ class MultimodalCollator:
             return None
 
     def _states(self, rows: list[dict[str, Any]]) -> torch.Tensor:
-        images = [_value(row, self.image_column) for row in rows]
+        images = [row.get(self.image_column) for row in rows]
         return self.states.batch(images, None if self.augment is None else int(self.epoch))
 
     def _refuse_empty(self, rows: list[dict[str, Any]], modality_mask: torch.Tensor) -> None:
-        empty = [
-            rows[i].get("id", rows[i].get("index", i)) for i in (~modality_mask.any(dim=1)).nonzero()[:, 0].tolist()
-        ]
+        empty = [_name(rows[i], i) for i in (~modality_mask.any(dim=1)).nonzero()[:, 0].tolist()]
         if empty:
             parts = (("image", self.processor.image_processor), ("text", self.processor.tokenizer))
             wanted = " nor ".join(name for name, part in parts if part is not None)
@@ -151,7 +172,7 @@ class MultimodalCollator:
 
     def _labels(self, rows: list[dict[str, Any]]) -> torch.Tensor | None:
         labels = [row.get(self.label_column) for row in rows]
-        unlabelled = [row.get("id", number) for number, row in enumerate(rows) if labels[number] is None]
+        unlabelled = [_name(row, number) for number, row in enumerate(rows) if labels[number] is None]
         if len(unlabelled) == len(rows):
             return None
         if unlabelled:
@@ -189,12 +210,19 @@ class MultimodalCollator:
         )
 
 
+def _name(row: dict[str, Any], default: Any) -> Any:
+    """What messages call a row."""
+    return next((row[key] for key in ("id", "__key__", "index") if row.get(key) is not None), default)
+
+
 def _value(row: dict[str, Any], column: str) -> Any:
     if column not in row:
-        advice = (
-            " If the data set has it, the Trainer took it away: give TrainingArguments remove_unused_columns=False."
-        )
-        if column == "index":
-            advice += " Else number the examples: dataset.add_column('index', range(len(dataset)))."
-        raise ValueError(f"the rows have no column {column!r}, only {sorted(row)}.{did_you_mean(column, row)}{advice}")
+        raise ValueError(_lost(column, row))
     return row[column]
+
+
+def _lost(column: str, keys: Collection[str]) -> str:
+    advice = " If the data set has it, the Trainer took it away: give TrainingArguments remove_unused_columns=False."
+    if column == "index":
+        advice += " Else number the examples: dataset.add_column('index', range(len(dataset)))."
+    return f"the rows have no column {column!r}, only {sorted(keys)}.{did_you_mean(column, keys)}{advice}"

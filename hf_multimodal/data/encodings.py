@@ -1,6 +1,7 @@
 """Decode many short texts of unknown encoding by one decision for the whole corpus."""
 
 import codecs
+import io
 import logging
 import unicodedata
 from collections.abc import Sequence
@@ -215,26 +216,35 @@ def check_encoding(encoding: str) -> str:
     """Return a codec's name if Python has it.
 
     Raises:
-        ValueError: There is no such codec.
+        ValueError: There is no such codec, or it is none of texts (`hex`, `zlib`).
     """
     try:
-        codecs.lookup(encoding)
+        io.TextIOWrapper(io.BytesIO(), encoding)
     except LookupError:
         hint = did_you_mean(encoding, ("utf-8", *CANDIDATES, "shift_jis", "euc_kr", "latin-1"))
         raise ValueError(f"encoding {encoding!r} is not known to Python.{hint}") from None
     return encoding
 
 
-def _decode_unicode(content: bytes) -> tuple[str, str] | None:
-    """Read what carries a byte order mark or is strict UTF-8."""
+def _unicode_encoding(content: bytes) -> str | None:
+    """The Unicode encoding that a byte order mark names, or that the places of the NUL bytes betray."""
     for mark, encoding in _BOMS:
         if content.startswith(mark):
-            try:
-                return content.decode(encoding), encoding
-            except UnicodeDecodeError:
-                return None
+            return encoding
+    zeros = [content[start::2].count(0) for start in (0, 1)]  # of ASCII in UTF-16, every second byte is one
+    if len(content) % 2 or min(zeros) or max(zeros) * 20 < len(content) // 2:
+        return None
+    # A NUL character or two in a short UTF-8 file are no line ends, and do not stand beside the first letter.
+    if zeros[1] and (content[1] == 0 or b"\n\0" in content):
+        return "utf-16-le"
+    return "utf-16-be" if zeros[0] and (content[0] == 0 or b"\0\n" in content) else None
+
+
+def _decode_unicode(content: bytes) -> tuple[str, str] | None:
+    """Read what carries a byte order mark, is UTF-16 without one, or is strict UTF-8."""
+    encoding = _unicode_encoding(content) or "utf-8"
     try:
-        return content.decode("utf-8"), "utf-8"
+        return content.decode(encoding), encoding
     except UnicodeDecodeError:
         return None
 
@@ -297,23 +307,38 @@ def decode_file(content: bytes, source: str, encoding: str | None = None) -> tup
     unicode = _decode_unicode(content)
     if unicode is not None:
         return unicode
+    named = encoding or _unicode_encoding(content)
+    if named is not None:
+        return _decode_whole(content, source, named), named
     lines = content.split(b"\n")
-    chosen = encoding or choose_encoding([line for line in lines if not line.isascii()], ("utf-8", *CANDIDATES))
+    chosen = choose_encoding([line for line in lines if not line.isascii()], ("utf-8", *CANDIDATES))
     texts, foreign = [], []
     for number, line in enumerate(lines, start=1):
         try:
             text = line.decode(chosen)
         except UnicodeDecodeError as error:
             raise ValueError(f"{source}, line {number}: not readable as {chosen} ({error.reason}).") from None
-        if encoding is None and not line.isascii():
+        if not line.isascii():
             unicode = _decode_unicode(line)
             if unicode is not None and _score(unicode[0]) > _score(text):
                 text = unicode[0]
                 foreign.append(number)
         texts.append(text)
-    if encoding is None:
-        logger.warning("%s is not UTF-8: read as %s. `encoding` overrides this.", source, chosen)
+    logger.warning("%s is not UTF-8: read as %s. `encoding` overrides this.", source, chosen)
     if foreign:
         shown = ", ".join(map(str, foreign[:10])) + (", ..." if len(foreign) > 10 else "")
         logger.warning("%s: %d lines among them are UTF-8 and read as such: %s.", source, len(foreign), shown)
     return "\n".join(texts), chosen
+
+
+def _decode_whole(content: bytes, source: str, encoding: str) -> str:
+    """Decode by an encoding that is known, in which lines may not be told apart by their bytes."""
+    try:
+        text = content.decode(encoding)
+        text.encode("utf-8")  # a few codecs, utf-7 among them, give halves of characters
+    except UnicodeError as error:
+        before = getattr(error, "object", b"")[: getattr(error, "start", 0)]
+        number = before.count("\n" if isinstance(before, str) else b"\n") + 1
+        reason = getattr(error, "reason", error)
+        raise ValueError(f"{source}, line {number}: not readable as {encoding} ({reason}).") from None
+    return text

@@ -3,7 +3,6 @@
 import io
 import os
 import re
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,6 +10,8 @@ from typing import Any, BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from hf_multimodal.models.processing_multimodal import ImageValues, image_values, load_pixels, to_rgb
+
+from .archives import open_file
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -69,24 +70,22 @@ def _open_stream(image: dict[str, Any] | str | Path | bytes) -> tuple[BinaryIO, 
     name = _name_of(image)
     stream: BinaryIO
     if content is not None:
-        stream, size = io.BytesIO(content), len(content)
+        stream = io.BytesIO(content)
     elif path is None:
         raise BadImageError("missing", name, "neither a path nor bytes were given")
     elif is_url(name):
         raise BadImageError("a URL", name, "only local files are opened")
     else:
         try:
-            if stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
-                stream = open(path, "rb")  # noqa: SIM115  closed by the callers
-            else:
-                raise OSError(None, "not a regular file")
-        except (FileNotFoundError, NotADirectoryError):
+            stream = open_file(path)  # closed by the callers
+        except FileNotFoundError:
             raise BadImageError("missing", name, "there is no such file") from None
-        except OSError as error:  # no permission, a name too long
+        except OSError as error:  # no permission, a name too long, a broken archive
             raise BadImageError("missing", name, f"it cannot be read ({error.strerror})") from None
         except ValueError as error:  # a NUL in the name
             raise BadImageError("missing", name, f"it is not a file name ({error})") from None
-        size = os.fstat(stream.fileno()).st_size
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
     if not size:
         stream.close()
         raise BadImageError("empty", name, "it holds zero bytes")

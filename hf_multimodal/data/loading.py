@@ -12,24 +12,24 @@ from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets, loa
 from .choices import did_you_mean
 from .controlled import CLASS_NAMES, CONTROLLED_TASKS, make_controlled
 from .controlled_retrieval import RETRIEVAL_TASKS, SHAPES, make_retrieval
+from .folders import SPLIT_NAMES, find_tables
 from .images import IMAGE_SUFFIXES
 from .lab import LAB_COLUMNS, is_lab_folder, read_lab
 from .labels import LabelError, check_label_columns, infer_scheme, notation_warnings
 from .pairs import name_pictures
-from .rows import SourceRows, read_rows
-from .tables import TABLE_SUFFIXES, AskedColumns, ColumnNames, find_columns, one_or_several, read_table
+from .rows import SourceRows, faults_of, read_rows
+from .tables import (
+    TABLE_SUFFIXES,
+    AskedColumns,
+    ColumnNames,
+    check_class_numbers,
+    find_columns,
+    one_or_several,
+    read_table,
+)
 
 logger = logging.getLogger(__name__)
 
-SPLIT_NAMES = {
-    "train": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-}
-_METADATA = ("metadata.csv", "metadata.jsonl")
 _CONTROLLED = "controlled:"
 
 
@@ -273,11 +273,13 @@ def _load_tables(tables: Mapping[str, Path], asked: AskedColumns, root: Path | N
     available: list[str] = []
     encodings: dict[str, int] = {}
     for split, path in tables.items():
-        raw, found = read_table(path, encoding)
+        raw, found, bad_cells = read_table(path, encoding)
         found_columns = find_columns(raw.column_names, asked, str(path))
         if not parts:  # the training table, where there is one
             columns, available = found_columns, raw.column_names
-        rows = read_rows(raw, found_columns, str(path), root or path.parent)
+        check_class_numbers(raw, found_columns.label, str(path))
+        faults = faults_of(bad_cells, found_columns, len(raw), str(path))
+        rows = read_rows(raw, found_columns, str(path), root or path.parent, faults)
         if found is not None:
             encodings[found] = encodings.get(found, 0) + 1
         if len(tables) == 1 and "split" in raw.column_names and "split" not in found_columns.as_dict().values():
@@ -302,18 +304,7 @@ def _by_split(values: list[Any], path: Path) -> dict[str, list[int]]:
 
 def _load_folder(folder: Path, asked: AskedColumns, root: Path | None, encoding: str | None) -> _Loaded:
     """Find metadata files (ImageFolder), tables named by split, or pictures alone, named by their paths."""
-    metadata: dict[str, Path] = {}
-    tables: dict[str, Path] = {}
-    for file in (folder / name for name in _METADATA):
-        if file.is_file():
-            _add(metadata, "train", file)
-    for alias, split in SPLIT_NAMES.items():
-        for file in (folder / alias / name for name in _METADATA):
-            if file.is_file():
-                _add(metadata, split, file)
-        for file in (folder / f"{alias}{suffix}" for suffix in TABLE_SUFFIXES):
-            if file.is_file():
-                _add(tables, split, file)
+    metadata, tables = find_tables(folder)
     if metadata:
         asked = {**asked, "image": asked.get("image") or "file_name"}
         parts, columns, report = _load_tables(metadata, asked, root, encoding)
@@ -330,15 +321,9 @@ def _load_folder(folder: Path, asked: AskedColumns, root: Path | None, encoding:
         return {"train": (read_rows(raw, found, str(folder), folder), None)}, found.as_dict(), report
     raise ValueError(
         f"the folder {str(folder)!r} has no known layout. Expected are metadata.csv or metadata.jsonl (ImageFolder, "
-        "also in train/ and test/), tables such as train.csv and test.csv, pictures alone, train.txt beside data/ "
-        "(the lab layout), or a data set written by save_to_disk."
+        "also in train/ and test/, or within train.zip and test.zip), tables such as train.csv and test.csv, pictures "
+        "alone, train.txt beside data/ (the lab layout), or a data set written by save_to_disk."
     )
-
-
-def _add(found: dict[str, Path], split: str, file: Path) -> None:
-    if split in found:
-        raise ValueError(f"the split {split!r} is given twice: {str(found[split])!r} and {str(file)!r}.")
-    found[split] = file
 
 
 def _load_lab(folder: Path, encoding: str | None) -> _Loaded:
@@ -361,6 +346,7 @@ def _load_datasets(loaded: Dataset | DatasetDict, source: str, asked: AskedColum
         if split is None:
             continue
         found = find_columns(raw.column_names, asked, source)
+        check_class_numbers(raw, found.label, f"{source} ({name})")
         if split == "train" or not parts:
             columns, available = found, raw.column_names
         parts[split] = (read_rows(raw, found, f"{source} ({name})", root), None)

@@ -1,6 +1,9 @@
 """Turn a source's columns into the package's rows, noting on each row what is wrong with it."""
 
+import contextlib
+import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,14 +11,16 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, Image, List, Value, concatenate_datasets
 
-from .images import is_url
+from .archives import archives_in, locate
+from .images import IMAGE_SUFFIXES, is_url
 from .labels import LabelScheme
-from .tables import ColumnNames
+from .tables import BadCell, ColumnNames
 
 Fault = dict[str, str]
 
 _MARKS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}  # in a column a label
 _NO_WORDS = (bytes, dict, list)
+_SEVERAL = "the cell holds {} images, and an example has one: make a row of each, or keep one"
 FAULT_FEATURE = List({"column": Value("string"), "value": Value("string"), "reason": Value("string")})
 
 
@@ -81,6 +86,28 @@ def inside(root: str, value: str) -> str | None:
     return joined if joined.startswith(root.rstrip(os.sep) + os.sep) else None
 
 
+def faults_of(bad_cells: Sequence[BadCell], columns: ColumnNames, count: int, source: str) -> list[list[Fault]]:
+    """What is wrong with the cells of each row, of the columns that are read.
+
+    Args:
+        bad_cells: Of the whole table.
+        columns: The names of our columns.
+        count: Number of rows.
+        source: The table's name, for the message.
+
+    Raises:
+        ValueError: A cell is bad by which rows are held together or told apart, which no policy can mend.
+    """
+    faults: list[list[Fault]] = [[] for _ in range(count)]
+    ours = {theirs: name for name, theirs in columns.as_dict().items()}
+    for row, column, value, reason in bad_cells:
+        if ours.get(column) in ("image_id", "group"):
+            raise ValueError(f"{source}, row {row}, column {column!r}, {value}: {reason}.")
+        if column in ours:
+            faults[row].append({"column": ours[column], "value": value, "reason": reason})
+    return faults
+
+
 def read_rows(
     raw: Dataset,
     columns: ColumnNames,
@@ -109,7 +136,7 @@ def read_rows(
         )
     named = [name for ours, name in columns.as_dict().items() if ours not in ("image", "label")]
     named += [columns.label] if isinstance(columns.label, str) else columns.label or ()
-    cells: dict[str, list[Any]] = raw.select_columns(list(dict.fromkeys(named)))[:] if named else {}
+    cells: dict[str, list[Any]] = {name: _cells(raw, name, source) for name in dict.fromkeys(named)}
     faults: list[list[Fault]] = [list(found) for found in known_faults] if known_faults else [[] for _ in range(count)]
     labels: list[Any] = [None] * count
     label_names: list[str] | None = None
@@ -153,6 +180,13 @@ def _kind(value: Any) -> str:
     return f"a dict with {sorted(value)}" if isinstance(value, dict) else f"a {type(value).__name__}"
 
 
+def _cells(raw: Dataset, column: str, source: str) -> list[Any]:
+    try:
+        return raw.select_columns([column])[:][column]
+    except Exception as error:  # a date beyond Python's years, a sound that no library decodes, ...
+        raise ValueError(f"{source}, column {column!r}: its cells cannot be read ({error}).") from None
+
+
 def _text(value: Any) -> str | None:
     if value is None or value != value:  # NaN, the only value unlike itself
         return None
@@ -172,9 +206,17 @@ def _images(
     pictures = raw.select_columns([column])
     if isinstance(raw.features[column], Image):
         pictures = pictures.cast_column(column, Image(decode=False))
+    elif isinstance(raw.features[column], List) and isinstance(raw.features[column].feature, Image):
+        pictures = pictures.cast_column(column, List(Image(decode=False)))
     base = None if root is None else os.path.abspath(root)
+    archives = archives_in(base) if base is not None else []
     images: list[Any] = []
-    for row, value in enumerate(pictures[:][column]):
+    for row, cell in enumerate(_cells(pictures, column, source)):
+        value, reason = _only_one(cell)
+        if reason is not None:
+            faults[row].append({"column": "image", "value": str(cell)[:200], "reason": reason})
+            images.append(None)
+            continue
         if isinstance(value, bytes):
             value = {"bytes": value, "path": None}
         if isinstance(value, dict) and value.get("bytes") is not None:
@@ -194,11 +236,41 @@ def _images(
             raise ValueError(f"{source}, column {column!r} holds paths such as {path!r}: name their image_root.")
         full, reason = None, "a URL is not fetched: download the picture and give its path"
         if not is_url(path):
-            full, reason = inside(base, path), f"the path leaves the data folder {base!r}"
+            full, reason = _find(base, path, archives)
         if full is None:
             faults[row].append({"column": "image", "value": path, "reason": reason})
         images.append(None if full is None else {"bytes": None, "path": full})
     return images
+
+
+def _only_one(cell: Any) -> tuple[Any, str | None]:
+    """The picture of a cell that may be a list of one, or why there is none."""
+    if isinstance(cell, str) and cell.lstrip().startswith("["):
+        with contextlib.suppress(ValueError, RecursionError):  # a path that begins so
+            cell = json.loads(cell)
+    if not isinstance(cell, list):
+        return cell, None
+    if len(cell) > 1:
+        return None, _SEVERAL.format(len(cell))
+    return (cell[0] if cell else None), None
+
+
+def _find(base: str, path: str, archives: Sequence[Path]) -> tuple[str | None, str]:
+    """The whole path of a picture, in a zip archive where it is not in the folder, or None and why there is none."""
+    full = inside(base, path)
+    if full is None:
+        return None, f"the path leaves the data folder {base!r}"
+    parts = re.split(r"[|;,]", path)
+    several = len(parts) > 1 and all(part.strip().lower().endswith(IMAGE_SUFFIXES) for part in parts)
+    if not (archives or several) or os.path.exists(full):
+        return full, ""
+    try:
+        found = locate(archives, os.path.relpath(full, base))
+    except OSError as error:
+        return None, f"it is not in the folder, and {error.strerror}"
+    if len(found) > 1:
+        return None, f"it is in several zip archives: {found}"
+    return (None, _SEVERAL.format(len(parts))) if several and not found else (found[0] if found else full, "")
 
 
 def _labels(feature: Any, cells: list[Any]) -> tuple[list[Any], list[str] | None]:
@@ -237,7 +309,7 @@ def _ids(values: list[Any], faults: list[list[Fault]]) -> list[str]:
         if isinstance(value, _NO_WORDS):
             reason = f"an id must be a word or a number, got {_kind(value)}"
             faults[row].append({"column": "id", "value": _shown(value), "reason": reason})
-        elif not name:
+        elif not name and not any(fault["column"] == "id" for fault in faults[row]):
             faults[row].append({"column": "id", "value": "", "reason": "an empty id"})
         elif name in first:
             reason = f"a duplicate id, first in row {first[name]}"

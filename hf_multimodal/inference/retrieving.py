@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_multimodal.data.arguments import SourceArguments
-from hf_multimodal.data.checks import MODALITIES, missing_columns, write_bad_samples
+from hf_multimodal.data.checks import MODALITIES, first_reasons, missing_columns, write_bad_samples
 from hf_multimodal.data.choices import check_choice
 from hf_multimodal.data.images import value_range_of
 from hf_multimodal.inference.choosing import SPLITS, load_rows
@@ -115,7 +115,7 @@ def index_data(args: IndexArguments, source: SourceArguments) -> dict[str, int]:
                 first.setdefault(f"row {row}" if name is None else name, row)
     texts = [] if args.modality == "image" else [row for row, text in enumerate(rows["text"]) if text is not None]
     if not first and not texts:
-        raise ValueError(f"{source.data} has nothing to index: no picture and no text.")
+        raise ValueError(f"{source.data} has nothing to index: no picture and no text.{first_reasons(bad_samples)}")
     retriever = Retriever(
         model,
         processor,

@@ -18,6 +18,7 @@ from .inner_models import (
     has_pooler,
     image_widths,
     load_model,
+    longest_text,
     projection,
     shared_dtype,
     text_pooling_of,
@@ -136,6 +137,7 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
             self._reads_mask = strategy != "pooler"  # a model's own pooler may look at padding
             fixed = self.text_model.config.model_type == "siglip_text_model"
             self._text_length = self.text_model.config.max_position_embeddings if fixed else None
+            self._longest_text = longest_text(self.text_model)
             self._text_inputs = accepted(self.text_model, ("token_type_ids", "use_cache"))
             width = self.text_model.config.hidden_size
             self.text_projection = projection(width, config.hidden_size)

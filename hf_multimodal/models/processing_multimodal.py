@@ -33,6 +33,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # what brings an image of that orientation upright
+COUNT_BEHIND_PADDING = ("camembert", "data2vec-text", "ibert", "lilt", "longformer", "luke", "mpnet", "xmod")
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 
 
@@ -397,7 +398,7 @@ class MultimodalProcessor(ProcessorMixin):
             config = getattr(config, "text_config", None) or config
             positions = getattr(config, "max_position_embeddings", None)
             if positions is not None:
-                if "roberta" in config.model_type or config.model_type == "mpnet":
+                if "roberta" in config.model_type or config.model_type in COUNT_BEHIND_PADDING:
                     positions -= config.pad_token_id + 1  # these begin to count behind the padding's place
                 tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
             tokenizer.init_kwargs["padding"] = padding_of(config)
@@ -458,9 +459,9 @@ class MultimodalProcessor(ProcessorMixin):
             many are no examples but each to be compared with each, by an aligner: they come without a mask.
 
         Raises:
-            ValueError: If nothing is given, the lists differ in length and lack something, or a side is given that
-                this processor has no part for. If an image has values outside `image_value_range`, or a shape that
-                is none or is ambiguous; the message names its row.
+            ValueError: If nothing is given, the lists differ in length and lack something, a side is given that this
+                processor has no part for, or a text has more tokens than the text model reads. If an image has values
+                outside `image_value_range`, or a shape that is none or is ambiguous; the message names its row.
             TypeError: If an image is a path or a text is not a string.
         """
         images = images if images is None or isinstance(images, (list, tuple)) else self._as_list(images)
@@ -556,8 +557,24 @@ class MultimodalProcessor(ProcessorMixin):
         """Tokens; a missing text is one padding token between whatever the tokenizer puts around it, all masked."""
         blank = self.tokenizer.pad_token
         tokens = self.tokenizer([one if here else blank for one, here in zip(text, present, strict=True)], **kwargs)
+        self._check_length(tokens)
         if "attention_mask" in tokens and not present.all():
             masks = tokens["attention_mask"]
             for row in np.flatnonzero(~present):
                 masks[row] = masks[row] * 0 if kwargs.get("return_tensors") else [0] * len(masks[row])
         return dict(tokens)
+
+    def _check_length(self, tokens: Any) -> None:
+        """Say that a text is too long before the text model ends in an error about the sizes of tensors."""
+        longest = self.tokenizer.model_max_length
+        width = max(len(row) for row in tokens["input_ids"])
+        if width > longest:
+            lengths = [int(sum(row)) for row in tokens["attention_mask"]] if "attention_mask" in tokens else [width]
+            row = int(np.argmax(lengths))
+            what = f"the text of row {row} has {lengths[row]} tokens"
+            if lengths[row] <= longest:
+                what = f"texts are padded to {width} tokens"
+            raise ValueError(
+                f"{what}, and the text model reads {longest} (tokenizer.model_max_length, to be raised if the model "
+                "reads more): leave truncation on, and max_length at no more than that."
+            )

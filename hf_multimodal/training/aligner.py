@@ -8,6 +8,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.utils import logging
 
+from hf_multimodal.data.checks import first_reasons
 from hf_multimodal.data.pairs import group_pairs
 from hf_multimodal.evaluation.plots import plot_history
 from hf_multimodal.evaluation.report import write_json
@@ -68,7 +69,8 @@ def _train(
                 "%s: %d rows lack their picture or their caption and are left out.", split, incomplete[split]
             )
         if not len(pictures[split]):
-            raise ValueError(f"{data_args.data}: the split {split!r} has no pair of a picture and a caption.")
+            reasons = first_reasons(bad_samples, rows, data.sources.get(split))
+            raise ValueError(f"{data_args.data}: the split {split!r} has no pair of a picture and a caption.{reasons}")
     if data_args.dry_run:
         report = dry_run(model_args, data_args, training_args, data, bad_samples, pictures["train"])
         return report | {"incomplete_pairs": incomplete}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from transformers import TrainingArguments
 
-from hf_multimodal.data.checks import BadSample
+from hf_multimodal.data.checks import BadSample, first_reasons
 from hf_multimodal.data.command_line import flags_of
 from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.evaluation.bootstrap import paired_bootstrap
@@ -84,11 +84,12 @@ def parse_baselines(given: Mapping[str, Any], output_dir: str) -> dict[str, tupl
     return {name: parse_training_arguments([*own, "--overwrite_output_dir"]) for name, own in flags.items()}
 
 
-def rows_of_rivals(data: LoadedData) -> dict[str, LoadedData]:
+def rows_of_rivals(data: LoadedData, bad_samples: Sequence[BadSample] = ()) -> dict[str, LoadedData]:
     """The rows that each rival can read, by name; whether all of them can be trained shows here.
 
     Args:
         data: The robust run's checked rows.
+        bad_samples: What the checks let pass; the first are named where a rival has no row.
 
     Raises:
         ValueError: If a rival has nothing to train on, or nothing to stop on.
@@ -101,7 +102,7 @@ def rows_of_rivals(data: LoadedData) -> dict[str, LoadedData]:
             if not len(rows):
                 raise ValueError(
                     f"baselines: {name!r} has no row in the split {str(split)!r}: every one lacks "
-                    f"{' or '.join(needed)}. Take less away, or leave baselines out."
+                    f"{' or '.join(needed)}. Take less away, or leave baselines out.{first_reasons(bad_samples)}"
                 )
         found[name] = replace(data, splits=splits)
     return found

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 from tqdm.auto import tqdm
 
+from hf_multimodal.data.archives import read_file
 from hf_multimodal.data.images import open_rgb
 from hf_multimodal.models.inner_models import image_size_of
 from hf_multimodal.storage import replaced
@@ -26,7 +27,7 @@ AS_IT_IS = -1  # the version of a picture that is not augmented
 
 def picture_key(image: Any) -> str:
     """Name a picture cell (`{"bytes", "path"}`) by its content."""
-    content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+    content = image["bytes"] if image["bytes"] is not None else read_file(image["path"])
     return hashlib.sha256(content).hexdigest()
 
 

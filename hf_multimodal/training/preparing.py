@@ -9,7 +9,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from transformers.utils import logging
 
-from hf_multimodal.data.checks import BadSample, missing_columns
+from hf_multimodal.data.checks import BadSample, first_reasons, missing_columns
 from hf_multimodal.data.classes import check_classes
 from hf_multimodal.data.counts import class_counts, presence
 from hf_multimodal.data.loading import LoadedData
@@ -67,13 +67,27 @@ def prepare_training_data(
         if rate is not None:
             hidden[name] = take_away(rows, used[name], MissingRate.parse(rate), args.missing_seed)
     checked = replace(checked, splits=DatasetDict(hidden))
+    needed: tuple[str, ...] = ()
     if args.complete_only:
-        checked = replace(checked, splits=keep_readable(checked.splits, ("image", "text")))
+        needed = ("image", "text")
     elif args.missing is not None and modality != "both":
-        checked = replace(checked, splits=keep_readable(checked.splits, (modality,)))
-    for name, rows in checked.splits.items():
-        if len(rows) == 0:
-            raise ValueError(f"{args.data}: no usable row is left in the split {str(name)!r}.")
+        needed = (modality,)
+    if needed:
+        readable = keep_readable(checked.splits, needed)
+        for split, rows in readable.items():
+            if not len(rows):
+                name = str(split)
+                reasons = first_reasons(bad_samples, used[name], data.sources.get(name))
+                raise ValueError(
+                    f"{args.data}: no usable row is left in the split {name!r}: none of its "
+                    f"{len(checked.splits[split])} rows has {' and '.join(needed)}.{reasons}"
+                )
+        checked = replace(checked, splits=readable)
+    if labelled and checked.problem_type == "single_label_classification" and len(checked.id2label) == 1:
+        raise ValueError(
+            f"{args.data}: all rows have one class, {checked.id2label[0]!r}, in column {checked.columns['label']!r}, "
+            "and a classifier needs two. Is that the column of the labels? For numbers problem_type is 'regression'."
+        )
     if args.fit_on_validation:
         joined = dict(checked.splits)
         joined["train"] = concatenate_datasets([joined["train"], joined.pop("validation")])

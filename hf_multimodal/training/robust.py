@@ -105,7 +105,7 @@ def train_robust(argv: list[str] | None = None, description: str | None = None) 
     rivals = parse_baselines(given, output_dir) if model_args.baselines else {}
     with claim_output_dir(training_args, data_args.dry_run) as folder:
         data, bad_samples = prepare_training_data(data_args, model_args.modality, folder)
-        rows = rows_of_rivals(data) if rivals else {}
+        rows = rows_of_rivals(data, bad_samples) if rivals else {}
         if data_args.dry_run:
             return dry_run(model_args, data_args, training_args, data, bad_samples)
         metrics = run_training(model_args, data_args, training_args, data, bad_samples, given)
