@@ -16,6 +16,7 @@ OWN_CONFIGS: dict[str, type[PreTrainedConfig]] = {
 }
 IMAGE_POOLINGS = ("auto", "cls", "mean", "cls_mean")
 TAKEN = ("num_labels", "attn_implementation", "output_attentions")  # by transformers' configurations, as no fields
+FIXED_LENGTH_TEXT = ("siglip_text_model", "siglip2_text_model")  # they pool the last position of a fixed length
 TEXT_POOLINGS = ("auto", "cls", "mean", "last", "pooler")
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
-from .configuration_vision_text import VisionTextConfig
+from .configuration_vision_text import FIXED_LENGTH_TEXT, VisionTextConfig
 from .encoding import Encoder
 from .inner_models import (
     TEXT_POOLERS,
@@ -119,7 +119,7 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
         self.vision_model: Any = None
         self.text_model: Any = None
         if config.vision_config is not None:
-            self.vision_model = build_model(config.vision_config)
+            self.vision_model = build_model(config.vision_config, "vision_config", config.image_pooling)
             self._image_pooling = ImagePooling(self.vision_model, config.image_pooling)
             width, token_width = image_widths(self.vision_model, self._image_pooling)
             self.visual_projection = projection(width, config.hidden_size)
@@ -127,7 +127,7 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
                 self.visual_token_projection = projection(token_width, config.hidden_size)
         if config.text_config is not None:
             strategy = text_pooling_of(config.text_config, config.text_pooling)
-            self.text_model = build_model(config.text_config, pooler=strategy == "pooler")
+            self.text_model = build_model(config.text_config, "text_config", strategy)
             if not has_pooler(self.text_model, strategy):
                 raise ValueError(
                     f"text_pooling 'pooler' needs a text model that has one; {self.text_model.config.model_type!r} "
@@ -135,7 +135,7 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
                 )
             self._text_pooler = TEXT_POOLERS[strategy]
             self._reads_mask = strategy != "pooler"  # a model's own pooler may look at padding
-            fixed = self.text_model.config.model_type == "siglip_text_model"
+            fixed = self.text_model.config.model_type in FIXED_LENGTH_TEXT
             self._text_length = self.text_model.config.max_position_embeddings if fixed else None
             self._longest_text = longest_text(self.text_model)
             self._text_inputs = accepted(self.text_model, ("token_type_ids", "use_cache"))
@@ -193,12 +193,14 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
             raise ValueError("device_map is for from_pretrained of a saved model; move this one with .to(device).")
         cls.config_class.check_fields(kwargs)
         dtype = kwargs.pop("dtype", torch.float32)
-        pooler = kwargs.get("text_pooling") == "pooler"
+        poolings = {side: kwargs.get(f"{side}_pooling", "auto") for side in ("image", "text")}
         vision = text = None
         if vision_model_name_or_path is not None:
-            vision = load_model(vision_model_name_or_path, "vision_config", layers=vision_layers, dtype=dtype)
+            vision = load_model(
+                vision_model_name_or_path, "vision_config", poolings["image"], layers=vision_layers, dtype=dtype
+            )
         if text_model_name_or_path is not None:
-            text = load_model(text_model_name_or_path, "text_config", pooler=pooler, dtype=dtype)
+            text = load_model(text_model_name_or_path, "text_config", poolings["text"], dtype=dtype)
         config = cls.config_class(
             vision_config=None if vision is None else vision.config,
             text_config=None if text is None else text.config,

@@ -14,6 +14,7 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.utils import logging
 
 from .configuration_torchvision import TORCHVISION_PREFIX
+from .configuration_vision_text import FIXED_LENGTH_TEXT
 
 logger = logging.get_logger(__name__)
 
@@ -320,7 +321,7 @@ def image_processor_of(name_or_path: str) -> Any:
 
 def padding_of(text_config: Any) -> bool | str:
     """How texts are padded for a text model: SigLIP's reads the last position of a fixed length."""
-    return "max_length" if getattr(text_config, "model_type", None) == "siglip_text_model" else True
+    return "max_length" if getattr(text_config, "model_type", None) in FIXED_LENGTH_TEXT else True
 
 
 class MultimodalProcessor(ProcessorMixin):
