@@ -57,11 +57,11 @@ def replaced(path: str | Path) -> Iterator[Path]:
             yield part
             if path.exists():
                 shutil.copymode(path, part)
-            _sync(part)
+            sync(part)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -110,9 +110,9 @@ def replaced_files(folder: str | Path, last: str) -> Iterator[Path]:
             part.mkdir()
             yield part
             for path in (*part.rglob("*"), part):
-                _sync(path)
+                sync(path)
         part.replace(ready)  # from here on the new files stand, whatever happens to this process
-        _sync(folder)
+        sync(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     _move(ready, folder, last)
@@ -149,7 +149,7 @@ def _move(ready: Path, folder: Path, last: str) -> None:
         place = folder / file.relative_to(ready)
         place.parent.mkdir(parents=True, exist_ok=True)
         file.replace(place)
-    _sync(folder)
+    sync(folder)
     shutil.rmtree(ready)
 
 
@@ -169,7 +169,8 @@ def _name(kind: str) -> str:
     return f".{kind}-{secrets.token_hex(4)}-{os.getpid()}-{_HOST}"  # no dot: a suffix may follow
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file, or the entries of a folder, on the disk before going on."""
     folder = path.is_dir()
     with contextlib.suppress(*[OSError] if folder else []):  # not every system syncs a folder
         descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)

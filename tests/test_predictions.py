@@ -69,6 +69,17 @@ def test_multilabel_cells(tmp_path):
     assert lines[1:] == ['"a","|","x\\|y|z",1,1,0.9,0.8,2', '"b","","|",1,1,0.1,0.2,2']
 
 
+def test_thresholds_decide_and_are_measured_by(tmp_path):
+    run = Predictions.from_outputs(
+        SEVERAL, "ab", [[0.9, 0.2], [0.6, 0.1]], ["x", "y"], labels=[[1, 1], [0, 0]], thresholds=[0.7, 0.2]
+    )
+    assert run.predicted.tolist() == [[1, 1], [0, 0]] and run.metrics()["subset_accuracy"] == 1.0
+    write_predictions(tmp_path / "p.csv", run)  # the file tells what was said, and needs no threshold
+    assert read_predictions(tmp_path / "p.csv").metrics() == run.metrics()
+    usual = Predictions.from_outputs(SEVERAL, "ab", run.probabilities, ["x", "y"], labels=run.labels)
+    assert usual.metrics()["label_accuracy"] == 0.5
+
+
 def test_regression_round_trip(tmp_path):
     run = Predictions.from_outputs("regression", "abc", [[0.1], [2.0], [-1e-9]], labels=[0.3, None, 1])
     write_predictions(tmp_path / "p.csv", run)

@@ -147,8 +147,8 @@ def test_a_full_disk_leaves_the_old_file_and_is_named(tmp_path: Path, monkeypatc
 
 def test_it_is_synced_before_it_is_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    sync, move = storage._sync, Path.replace
-    monkeypatch.setattr(storage, "_sync", lambda path: (calls.append(f"sync {path.name[:6]}"), sync(path)))
+    sync, move = storage.sync, Path.replace
+    monkeypatch.setattr(storage, "sync", lambda path: (calls.append(f"sync {path.name[:6]}"), sync(path)))
     monkeypatch.setattr(Path, "replace", lambda path, to: (calls.append(f"move {path.name[:6]}"), move(path, to)))
     write_text(tmp_path / "a.txt", "x")
     assert calls == ["sync .part-", "move .part-", f"sync {tmp_path.name[:6]}"]

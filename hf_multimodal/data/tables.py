@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset
+from datasets import Dataset, Features, Json, concatenate_datasets
 
 from .choices import check_choice, did_you_mean
 from .encodings import decode_file
@@ -27,23 +27,28 @@ DEFAULT_COLUMNS = {
 FLAGS = {"group": "group_by"}  # all others are named like `image_column`
 
 
-AskedColumns = Mapping[str, str | tuple[str, ...] | None]
+# A list asks for all of its columns together, as those of several labels.
+AskedColumns = Mapping[str, str | list[str] | tuple[str | list[str], ...] | None]
 
 
 @dataclass(frozen=True)
 class ColumnNames:
-    """The source's names of the columns that this package calls `image`, `text`, `label` and so on; None if absent."""
+    """The source's names of the columns that this package calls `image`, `text`, `label` and so on; None if absent.
+
+    Of labels there may be several columns, each of 0 and 1 and named like its class.
+    """
 
     image: str | None = None
     text: str | None = None
-    label: str | None = None
+    label: str | tuple[str, ...] | None = None
     id: str | None = None
     image_id: str | None = None
     group: str | None = None
 
     def as_dict(self) -> dict[str, str]:
-        """The columns that are there, by our name."""
-        return {ours: theirs for ours, theirs in asdict(self).items() if theirs is not None}
+        """The columns that are there, by our name; several of labels are joined by commas."""
+        found = {ours: theirs for ours, theirs in asdict(self).items() if theirs is not None}
+        return {ours: theirs if isinstance(theirs, str) else ", ".join(theirs) for ours, theirs in found.items()}
 
 
 def find_columns(available: Sequence[str], asked: AskedColumns, source: str) -> ColumnNames:
@@ -51,8 +56,9 @@ def find_columns(available: Sequence[str], asked: AskedColumns, source: str) -> 
 
     Args:
         available: The source's column names.
-        asked: For each of `image`, `text`, `label`, `id`, `image_id` and `group` the name the user gave, a tuple of
-            names to look for before the usual ones (an empty one if the column is not wanted), or None.
+        asked: For each of `image`, `text`, `label`, `id`, `image_id` and `group` the name the user gave, of `label`
+            perhaps a list of several, a tuple of names to look for before the usual ones (an empty one if the column
+            is not wanted), or None.
         source: The source's name, for messages.
 
     Raises:
@@ -66,20 +72,23 @@ def find_columns(available: Sequence[str], asked: AskedColumns, source: str) -> 
     ValueError: a.csv has no column 'captoin' (text_column), its columns are ['picture', 'caption']. Did you mean \
 'caption'?
     """
-    found: dict[str, str | None] = {}
+    found: dict[str, Any] = {}
     for ours, usual in DEFAULT_COLUMNS.items():
         name = asked.get(ours)
-        if isinstance(name, str) and name not in available:
-            flag = FLAGS.get(ours, f"{ours}_column")
-            raise ValueError(
-                f"{source} has no column {name!r} ({flag}), its columns are {list(available)}."
-                f"{did_you_mean(name, available)}"
-            )
-        if isinstance(name, str):
+        if isinstance(name, (str, list)):
+            for one in _as_list(name):
+                if one not in available:
+                    flag = FLAGS.get(ours, f"{ours}_column")
+                    raise ValueError(
+                        f"{source} has no column {one!r} ({flag}), its columns are {list(available)}."
+                        f"{did_you_mean(one, available)}"
+                    )
             found[ours] = name
         elif name != ():  # what names the pictures does not name the rows
             looked_for = (n for n in (*(name or ()), *usual) if n != asked.get("image_id"))
-            found[ours] = next((n for n in looked_for if n in available), None)
+            found[ours] = next((n for n in looked_for if set(_as_list(n)) <= set(available)), None)
+        if isinstance(found.get(ours), list):
+            found[ours] = tuple(found[ours])
     if found.get("image") is None and found.get("text") is None:
         delimiter = next((mark for mark in ";\t|" if len(available) == 1 and mark in available[0]), None)
         advice = "name them with image_column and text_column."
@@ -90,6 +99,21 @@ def find_columns(available: Sequence[str], asked: AskedColumns, source: str) -> 
             f"{list(available)}: {advice}"
         )
     return ColumnNames(**found)
+
+
+def one_or_several(columns: str | Sequence[str]) -> str | list[str]:
+    """A name by itself, also where it stands alone in a list; else the list.
+
+    Example:
+
+    >>> one_or_several(["label"]), one_or_several(["sea", "sun"])
+    ('label', ['sea', 'sun'])
+    """
+    return columns if isinstance(columns, str) else columns[0] if len(columns) == 1 else list(columns)
+
+
+def _as_list(name: str | list[str]) -> list[str]:
+    return [name] if isinstance(name, str) else name
 
 
 def read_table(path: Path, encoding: str | None = None) -> tuple[Dataset, str | None]:
@@ -120,7 +144,8 @@ def read_table(path: Path, encoding: str | None = None) -> tuple[Dataset, str | 
     else:
         text, found = decode_file(path.read_bytes(), str(path), encoding)
         columns = _jsonl(text, path) if path.suffix.lower() == ".jsonl" else _delimited(text, path)
-        table = Dataset.from_dict({name: _uniform(values) for name, values in columns.items()})
+        parts = [_column(name, _uniform(values)) for name, values in columns.items()]
+        table = concatenate_datasets(parts, axis=1) if parts else Dataset.from_dict({})
     if not len(table):
         raise ValueError(f"{path} has no rows.")
     return table, found
@@ -174,5 +199,15 @@ def _uniform(values: list[Any]) -> list[Any]:
     """
     values = [None if value != value else value for value in values]
     kinds = {type(value) for value in values if value is not None}
-    mixed = len(kinds) > 1 and kinds != {int, float}
+    mixed = len(kinds) > 1 and kinds != {int, float} and not kinds & {list, dict}
     return [value if value is None else str(value) for value in values] if mixed else values
+
+
+def _column(name: str, values: list[Any]) -> Dataset:
+    """Build one column; one for which Arrow has no type (lists beside words) keeps its values as JSON."""
+    try:
+        return Dataset.from_dict({name: values})
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        # Written out here, since `Json` takes a word that looks like JSON, such as null, for JSON.
+        written = [None if value is None else json.dumps(value) for value in values]
+        return Dataset.from_dict({name: written}, features=Features({name: Json()}))

@@ -31,6 +31,7 @@ from hf_multimodal.data.tables import TABLE_SUFFIXES
 from hf_multimodal.storage import replaced, write_text
 
 from .metrics import IGNORE_INDEX, METRICS, metrics_from_outputs
+from .thresholds import decide
 
 FIXED_COLUMNS = ["id", "label", "predicted", "has_image", "has_text"]
 PROBABILITY_PREFIX = "prob_"
@@ -93,8 +94,9 @@ class Predictions:
         labels: Sequence[Any] | npt.NDArray[Any] | None = None,
         has_image: npt.ArrayLike | None = None,
         has_text: npt.ArrayLike | None = None,
+        thresholds: npt.ArrayLike | None = None,
     ) -> "Predictions":
-        """Decide from a model's outputs: the most probable class, each label from .5 on, or the value itself.
+        """Decide from a model's outputs: the most probable class, each label from its threshold on, or the value.
 
         Args:
             problem_type: A key of `metrics.METRICS`.
@@ -105,6 +107,7 @@ class Predictions:
                 has one.
             has_image: (n,) whether the row came with an image; None means that all did.
             has_text: (n,) whether the row came with a text; None means that all did.
+            thresholds: Of a multi-label problem, broadcast to the probabilities; None is .5 for every label.
 
         Raises:
             ValueError: Shapes disagree, an id is there twice, or the problem type is unknown.
@@ -126,7 +129,7 @@ class Predictions:
             predicted = table[:, 0] if table.ndim == 2 and table.shape[1] == 1 else table
             table = np.empty((len(ids), 0))
         elif problem_type == "multi_label_classification":
-            predicted = (table >= 0.5).astype(np.int64)
+            predicted = decide(table, thresholds)
         else:
             predicted = table.argmax(axis=1)
         return cls(
@@ -167,7 +170,8 @@ class Predictions:
             ValueError: No row has a label.
         """
         rows = self.labelled
-        return metrics_from_outputs(self.problem_type, self.outputs[rows], self.labels[rows], self.class_names)
+        given = (self.outputs[rows], self.labels[rows], self.class_names, self.predicted[rows])
+        return metrics_from_outputs(self.problem_type, *given)
 
 
 def write_predictions(path: str | Path, predictions: Predictions) -> None:

@@ -18,6 +18,7 @@ from hf_multimodal.evaluation.metrics import outputs_from_logits
 from hf_multimodal.evaluation.predictions import Predictions
 from hf_multimodal.models.configuration_aligner import AlignerConfig
 from hf_multimodal.models.configuration_vision_text import VisionTextConfig
+from hf_multimodal.models.features import warn_of_missing
 from hf_multimodal.models.modeling_vision_text import VisionTextPreTrainedModel, check_finite
 from hf_multimodal.sharing.pickles import refuse_pickled_model
 from hf_multimodal.storage import recover
@@ -136,7 +137,8 @@ def predict_dataset(
     """Run a model over a data set.
 
     Texts of like length share a batch, so that little is spent on padding; the answers come back in the order of the
-    data set. An example with neither image nor text is answered too, and flagged in `has_image` and `has_text`.
+    data set. An example with neither image nor text is answered too, and flagged in `has_image` and `has_text`. A
+    plain fused classifier that has to answer from one side alone warns once.
 
     Args:
         model: A trained classifier; it is put into eval mode and stays on its device.
@@ -166,7 +168,12 @@ def predict_dataset(
     for batch in tqdm(loader, desc="Predicting", disable=not show_progress):
         masks.append(batch["modality_mask"])
         logits.append(model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).logits.cpu())
-    return as_predictions(model, dataset, torch.cat(logits)[back], torch.cat(masks)[back])
+    present = torch.cat(masks)[back]
+    if model.config.model_type == "multimodal_fusion" and modality_of(model.config) == "both":
+        for column, name in enumerate(("image", "text")):
+            if not present[:, column].all():
+                warn_of_missing(name)
+    return as_predictions(model, dataset, torch.cat(logits)[back], present)
 
 
 def as_predictions(
@@ -193,6 +200,7 @@ def as_predictions(
         labels=list(dataset["label"]) if "label" in dataset.column_names else None,
         has_image=has_image,
         has_text=has_text,
+        thresholds=getattr(model.config, "thresholds", None),
     )
 
 

@@ -111,9 +111,9 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
         super().__init__(config)
         if config.vision_config is None and config.text_config is None:
             raise ValueError("a model needs a vision_config, a text_config, or both; both are None.")
-        weights = getattr(config, "class_weights", None)
-        if weights is not None and len(weights) != config.num_labels:
-            config.class_weights = None  # a new head was asked for by other labels: the weights were the old classes'
+        for name in ("class_weights", "thresholds"):
+            if len(getattr(config, name, None) or ()) not in (0, config.num_labels):
+                setattr(config, name, None)  # a new head was asked for by other labels: they were the old classes'
         self.token_features = token_features
         self.vision_model: Any = None
         self.text_model: Any = None
