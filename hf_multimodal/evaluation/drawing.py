@@ -13,7 +13,6 @@ from matplotlib.text import Text
 from PIL import Image
 
 from hf_multimodal.models.processing_multimodal import to_rgb
-
 from hf_multimodal.storage import replaced
 
 from .fonts import ems
