@@ -53,15 +53,12 @@ def replaced(path: str | Path) -> Iterator[Path]:
     recover(path.parent)
     part = path.with_name(_name("part") + path.suffix)
     try:
-        yield part
-        if path.exists():
-            shutil.copymode(path, part)
-        sync(part)
+        with _naming(path):
+            yield part
+            if path.exists():
+                shutil.copymode(path, part)
+            sync(part)
         part.replace(path)
-    except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        raise OSError(error.errno, f"{error.strerror}, what was there before is as it was", str(path)) from error
     finally:
         part.unlink(missing_ok=True)
     sync(path.parent)
@@ -92,6 +89,9 @@ def replaced_files(folder: str | Path, last: str) -> Iterator[Path]:
     Returns:
         Where to write: an empty folder.
 
+    Raises:
+        OSError: If there is no room; the message names the folder.
+
     Example:
 
     >>> from tempfile import TemporaryDirectory
@@ -105,11 +105,12 @@ def replaced_files(folder: str | Path, last: str) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     recover(folder)
     part, ready = folder / _name("part"), folder / f"{_name('ready')}.{last}"
-    part.mkdir()
     try:
-        yield part
-        for path in (*part.rglob("*"), part):
-            sync(path)
+        with _naming(folder):
+            part.mkdir()
+            yield part
+            for path in (*part.rglob("*"), part):
+                sync(path)
         part.replace(ready)  # from here on the new files stand, whatever happens to this process
         sync(folder)
     finally:
@@ -150,6 +151,18 @@ def _move(ready: Path, folder: Path, last: str) -> None:
         file.replace(place)
     sync(folder)
     shutil.rmtree(ready)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Say of which file or folder it is that there is no room; the system names the part, or nothing."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        reason = f"{os.strerror(error.errno)}, what was there before is as it was"
+        raise OSError(error.errno, reason, str(path)) from error
 
 
 def _name(kind: str) -> str:

@@ -64,36 +64,39 @@ def test_a_killed_process_leaves_the_old_file_and_the_next_write_cleans_up(kind:
     assert read(tmp_path) == {**OLD, "other.txt": "y"}
 
 
-def test_killed_at_each_step_of_the_move_all_files_are_old_or_all_are_new(tmp_path: Path) -> None:
-    def write_and_die(folder: Path, step: int) -> None:
-        left = itertools.count(step, -1)
+def killed_at(step: int, act: Callable[[], object]) -> bool:
+    """Whether a process of its own that acts came to as many moves and removals of files, and was killed there."""
+    left = itertools.count(step, -1)
 
-        def counted(function: Callable[..., Any]) -> Callable[..., Any]:
-            def call(*args: Any, **kwargs: Any) -> Any:
-                if not next(left):
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return function(*args, **kwargs)
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if not next(left):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
 
-            return call
+        return call
 
-        with replaced_files(folder, last="last.txt") as new:
-            for name, text in NEW.items():
-                (new / name).write_text(text)
-            for name in ("replace", "unlink"):
-                setattr(Path, name, counted(getattr(Path, name)))
-            storage.shutil.rmtree = counted(storage.shutil.rmtree)  # type: ignore[attr-defined, misc, assignment]
+    def act_and_die() -> None:
+        for name in ("replace", "unlink"):
+            setattr(Path, name, counted(getattr(Path, name)))
+        storage.shutil.rmtree = counted(storage.shutil.rmtree)  # type: ignore[attr-defined, misc, assignment]
+        act()
 
+    return os.WIFSIGNALED(os.waitpid(in_child(act_and_die), 0)[1])
+
+
+def test_killed_at_each_step_all_files_are_old_or_all_are_new(tmp_path: Path) -> None:
     seen = []
     for step in range(9):
         folder = tmp_path / str(step)
         write(folder, OLD)
-        _, status = os.waitpid(in_child(lambda folder=folder, step=step: write_and_die(folder, step)), 0)
+        killed = killed_at(step, lambda folder=folder: write(folder, NEW))
         visible = read_files(folder)
         if "last.txt" in visible:  # whoever reads without looking for what was left
             assert visible in (OLD, NEW)
         recover(folder)
         assert read(folder) in (OLD, NEW)
-        seen.append((os.WIFSIGNALED(status), read(folder) == NEW))
+        seen.append((killed, read(folder) == NEW))
     assert seen[0] == (True, False) and seen[1] == (True, True) and seen[-1] == (False, True)
     assert [new for _, new in seen] == sorted(new for _, new in seen)
 

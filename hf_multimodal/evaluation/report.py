@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
-from hf_multimodal.storage import write_text
+from hf_multimodal.storage import replaced_files, write_text
 
 from .plots import plot_confusion, plot_history
 from .predictions import Predictions, write_predictions
@@ -43,14 +43,14 @@ def write_run(
     if clash:
         raise ValueError(f"entries of extra must not be named like a split, got {clash}.")
     folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = dict(extra or {})
     for split, answers in predictions.items():
         if answers.labelled.any():
             found[split] = answers.metrics()
-    write_json(folder / "metrics.json", found)
     reported = next(iter(predictions.values()))
-    write_predictions(folder / "predictions.csv", reported)
+    with replaced_files(folder, last="metrics.json") as new:
+        write_json(new / "metrics.json", found)
+        write_predictions(new / "predictions.csv", reported)
     if reported.problem_type == "single_label_classification" and reported.labelled.any():
         rows = reported.labelled
         classes = np.arange(len(reported.class_names))

@@ -20,6 +20,7 @@ from transformers.utils.hub import PushInProgress
 
 from hf_multimodal.sharing.files import shared_files
 from hf_multimodal.sharing.pushing import push_folder
+from hf_multimodal.storage import replaced_files
 from hf_multimodal.training.averaging import WeightAverage
 from hf_multimodal.training.checkpoints import (
     find_fault,
@@ -282,16 +283,23 @@ class MultimodalTrainer(Trainer):
             self.average.load(self.state.best_model_checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if self.args.should_save and output_dir in (None, self.args.output_dir):  # a checkpoint has its manifest
+            with replaced_files(str(self.args.output_dir), last="config.json") as new:
+                self._save_into(str(new), state_dict)
+        else:
+            self._save_into(str(output_dir or self.args.output_dir), state_dict)
+
+    def _save_into(self, folder: str, state_dict: dict[str, Any] | None) -> None:
         token, self.args.hub_token = self.args.hub_token, None  # `Trainer` pickles its arguments beside the weights
         try:
-            super()._save(output_dir, state_dict)
+            super()._save(folder, state_dict)
         finally:
             self.args.hub_token = token
         if self.args.should_save:
             if self.average is not None:
-                self.average.save(output_dir or self.args.output_dir)
+                self.average.save(folder)
             # Not as `processing_class`: `Trainer` looks for the tokenizer of one, which an image model's has not.
-            self.data_collator.processor.save_pretrained(output_dir or self.args.output_dir)
+            self.data_collator.processor.save_pretrained(folder)
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Make the repository, unless its checkpoints would have to be pushed as they are."""
@@ -360,8 +368,9 @@ class MultimodalTrainer(Trainer):
             return
         self._finish_current_push()
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        for name in shared_files(checkpoint_folder):
-            shutil.copy2(Path(checkpoint_folder, name), self.args.output_dir)
+        with replaced_files(str(self.args.output_dir), last="config.json") as new:
+            for name in shared_files(checkpoint_folder):
+                shutil.copy2(Path(checkpoint_folder, name), new)
         push = self._push(f"Training in progress, step {self.state.global_step}", in_background=True)
         self.push_in_progress = PushInProgress([push])
 
