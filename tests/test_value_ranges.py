@@ -17,7 +17,7 @@ from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 from test_scripts import FAST, predict, train, write_table
 from transformers import ViTImageProcessor
 
@@ -30,7 +30,7 @@ from hf_multimodal.data.images import BadImageError, open_image, open_rgb, verif
 from hf_multimodal.data.value_ranges import ValueRanges
 from hf_multimodal.evaluation.drawing import rgb
 from hf_multimodal.inference.fingerprint import fingerprint
-from hf_multimodal.models.processing_multimodal import ImageValues, check_value_range, image_values, to_rgb
+from hf_multimodal.models.processing_multimodal import ImageValues, check_value_range, image_values, to_rgb, upright
 
 AS_THEY_ARE = {"do_resize": False, "do_normalize": False, "do_rescale": False}
 TWELVE_BITS = (0, 4095)
@@ -176,6 +176,35 @@ def deep_rgb_png(value: int) -> bytes:
     rows = (b"\0" + struct.pack(">3H", value, value, value) * 8) * 8
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_rgb_images_pass_as_they_are():
+    keyed = Image.new("RGB", (3, 2), (200, 10, 10))
+    keyed.info["transparency"] = (200, 10, 10)  # as a PNG may have it; the colour is drawn, as ever
+    assert to_rgb(keyed) is keyed
+
+
+@pytest.mark.parametrize("broken", [b"Exif\0\0uM\0*\0\0\0\x08", b"Exif\0\0II*\0\x08", b"Exif\0\0"])
+def test_exif_that_cannot_be_read_turns_nothing(broken, tmp_path):
+    stream = io.BytesIO()
+    Image.effect_noise((40, 30), 90).save(stream, "JPEG", exif=broken)
+    whole = open_image(encoded(Image.effect_noise((40, 30), 90), "JPEG"))
+    assert open_rgb(stream.getvalue()).size == whole.size
+    augmented = ImageAugmentation(0)(open_image(stream.getvalue()), 0, 0)
+    assert augmented.size == whole.size
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_once_as_pillow_does(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)).save(stream, kind, exif=exif)
+    expected = ImageOps.exif_transpose(open_image(stream.getvalue())).convert("RGB")
+    turned = upright(open_image(stream.getvalue()))
+    assert np.array_equal(np.asarray(turned.convert("RGB")), np.asarray(expected))
+    assert upright(turned) is turned and turned.crop((0, 0, 3, 2)).getexif().get(0x0112, 1) == 1
 
 
 # --- properties

@@ -102,8 +102,10 @@ def load_pixels(image: Image.Image) -> None:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turn a PIL image as its EXIF orientation says, and take out what says so. Unlike Pillow's own, it writes no EXIF
-    anew and makes no copy where nothing is to turn. An image whose EXIF cannot be read stays as it lies.
+    """Turn a PIL image as its EXIF orientation says, and take out what says so.
+
+    Unlike Pillow's own `exif_transpose` it writes no EXIF anew, makes no copy where nothing is to turn, and leaves an
+    image whose EXIF cannot be read as it lies.
 
     Raises:
         Exception: Whatever Pillow raises on pixels that cannot be decoded.
@@ -222,10 +224,12 @@ def _convert(
         picture = _to_8_bits(picture, values.low, values.high)
     if isinstance(picture, np.ndarray):
         picture = Image.fromarray(picture)
+    if picture.mode == "RGB":
+        return picture, values
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture if picture.mode == "RGB" else picture.convert("RGB"), values
+    return picture.convert("RGB"), values
 
 
 def _words(value_range: tuple[float, float]) -> str:
