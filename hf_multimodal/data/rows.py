@@ -133,7 +133,7 @@ def read_rows(
             "picture."
         )
     named = list(dict.fromkeys(name for ours, name in columns.as_dict().items() if ours != "image"))
-    cells: dict[str, list[Any]] = {name: _cells(raw, name, source) for name in named}
+    cells = read_cells(raw, named, source)
     faults: list[list[Fault]] = [list(found) for found in known_faults] if known_faults else [[] for _ in range(count)]
     texts: list[str | None] = [_text(value) for value in cells[columns.text]] if columns.text else [None] * count
     labels, label_names = _labels(raw, columns.label, cells)
@@ -153,11 +153,23 @@ def read_rows(
     )
 
 
-def _cells(raw: Dataset, column: str, source: str) -> list[Any]:
+def read_cells(raw: Dataset, columns: list[str], source: str) -> dict[str, list[Any]]:
+    """Read columns into Python values, all rows of them.
+
+    Args:
+        raw: The source's columns.
+        columns: Which.
+        source: The source's name, for the message.
+
+    Raises:
+        ValueError: A cell is no value of Python's; its column is named.
+    """
     try:
-        return raw.select_columns([column])[:][column]
+        return raw.select_columns(columns)[:] if columns else {}
     except Exception as error:  # a date beyond Python's years, a sound that no library decodes, ...
-        raise ValueError(f"{source}, column {column!r}: its cells cannot be read ({error}).") from None
+        if len(columns) > 1:
+            return {column: read_cells(raw, [column], source)[column] for column in columns}
+        raise ValueError(f"{source}, column {columns[0]!r}: its cells cannot be read ({error}).") from None
 
 
 def _text(value: Any) -> str | None:
@@ -184,7 +196,7 @@ def _images(
     base = None if root is None else os.path.abspath(root)
     archives = archives_in(base) if base is not None else []
     images: list[Any] = []
-    for row, cell in enumerate(_cells(pictures, column, source)):
+    for row, cell in enumerate(read_cells(pictures, [column], source)[column]):
         value, reason = _only_one(cell)
         if reason is not None:
             faults[row].append({"column": "image", "value": str(cell)[:200], "reason": reason})
