@@ -17,7 +17,7 @@ from .images import IMAGE_SUFFIXES
 from .lab import LAB_COLUMNS, is_lab_folder, read_lab
 from .labels import LabelError, check_label_columns, infer_scheme, notation_warnings
 from .pairs import name_pictures
-from .rows import SourceRows, faults_of, read_rows
+from .rows import SourceRows, faults_of, read_cells, read_rows
 from .tables import (
     TABLE_SUFFIXES,
     AskedColumns,
@@ -283,7 +283,8 @@ def _load_tables(tables: Mapping[str, Path], asked: AskedColumns, root: Path | N
         if found is not None:
             encodings[found] = encodings.get(found, 0) + 1
         if len(tables) == 1 and "split" in raw.column_names and "split" not in found_columns.as_dict().values():
-            parts.update({name: (rows, chosen) for name, chosen in _by_split(raw["split"][:], path).items()})
+            by_split = _by_split(read_cells(raw, ["split"], str(path))["split"], path)
+            parts.update({name: (rows, chosen) for name, chosen in by_split.items()})
         else:
             parts[split] = (rows, None)
     return parts, columns.as_dict(), {"kind": "table", "encodings": encodings, "columns": available}

@@ -136,7 +136,7 @@ def read_rows(
         )
     named = [name for ours, name in columns.as_dict().items() if ours not in ("image", "label")]
     named += [columns.label] if isinstance(columns.label, str) else columns.label or ()
-    cells: dict[str, list[Any]] = {name: _cells(raw, name, source) for name in dict.fromkeys(named)}
+    cells = read_cells(raw, list(dict.fromkeys(named)), source)
     faults: list[list[Fault]] = [list(found) for found in known_faults] if known_faults else [[] for _ in range(count)]
     labels: list[Any] = [None] * count
     label_names: list[str] | None = None
@@ -180,11 +180,23 @@ def _kind(value: Any) -> str:
     return f"a dict with {sorted(value)}" if isinstance(value, dict) else f"a {type(value).__name__}"
 
 
-def _cells(raw: Dataset, column: str, source: str) -> list[Any]:
+def read_cells(raw: Dataset, columns: list[str], source: str) -> dict[str, list[Any]]:
+    """Read columns into Python values, all rows of them.
+
+    Args:
+        raw: The source's columns.
+        columns: Which.
+        source: The source's name, for the message.
+
+    Raises:
+        ValueError: A cell is no value of Python's; its column is named.
+    """
     try:
-        return raw.select_columns([column])[:][column]
+        return raw.select_columns(columns)[:] if columns else {}
     except Exception as error:  # a date beyond Python's years, a sound that no library decodes, ...
-        raise ValueError(f"{source}, column {column!r}: its cells cannot be read ({error}).") from None
+        if len(columns) > 1:
+            return {column: read_cells(raw, [column], source)[column] for column in columns}
+        raise ValueError(f"{source}, column {columns[0]!r}: its cells cannot be read ({error}).") from None
 
 
 def _text(value: Any) -> str | None:
@@ -211,7 +223,7 @@ def _images(
     base = None if root is None else os.path.abspath(root)
     archives = archives_in(base) if base is not None else []
     images: list[Any] = []
-    for row, cell in enumerate(_cells(pictures, column, source)):
+    for row, cell in enumerate(read_cells(pictures, [column], source)[column]):
         value, reason = _only_one(cell)
         if reason is not None:
             faults[row].append({"column": "image", "value": str(cell)[:200], "reason": reason})

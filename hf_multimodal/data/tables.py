@@ -201,8 +201,7 @@ def read_table(path: Path, encoding: str | None = None) -> Table:
         else:
             columns = _delimited(text, path)
         _check_names(columns, path)
-        parts = [_column(name, _uniform(values)) for name, values in columns.items()]
-        table = concatenate_datasets(parts, axis=1) if parts else Dataset.from_dict({})
+        table = _joined({name: _uniform(values) for name, values in columns.items()})
     if not len(table):
         raise ValueError(f"{path} has no rows.")
     return Table(table, found, bad)
@@ -349,11 +348,14 @@ def _uniform(values: list[Any]) -> list[Any]:
     return [value if value is None else str(value) for value in values] if mixed else values
 
 
-def _column(name: str, values: list[Any]) -> Dataset:
-    """Build one column; one for which Arrow has no type (lists beside words) keeps its values as JSON."""
+def _joined(columns: dict[str, list[Any]]) -> Dataset:
+    """Build a table; a column for which Arrow has no type (lists beside words) keeps its values as JSON."""
     try:
-        return Dataset.from_dict({name: values})
+        return Dataset.from_dict(columns)
     except (ValueError, TypeError, OverflowError):  # of Arrow, and of datasets on a NUL in a key
-        # Written out here, since `Json` takes a word that looks like JSON, such as null, for JSON.
-        written = [None if value is None else json.dumps(value) for value in values]
-        return Dataset.from_dict({name: written}, features=Features({name: Json()}))
+        if len(columns) > 1:
+            return concatenate_datasets([_joined({name: values}) for name, values in columns.items()], axis=1)
+    name, values = next(iter(columns.items()))
+    # Written out here, since `Json` takes a word that looks like JSON, such as null, for JSON.
+    written = [None if value is None else json.dumps(value) for value in values]
+    return Dataset.from_dict({name: written}, features=Features({name: Json()}))
