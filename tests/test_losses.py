@@ -190,3 +190,14 @@ def test_missing_labels_are_one_graph():
         expected = classification_loss(logits, torch.tensor(labels), config)
         torch.testing.assert_close(compiled(logits, torch.tensor(labels), config), expected)
     torch.compiler.reset()
+
+
+@pytest.mark.parametrize("problem_type", CLASSIFICATION_LOSSES)
+def test_no_label_is_looked_at_on_a_device(problem_type):
+    """Tensors on the meta device hold nothing, so whatever would make a GPU wait raises on them."""
+    single = problem_type == SINGLE
+    weights = None if problem_type == REGRESSION else [1.0, 2.0, 3.0]
+    config = FusionConfig(num_labels=3, problem_type=problem_type, class_weights=weights)
+    labels = torch.zeros(4, dtype=torch.long) if single else torch.zeros(4, 3)
+    readable = torch.ones(4, dtype=torch.bool, device="meta")
+    assert classification_loss(torch.zeros(4, 3, device="meta"), labels.to("meta"), config, readable).shape == ()

@@ -136,7 +136,7 @@ def test_a_fused_model_without_labels_in_training_warns(batch, said):
     for _ in range(2):
         model(**batch)
     (warned,) = said("labels is None")
-    assert "nor are its class weights and its label smoothing" in warned
+    assert "with it go its class weights and its label smoothing" in warned
 
 
 @pytest.mark.parametrize("kind", [Trainer, MultimodalTrainer])

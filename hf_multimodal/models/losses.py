@@ -18,7 +18,7 @@ def warn_of_no_labels(lost: str) -> None:
         lost: What of its own loss then goes unused.
     """
     logger.warning_once(
-        f"labels is None in training: the model's own loss is not computed, nor are {lost}. Trainer's "
+        f"labels is None in training: the model's own loss is not computed, and with it go {lost}. Trainer's "
         "label_smoothing_factor and compute_loss_func take the labels away: leave label_smoothing_factor at 0 and "
         "compute_loss_func out, and set label_smoothing and class_weights in the model's configuration."
     )
