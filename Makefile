@@ -12,7 +12,7 @@ help:  ## this list
 	touch $@
 
 demo: .venv/installed  ## train image, text and both on generated data, compare with the known ceilings
-	$(BIN)/python scripts/demo.py
+	$(BIN)/python scripts/demo.py --overwrite_output_dir
 
 test: .venv/installed  ## the test suite, in parallel
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2

@@ -86,6 +86,20 @@ def test_unlabelled_rows_give_no_labels(processor: MultimodalProcessor) -> None:
         MultimodalCollator(processor)([row(), row(label=None, id="b")])
 
 
+def test_labels_that_the_model_has_not_are_refused(processor: MultimodalProcessor) -> None:
+    known = MultimodalCollator(processor, num_labels=3)
+    assert known([row(label=2), row(label=-100)])["labels"].tolist() == [2, -100]
+    for label in (3, -1):
+        message = rf"label of row 'b', column 'label', is {label}, but the model has 3 classes, 0 to 2: num_labels or"
+        with pytest.raises(ValueError, match=message):
+            known([row(), row(label=label, id="b")])
+    with pytest.raises(ValueError, match="2 labels each in column 'label', but the model has 3: num_labels or id2"):
+        known([row(label=[0.0, 1.0])])
+    assert known([row(label=[0.0, 1.0, -100.0])])["labels"].tolist() == [[0, 1, -100]]
+    for numbers in (None, 1):  # not known, or those of a regression
+        assert MultimodalCollator(processor, num_labels=numbers)([row(label=-7)])["labels"].tolist() == [-7]
+
+
 def test_an_empty_example_is_kept_out_of_training(processor: MultimodalProcessor) -> None:
     rows = [row(), row(image=None, text=" ", id="b")]
     with pytest.raises(ValueError, match=r"1 of 2 labelled examples have neither image nor text, such as \['b'\]"):

@@ -90,7 +90,9 @@ DAMAGE: list[tuple[str, Callable[[Path], None], bool]] = [
 
 
 @pytest.mark.parametrize(
-    ("name", "damage", "manifest"), DAMAGE, ids=[f"{n}-{d.__name__}-{'with' if m else 'without'}" for n, d, m in DAMAGE]
+    ("name", "damage", "manifest"),
+    DAMAGE,
+    ids=[f"{n}-{d.__name__}-{'with' if m else 'without'}" for n, d, m in DAMAGE],
 )
 def test_a_damaged_checkpoint_is_passed_over_and_named(
     name: str,
@@ -168,8 +170,12 @@ def test_sigterm_saves_a_checkpoint_and_exits_with_143(whole: tuple[Path, list[s
 def test_a_loss_that_is_not_finite_stops_the_run(whole: tuple[Path, list[str]], tmp_path: Path) -> None:
     flags = [*whole[1], "--output_dir", str(tmp_path), "--learning_rate", "1e30", "--head_learning_rate", "1e30"]
     flags += ["--warmup_steps", "0", "--save_strategy", "steps", "--save_steps", "1", "--eval_strategy", "no"]
-    rows = r"on the rows \d+ \(id 'r\d+'\), .*\. (The last checkpoint is .*checkpoint-\d+|There is no checkpoint yet)\."
-    with pytest.raises(FloatingPointError, match=rf"the loss of step \d is (nan|inf), at the learning rate .*, {rows}"):
+    rows = (
+        r"on the rows \d+ \(id 'r\d+'\), .*\. (The last checkpoint is .*checkpoint-\d+|There is no checkpoint yet)\."
+    )
+    with pytest.raises(
+        FloatingPointError, match=rf"the loss of step \d is (nan|inf), at the learning rate .*, {rows}"
+    ):
         train(flags)
     for checkpoint in tmp_path.glob("checkpoint-*"):
         assert all(value.isfinite().all() for value in weights(checkpoint).values())
@@ -201,7 +207,7 @@ def test_a_second_run_in_the_same_folder_is_refused(whole: tuple[Path, list[str]
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         owner = rf"is in use by process {holder.pid} on {socket.gethostname()}, since .*: wait for it, end it, or"
         with pytest.raises(BlockingIOError, match=owner):
-            train([*whole[1], "--output_dir", str(tmp_path / "run")])
+            train([*whole[1], "--output_dir", str(tmp_path / "run"), "--overwrite_output_dir"])
         holder.kill()
     assert len(list((tmp_path / "run").glob("checkpoint-*"))) == 2
     # Held by a process that was killed: free again.
@@ -224,7 +230,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoints(whole: tuple[Path, list[str]
     run, flags = whole
     shutil.copytree(run, tmp_path / "run")
     size = max(path.stat().st_size for path in last(run).iterdir())
-    process = start([*flags, "--output_dir", str(tmp_path / "run")], TIGHT, str(size // 2))
+    process = start([*flags, "--output_dir", str(tmp_path / "run"), "--overwrite_output_dir"], TIGHT, str(size // 2))
     output, _ = process.communicate(timeout=120)
     assert process.returncode not in (0, None), output
     remedy = "allow larger files (ulimit -f), or name a folder on another disk with --output_dir"

@@ -128,9 +128,9 @@ def test_split_column(tmp_path):
 
 
 def test_integer_labels_are_in_numeric_order(tmp_path):
-    path = write_csv(tmp_path / "a.csv", [{"text": "x", "label": label} for label in ("10", "9", "-1", "10")])
+    path = write_csv(tmp_path / "a.csv", [{"text": "x", "label": label} for label in ("10", "9", "-2", "10")])
     data = load_data(path)
-    assert data.id2label == {0: "-1", 1: "9", 2: "10"}
+    assert data.id2label == {0: "-2", 1: "9", 2: "10"}
     assert data.splits["train"]["label"][:] == [2, 1, 0, 2]
 
 

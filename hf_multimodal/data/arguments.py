@@ -1,7 +1,8 @@
 """Command-line arguments that say where examples come from; every script has them."""
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ from hf_multimodal.data.choices import check_choice
 from hf_multimodal.data.counts import presence
 from hf_multimodal.data.labels import PROBLEM_TYPES
 from hf_multimodal.data.loading import LoadedData, load_data
+from hf_multimodal.data.value_ranges import ValueRanges
+from hf_multimodal.models.processing_multimodal import check_value_range
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -36,7 +41,10 @@ class SourceArguments:
     text_column: str | None = field(
         default=None, metadata={"help": "Column of texts. Default: text; of pairs, caption first."}
     )
-    label_column: str | None = field(default=None, metadata={"help": "Column of labels. Default: label."})
+    label_column: list[str] | None = field(
+        default=None,
+        metadata={"help": "Column of labels. Default: label. Several columns are one of 0 and 1 for each label."},
+    )
     id_column: str | None = field(
         default=None, metadata={"help": "Column of ids. Default: id or guid, else the row number."}
     )
@@ -100,6 +108,7 @@ class SourceArguments:
         *,
         prediction: bool = False,
         refuse: bool = True,
+        image_value_range: Any = None,
     ) -> tuple[LoadedData, list[BadSample]]:
         """Check all rows under the policy `on_bad_sample`.
 
@@ -109,9 +118,11 @@ class SourceArguments:
             listing: File that lists all bad samples if the policy refuses some; None lists none.
             prediction: Check for prediction, which needs no label.
             refuse: Whether errors are raised; if not, their rows are left out.
+            image_value_range: Of the processor that will read the pictures.
 
         Returns:
-            The checked data, and the bad samples that the policy let pass.
+            The checked data, whose report says under `image_values` what is odd about the pictures' ranges, and the
+            bad samples that the policy let pass.
 
         Raises:
             BadSamplesError: If the policy refuses some; the message names the first of them.
@@ -119,7 +130,8 @@ class SourceArguments:
                 without rows; the message names the first of them.
         """
         try:
-            options = {"prediction": prediction, "refuse": refuse}
+            ranges = ValueRanges(check_value_range(image_value_range))
+            options: dict[str, Any] = {"prediction": prediction, "refuse": refuse, "value_ranges": ranges}
             checked, samples = check_splits(data, policy=self.on_bad_sample, modality=modality, **options)
         except BadSamplesError as error:
             raise _listed(error, error.samples, listing) from None
@@ -140,6 +152,10 @@ class SourceArguments:
                 reasons = first_reasons(samples, data.splits[split], data.sources.get(str(split)))
                 message = f"{self.data}: no usable row is left in the split {str(split)!r}.{reasons}"
                 raise _listed(ValueError(message), samples, listing)
+        if ranges.warning is not None:
+            checked = replace(checked, report={**checked.report, "image_values": ranges.warning})
+            if refuse:  # a dry run has it in its report
+                logger.warning("%s", ranges.warning)
         return checked, samples
 
     @property

@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 
 from hf_multimodal.data.choices import check_choice, did_you_mean
-from hf_multimodal.data.images import BadImageError, open_image
+from hf_multimodal.data.images import BadImageError, open_rgb, value_range_of
 
 ON_BAD_IMAGE = ("error", "missing")
 ON_EMPTY = ("error", "keep")
+NO_LABEL = -100  # as for torch's losses
 
 
 class MultimodalCollator:
@@ -26,7 +27,10 @@ class MultimodalCollator:
         image_column: Column of pictures: `{"bytes", "path"}`, a PIL picture, or None where missing. A row may also
             lack the key, as samples of a WebDataset do.
         text_column: Column of texts, None or without the key where missing.
-        label_column: Column of labels: class number, multi-hot list of floats, or float. None where unlabelled.
+        label_column: Column of labels: class number, multi-hot list of floats, or float. None where no row of a batch
+            has one. Where some have none it is -100, in a regression NaN: the losses leave it out.
+        num_labels: Of the model, so that labels that it has not are refused with their row; `MultimodalTrainer` fills
+            it in. None leaves that to the model, which on a GPU cannot name the row.
         augment: Called with (picture, epoch, example index) on every picture; rows then need an `index` column.
             Leave it out for evaluation.
         redraw: Called with (epoch, example indices, modality_mask) on every batch; what it returns is the batch's
@@ -41,7 +45,8 @@ class MultimodalCollator:
     Raises:
         ValueError: At construction, on an unknown `on_bad_image` or `on_empty`, or a `max_length` beyond what the
             tokenizer says that the text model reads; at a call, on rows none of which has a column that the model
-            reads, a batch in which only some rows have a label, or an empty example under `"error"`.
+            reads, a batch in which only some rows have a label, a label that the model has not, or an empty example
+            under `"error"`.
         BadImageError: On an unreadable picture under `"error"`; names the row.
 
     Example:
@@ -61,6 +66,7 @@ class MultimodalCollator:
         image_column: str = "image",
         text_column: str = "text",
         label_column: str = "label",
+        num_labels: int | None = None,
         augment: Callable[[Image.Image, int, int], Image.Image] | None = None,
         redraw: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
         states: Any = None,
@@ -72,6 +78,7 @@ class MultimodalCollator:
         self.image_column = image_column
         self.text_column = text_column
         self.label_column = label_column
+        self.num_labels = num_labels
         self.augment = augment
         self.redraw = redraw
         self.states = states
@@ -136,8 +143,11 @@ class MultimodalCollator:
         image = row.get(self.image_column)
         if image is None:
             return None
+        augment = self.augment
+        number: Any = None if augment is None else _value(row, "index")
+        changed = None if augment is None else lambda picture: augment(picture, int(self.epoch), number)
         try:
-            picture = open_image(image)
+            return open_rgb(image, value_range_of(self.processor), changed)
         except BadImageError as error:
             where = f"{error.name} (row {_name(row, '?')}, column {self.image_column})"
             unreadable = BadImageError(error.reason, where, error.detail)
@@ -145,7 +155,6 @@ class MultimodalCollator:
                 raise unreadable from error
             warnings.warn(f"{unreadable}. The row is taken as one without an image.", stacklevel=2)
             return None
-        return picture if self.augment is None else self.augment(picture, int(self.epoch), _value(row, "index"))
 
     def _states(self, rows: list[dict[str, Any]]) -> torch.Tensor:
         images = [row.get(self.image_column) for row in rows]
@@ -177,7 +186,28 @@ class MultimodalCollator:
                 f"{labels[0]!r}: number them by dataset.class_encode_column({self.label_column!r})."
             )
         tensor = torch.tensor(labels)
+        self._refuse_unknown_labels(rows, tensor)
         return tensor.float() if tensor.is_floating_point() else tensor
+
+    def _refuse_unknown_labels(self, rows: list[dict[str, Any]], labels: torch.Tensor) -> None:
+        """Name the first label that the model has not: a GPU would end in an assertion without row or number."""
+        if self.num_labels in (None, 1):  # not known, or a regression, whose labels are any numbers
+            return
+        fits = "num_labels or id2label of the model's configuration must fit the data"
+        if labels.ndim > 1 and labels.shape[1] != self.num_labels:
+            raise ValueError(
+                f"rows have {labels.shape[1]} labels each in column {self.label_column!r}, but the model has "
+                f"{self.num_labels}: {fits}."
+            )
+        wrong = (labels < 0) | (labels >= self.num_labels)
+        if labels.ndim > 1 or not (wrong := wrong & (labels != NO_LABEL)).any():
+            return
+        number = int(wrong.nonzero()[0, 0])
+        row = rows[number].get("id", rows[number].get("index", number))
+        raise ValueError(
+            f"the label of row {row!r}, column {self.label_column!r}, is {labels[number].item()}, but the model has "
+            f"{self.num_labels} classes, 0 to {self.num_labels - 1}: {fits}. {NO_LABEL} marks a row without a label."
+        )
 
 
 def _name(row: dict[str, Any], default: Any) -> Any:

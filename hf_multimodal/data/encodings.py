@@ -6,7 +6,7 @@ import logging
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .choices import did_you_mean
 
@@ -174,7 +174,7 @@ def _score(text: str) -> float:
     )
     scores = []
     for place in range(1, len(padded) - 1):
-        before, char, after = padded[place - 1 : place + 2]
+        before, char, after = padded[place - 1], padded[place], padded[place + 1]
         if ord(char) >= 0x80:
             foreign = _kind(char) == "latin" and char.lower() not in alphabet
             scores.append(_plausibility(before, char, after) * (0.3 if foreign else 1))
@@ -337,7 +337,7 @@ def _decode_whole(content: bytes, source: str, encoding: str) -> str:
         text = content.decode(encoding)
         text.encode("utf-8")  # a few codecs, utf-7 among them, give halves of characters
     except UnicodeError as error:
-        before = getattr(error, "object", b"")[: getattr(error, "start", 0)]
+        before: Any = getattr(error, "object", b"")[: getattr(error, "start", 0)]
         number = before.count("\n" if isinstance(before, str) else b"\n") + 1
         reason = getattr(error, "reason", error)
         raise ValueError(f"{source}, line {number}: not readable as {encoding} ({reason}).") from None

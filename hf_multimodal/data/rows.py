@@ -18,6 +18,8 @@ from .tables import BadCell, ColumnNames
 
 Fault = dict[str, str]
 
+_MARKS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}  # in a column a label
+_NO_WORDS = (bytes, dict, list)
 _SEVERAL = "the cell holds {} images, and an example has one: make a row of each, or keep one"
 FAULT_FEATURE = List({"column": Value("string"), "value": Value("string"), "reason": Value("string")})
 
@@ -132,16 +134,22 @@ def read_rows(
             f"{source}, column {columns.text!r} holds several texts a row: make a row of each, which repeats the "
             "picture."
         )
-    named = list(dict.fromkeys(name for ours, name in columns.as_dict().items() if ours != "image"))
-    cells = read_cells(raw, named, source)
+    named = [name for ours, name in columns.as_dict().items() if ours not in ("image", "label")]
+    named += [columns.label] if isinstance(columns.label, str) else columns.label or ()
+    cells = read_cells(raw, list(dict.fromkeys(named)), source)
     faults: list[list[Fault]] = [list(found) for found in known_faults] if known_faults else [[] for _ in range(count)]
-    texts: list[str | None] = [_text(value) for value in cells[columns.text]] if columns.text else [None] * count
-    labels, label_names = _labels(raw, columns.label, cells)
+    labels: list[Any] = [None] * count
+    label_names: list[str] | None = None
+    if isinstance(columns.label, str):
+        labels, label_names = _labels(raw.features[columns.label], cells[columns.label])
+    elif columns.label is not None:
+        label_names = list(columns.label)
+        labels = _joined({name: cells[name] for name in columns.label}, faults)
     return SourceRows(
         source=source,
         images=_images(raw, columns.image, source, root, faults),
-        texts=texts,
-        labels=labels if columns.label else [None] * count,
+        texts=_texts(cells[columns.text], faults) if columns.text else [None] * count,
+        labels=labels,
         ids=_ids(cells[columns.id], faults) if columns.id else [str(i) for i in range(count)],
         faults=faults,
         label_names=label_names,
@@ -151,6 +159,25 @@ def read_rows(
             if name in ("image_id", "group")
         },
     )
+
+
+def _texts(values: list[Any], faults: list[list[Fault]]) -> list[str | None]:
+    texts: list[str | None] = []
+    for row, value in enumerate(values):
+        if isinstance(value, _NO_WORDS):
+            reason = f"a text must be a string, got {_kind(value)}"
+            faults[row].append({"column": "text", "value": _shown(value), "reason": reason})
+        texts.append(None if isinstance(value, _NO_WORDS) else _text(value))
+    return texts
+
+
+def _shown(value: Any) -> str:
+    """A cell that is no word, short enough for a message."""
+    return str(value) if len(str(value)) <= 80 else f"{str(value)[:77]}..."
+
+
+def _kind(value: Any) -> str:
+    return f"a dict with {sorted(value)}" if isinstance(value, dict) else f"a {type(value).__name__}"
 
 
 def read_cells(raw: Dataset, columns: list[str], source: str) -> dict[str, list[Any]]:
@@ -207,6 +234,11 @@ def _images(
         if isinstance(value, dict) and value.get("bytes") is not None:
             images.append({"bytes": value["bytes"], "path": value.get("path")})
             continue
+        if isinstance(value, dict) and not value.get("path"):
+            reason = f"an image must be a path, bytes, or a dict that fills one of the two, got {_kind(value)}"
+            faults[row].append({"column": "image", "value": _shown(value), "reason": reason})
+            images.append(None)
+            continue
         path = value.get("path") if isinstance(value, dict) else value
         path = None if path is None else str(path).strip()
         if not path:
@@ -253,13 +285,10 @@ def _find(base: str, path: str, archives: Sequence[Path]) -> tuple[str | None, s
     return (None, _SEVERAL.format(len(parts))) if several and not found else (found[0] if found else full, "")
 
 
-def _labels(raw: Dataset, column: str | None, cells: dict[str, list[Any]]) -> tuple[list[Any], list[str] | None]:
-    if column is None:
-        return [None] * len(raw), None
-    feature = raw.features[column]
+def _labels(feature: Any, cells: list[Any]) -> tuple[list[Any], list[str] | None]:
     inner = feature.feature if isinstance(feature, List) else feature
     if not isinstance(inner, ClassLabel):
-        return cells[column], None
+        return cells, None
     names = inner.names
 
     def to_name(value: Any) -> Any:
@@ -267,7 +296,21 @@ def _labels(raw: Dataset, column: str | None, cells: dict[str, list[Any]]) -> tu
             return [to_name(entry) for entry in value]
         return None if value is None or value < 0 else names[value]  # -1 marks an unlabelled row on the Hub
 
-    return [to_name(value) for value in cells[column]], names
+    return [to_name(value) for value in cells], names
+
+
+def _joined(cells: dict[str, list[Any]], faults: list[list[Fault]]) -> list[list[str] | None]:
+    """For each row the names of the columns that hold 1; None where all are empty, or one holds anything else."""
+    labels: list[list[str] | None] = []
+    for row, marks in enumerate(zip(*cells.values(), strict=True)):
+        texts = [(_text(mark) or "").strip().lower() for mark in marks]
+        wrong = next((i for i, text in enumerate(texts) if text not in _MARKS), None) if any(texts) else None
+        if wrong is not None:
+            reason = f"column {list(cells)[wrong]!r} must hold 0 or 1, as one of several columns of labels"
+            faults[row].append({"column": "label", "value": _shown(marks[wrong]), "reason": reason})
+        on = [name for name, text in zip(cells, texts, strict=True) if _MARKS.get(text)]
+        labels.append(on if any(texts) and wrong is None else None)
+    return labels
 
 
 def _ids(values: list[Any], faults: list[list[Fault]]) -> list[str]:
@@ -275,7 +318,10 @@ def _ids(values: list[Any], faults: list[list[Fault]]) -> list[str]:
     ids = []
     for row, value in enumerate(values):
         name = "" if value is None else str(value).strip()
-        if not name and not any(fault["column"] == "id" for fault in faults[row]):
+        if isinstance(value, _NO_WORDS):
+            reason = f"an id must be a word or a number, got {_kind(value)}"
+            faults[row].append({"column": "id", "value": _shown(value), "reason": reason})
+        elif not name and not any(fault["column"] == "id" for fault in faults[row]):
             faults[row].append({"column": "id", "value": "", "reason": "an empty id"})
         elif name in first:
             reason = f"a duplicate id, first in row {first[name]}"

@@ -36,7 +36,8 @@ _HALF = re.compile(
     r"\\u[dD][89a-fA-F]"
 )  # a surrogate escape of JSON: half a character, whole only beside its other half
 
-AskedColumns = Mapping[str, str | tuple[str, ...] | None]
+# A list asks for all of its columns together, as those of several labels.
+AskedColumns = Mapping[str, str | list[str] | tuple[str | list[str], ...] | None]
 
 
 class BadCell(NamedTuple):
@@ -65,18 +66,22 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True)
 class ColumnNames:
-    """The source's names of the columns that this package calls `image`, `text`, `label` and so on; None if absent."""
+    """The source's names of the columns that this package calls `image`, `text`, `label` and so on; None if absent.
+
+    Of labels there may be several columns, each of 0 and 1 and named like its class.
+    """
 
     image: str | None = None
     text: str | None = None
-    label: str | None = None
+    label: str | tuple[str, ...] | None = None
     id: str | None = None
     image_id: str | None = None
     group: str | None = None
 
     def as_dict(self) -> dict[str, str]:
-        """The columns that are there, by our name."""
-        return {ours: theirs for ours, theirs in asdict(self).items() if theirs is not None}
+        """The columns that are there, by our name; several of labels are joined by commas."""
+        found = {ours: theirs for ours, theirs in asdict(self).items() if theirs is not None}
+        return {ours: theirs if isinstance(theirs, str) else ", ".join(theirs) for ours, theirs in found.items()}
 
 
 def find_columns(available: Sequence[str], asked: AskedColumns, source: str) -> ColumnNames:
@@ -84,8 +89,9 @@ def find_columns(available: Sequence[str], asked: AskedColumns, source: str) -> 
 
     Args:
         available: The source's column names.
-        asked: For each of `image`, `text`, `label`, `id`, `image_id` and `group` the name the user gave, a tuple of
-            names to look for before the usual ones (an empty one if the column is not wanted), or None.
+        asked: For each of `image`, `text`, `label`, `id`, `image_id` and `group` the name the user gave, of `label`
+            perhaps a list of several, a tuple of names to look for before the usual ones (an empty one if the column
+            is not wanted), or None.
         source: The source's name, for messages.
 
     Names that are one word in different Unicode normal forms are the same name.
@@ -102,7 +108,7 @@ def find_columns(available: Sequence[str], asked: AskedColumns, source: str) -> 
     ValueError: a.csv has no column 'captoin' (text_column), its columns are ['picture', 'caption']. Did you mean \
 'caption'?
     """
-    found: dict[str, str | None] = {}
+    found: dict[str, Any] = {}
     forms: dict[str, list[str]] = {}
     for column in available:
         forms.setdefault(unicodedata.normalize("NFC", column), []).append(column)
@@ -117,19 +123,27 @@ def find_columns(available: Sequence[str], asked: AskedColumns, source: str) -> 
             )
         return next(iter(same), None)
 
+    def all_spelled(name: str | list[str]) -> str | tuple[str, ...] | None:
+        """The source's spelling of a name, or of all of several."""
+        if isinstance(name, str):
+            return spelled(name)
+        names = tuple(spelling for one in name if (spelling := spelled(one)) is not None)
+        return names if len(names) == len(name) else None
+
     for ours, usual in DEFAULT_COLUMNS.items():
         name = asked.get(ours)
-        if isinstance(name, str) and spelled(name) is None:
-            flag = FLAGS.get(ours, f"{ours}_column")
-            raise ValueError(
-                f"{source} has no column {name!r} ({flag}), its columns are {list(available)}."
-                f"{did_you_mean(name, available)}"
-            )
-        if isinstance(name, str):
-            found[ours] = spelled(name)
+        if isinstance(name, (str, list)):
+            for one in _as_list(name):
+                if spelled(one) is None:
+                    flag = FLAGS.get(ours, f"{ours}_column")
+                    raise ValueError(
+                        f"{source} has no column {one!r} ({flag}), its columns are {list(available)}."
+                        f"{did_you_mean(one, available)}"
+                    )
+            found[ours] = all_spelled(name)
         elif name != ():  # what names the pictures does not name the rows
             looked_for = (n for n in (*(name or ()), *usual) if n != asked.get("image_id"))
-            found[ours] = next(filter(None, map(spelled, looked_for)), None)
+            found[ours] = next(filter(None, map(all_spelled, looked_for)), None)
     if found.get("image") is None and found.get("text") is None:
         delimiter = next((mark for mark in ";\t|" if len(available) == 1 and mark in available[0]), None)
         advice = "name them with image_column and text_column."
@@ -140,6 +154,21 @@ def find_columns(available: Sequence[str], asked: AskedColumns, source: str) -> 
             f"{list(available)}: {advice}"
         )
     return ColumnNames(**found)
+
+
+def one_or_several(columns: str | Sequence[str]) -> str | list[str]:
+    """A name by itself, also where it stands alone in a list; else the list.
+
+    Example:
+
+    >>> one_or_several(["label"]), one_or_several(["sea", "sun"])
+    ('label', ['sea', 'sun'])
+    """
+    return columns if isinstance(columns, str) else columns[0] if len(columns) == 1 else list(columns)
+
+
+def _as_list(name: str | list[str]) -> list[str]:
+    return [name] if isinstance(name, str) else name
 
 
 def read_table(path: Path, encoding: str | None = None) -> Table:
@@ -178,18 +207,18 @@ def read_table(path: Path, encoding: str | None = None) -> Table:
     return Table(table, found, bad)
 
 
-def check_class_numbers(rows: Dataset, column: str | None, source: str) -> None:
+def check_class_numbers(rows: Dataset, column: str | tuple[str, ...] | None, source: str) -> None:
     """Refuse numbers of classes beyond the names that a data set declares for them.
 
     Args:
         rows: Columns as read.
-        column: That of the labels, or None.
+        column: That of the labels, or None; several hold 0 and 1 each, and no numbers of classes.
         source: The source's name, for the message.
 
     Raises:
         ValueError: There is such a number; the row is named.
     """
-    feature = None if column is None else rows.features[column]
+    feature = rows.features[column] if isinstance(column, str) else None
     feature = feature.feature if isinstance(feature, List) else feature
     if not isinstance(feature, ClassLabel):
         return

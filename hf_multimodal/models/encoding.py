@@ -45,6 +45,7 @@ class Encoder:
     _text_inputs: frozenset[str]
     _reads_mask: bool
     _text_length: int | None
+    _longest_text: int | None
 
     def encode(
         self,

@@ -7,15 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    PreTrainedConfig,
-    PreTrainedModel,
-    SiglipTextModel,
-    T5EncoderModel,
-)
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -26,14 +20,52 @@ from .configuration_torchvision import TORCHVISION_PREFIX
 from .modeling_recurrent_text import RecurrentTextModel
 from .modeling_torchvision import TorchvisionModel
 
-# By model type: ours, those that AutoModel lacks, and those of which only a part is wanted.
-MODEL_CLASSES: dict[str, type[PreTrainedModel]] = {
+# By model type: ours, those that AutoModel lacks, and those of which only the encoder is wanted. The names are
+# transformers': its classes are imported when one is asked for.
+MODEL_CLASSES: dict[str, type[PreTrainedModel] | str] = {
     "torchvision_backbone": TorchvisionModel,
     "recurrent_text": RecurrentTextModel,
-    "siglip_text_model": SiglipTextModel,
-    "t5": T5EncoderModel,
+    "aimv2_text_model": "Aimv2TextModel",
+    "blip_text_model": "BlipTextModel",
+    "blip_vision_model": "BlipVisionModel",
+    "chinese_clip_text_model": "ChineseCLIPTextModel",
+    "longt5": "LongT5EncoderModel",
+    "metaclip_2_text_model": "MetaClip2TextModel",
+    "metaclip_2_vision_model": "MetaClip2VisionModel",
+    "mt5": "MT5EncoderModel",
+    "siglip2_text_model": "Siglip2TextModel",
+    "siglip_text_model": "SiglipTextModel",
+    "t5": "T5EncoderModel",
+    "umt5": "UMT5EncoderModel",
 }
-OWN_TEXT_POOLING = ("clip_text_model", "siglip_text_model", "recurrent_text")
+# How `auto` pools the text models that were trained with a pooling of their own.
+OWN_TEXT_POOLING = {
+    "aimv2_text_model": "pooler",
+    "blip_text_model": "pooler",
+    "chinese_clip_text_model": "cls",
+    "clip_text_model": "pooler",
+    "metaclip_2_text_model": "pooler",
+    "recurrent_text": "pooler",
+    "siglip2_text_model": "pooler",
+    "siglip_text_model": "pooler",
+}
+# Why a model type that could be built is refused. `benchmarks/model_types.py` tries every type of transformers and
+# tells what is missing here.
+DECODER_INPUT = "it is an encoder and a decoder, and its decoder needs decoder_input_ids"
+PADDING = "its {} the padding, so a text's feature would change with its neighbours in the batch"
+MORE_INPUTS = "it also needs {}"
+NO_TOKENS = "it returns no last_hidden_state"
+UNFIT: dict[str, str] = {
+    "convbert": PADDING.format("convolutions read"),
+}
+# Parameters that nothing reads which is pooled here, by a part of their name. They are frozen, since one without a
+# gradient stops DDP, and built all the same, so that every weight of a saved model has its place.
+UNREAD = ("mask_token",)
+UNREAD_OF_TYPE: dict[str, tuple[str, ...]] = {}
+# What a model pools with itself, by the first part of the name; where another pooling is chosen nothing reads it.
+OWN_POOLING_OF_TYPE: dict[str, tuple[str, ...]] = {}
+READS_OWN_POOLING = ("auto", "pooler")  # of the poolings of both sides
+SIDES = {"vision_config": ("pixel_values",), "text_config": ("input_ids", "attention_mask")}
 
 POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
 
@@ -45,10 +77,131 @@ def model_class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
         ValueError: If neither knows the model type.
     """
     if config.model_type in MODEL_CLASSES:
-        return MODEL_CLASSES[config.model_type]
+        known = MODEL_CLASSES[config.model_type]
+        return getattr(transformers, known) if isinstance(known, str) else known
     if type(config) not in MODEL_MAPPING:
         raise ValueError(f"no model class is known for model_type {config.model_type!r} ({type(config).__name__}).")
-    return MODEL_MAPPING[type(config)]
+    found = MODEL_MAPPING[type(config)]
+    return found[0] if isinstance(found, tuple) else found  # Funnel has two, of which AutoModel takes the first
+
+
+def unfitness(model_class: type[PreTrainedModel], config: PreTrainedConfig, side: str) -> str | None:
+    """Why a model cannot stand on this side; None if it can, as far as its class and configuration tell.
+
+    Args:
+        model_class: Of the model.
+        config: Of the model.
+        side: `"vision_config"` or `"text_config"`.
+
+    Example:
+
+    >>> unfitness(transformers.FNetModel, transformers.FNetConfig(), "text_config")
+    "it takes no attention_mask, so a text's feature would change with its neighbours in the batch"
+    """
+    if config.model_type in UNFIT:
+        return UNFIT[config.model_type]
+    for part in (side, "text_config", "vision_config", "backbone_config"):
+        if isinstance(getattr(config, part, None), PreTrainedConfig):
+            return f"it is made of several models: give its {part} instead"
+    modalities = model_class.input_modalities
+    reads = {modalities} if isinstance(modalities, str) else set(modalities)
+    if reads & {"audio", "time"} or reads == {"video"}:
+        return f"it reads {' and '.join(sorted(reads))}"
+    given = SIDES[side]
+    parameters = inspect.signature(model_class.forward).parameters
+    if given[0] not in parameters:
+        return f"it reads no {given[0]}"
+    other = "input_ids" if side == "vision_config" else "pixel_values"
+    if other in parameters:
+        return "it reads images and texts together"
+    if not set(given) <= parameters.keys():
+        return "it takes no attention_mask, so a text's feature would change with its neighbours in the batch"
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind in named]
+    more = [name for name in needed if name not in ("self", *given)]
+    return MORE_INPUTS.format(", ".join(more)) if more else None
+
+
+def check_fits(model_class: type[PreTrainedModel], config: PreTrainedConfig, side: str) -> None:
+    """Refuse a model whose feature would be wrong, or which would fail in its first forward.
+
+    Args:
+        model_class: Of the model.
+        config: Of the model.
+        side: `"vision_config"` or `"text_config"`.
+
+    Raises:
+        ValueError: With the model type and the reason.
+    """
+    reason = unfitness(model_class, config, side)
+    if reason is not None:
+        which = side.removesuffix("_config")
+        raise ValueError(
+            f"a model of type {config.model_type!r} cannot be the {which} model: {reason}. "
+            "docs/model_types.md of hf_multimodal lists the types that can."
+        )
+
+
+def settle_config(config: PreTrainedConfig) -> None:
+    """Switch off, in place, what makes a feature depend on chance or on the length of the batch.
+
+    ViT-MAE hides three quarters of the patches at random, in evaluation as well. BigBird attends to random blocks as
+    soon as the batch is long enough.
+    """
+    if config.model_type == "vit_mae":
+        config.mask_ratio = 0.0
+    if getattr(config, "attention_type", None) == "block_sparse":
+        config.attention_type = "original_full"
+
+
+def in_order(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Before ViT-MAE's forward: the noise by which it shuffles the patches leaves them in their order."""
+    pixel_values = kwargs["pixel_values"] if "pixel_values" in kwargs else args[0]
+    rows, _, height, width = pixel_values.shape
+    high, wide = model.embeddings.patch_embeddings.patch_size
+    order = torch.arange((height // high) * (width // wide), device=pixel_values.device)
+    return args, {**kwargs, "noise": order.expand(rows, -1)}
+
+
+def without_padding(
+    model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Before MobileBERT's forward: the embedding of padding is zero, as what stands beyond the end of a text.
+
+    Each token of MobileBERT reads the embeddings of its two neighbours.
+    """
+    kwargs = dict(kwargs)
+    embeds = model.embeddings.word_embeddings(kwargs.pop("input_ids"))
+    kwargs["inputs_embeds"] = embeds * kwargs["attention_mask"][..., None].to(embeds.dtype)
+    return args, kwargs
+
+
+BEFORE_FORWARD: dict[str, Callable[..., Any]] = {"vit_mae": in_order, "mobilebert": without_padding}
+
+
+def freeze_unread(model: PreTrainedModel, pooled: bool) -> PreTrainedModel:
+    """Freeze, in place, the parameters that nothing reads which is pooled here.
+
+    Args:
+        model: As built or loaded.
+        pooled: Whether what the model itself pools is read.
+    """
+    unread = (*UNREAD, *UNREAD_OF_TYPE.get(model.config.model_type, ()))
+    pooling = OWN_POOLING_OF_TYPE.get(model.config.model_type, ("pooler",))
+    for name, parameter in model.named_parameters():
+        parts = name.split(".")
+        if parts[0] in pooling:
+            parameter.requires_grad_(pooled)
+        elif any(part in unread for part in parts):
+            parameter.requires_grad_(False)
+    return model
+
+
+def settled(model: PreTrainedModel, pooled: bool) -> PreTrainedModel:
+    """A new model as it is to be used: without a parameter to train in vain, and with what its type asks for."""
+    if model.config.model_type in BEFORE_FORWARD:
+        model.register_forward_pre_hook(BEFORE_FORWARD[model.config.model_type], with_kwargs=True)
+    return freeze_unread(model, pooled)
 
 
 def pooler_arguments(model_class: type[PreTrainedModel], config: PreTrainedConfig, pooler: bool) -> dict[str, Any]:
@@ -63,27 +216,32 @@ def pooler_arguments(model_class: type[PreTrainedModel], config: PreTrainedConfi
     return {"add_pooling_layer": False} if isinstance(getattr(built, "dense", None), nn.Linear) else {}
 
 
-def build_model(config: PreTrainedConfig, pooler: bool = False) -> PreTrainedModel:
+def build_model(config: PreTrainedConfig, side: str, pooling: str) -> PreTrainedModel:
     """Build a vision or text model at random from its configuration.
 
     Args:
-        config: Any configuration that `AutoModel` knows, ours, or that of SigLIP's text model.
-        pooler: Whether the model's own dense pooler is wanted.
+        config: Any configuration that `AutoModel` knows, ours, or one of those in `MODEL_CLASSES`.
+        side: `"vision_config"` or `"text_config"`.
+        pooling: `auto` or `pooler` where what the model itself pools is read. Its dense pooler is built for `pooler`.
+
+    Raises:
+        ValueError: If the model cannot stand on this side.
     """
     model_class = model_class_of(config)
+    check_fits(model_class, config, side)
+    settle_config(config)
     if not model_class._supports_sdpa and config._attn_implementation not in (None, "eager"):
         config._attn_implementation = "eager"  # asked for the whole model; a convolutional one has no attention
-    arguments = pooler_arguments(model_class, config, pooler)
+    arguments = pooler_arguments(model_class, config, pooling == "pooler")
     arguments["dtype"] = torch.get_default_dtype()  # that of the whole model, not that of the inner one's checkpoint
-    if config.model_type in MODEL_CLASSES:
-        return model_class._from_config(config, **arguments)
-    return without_unused_parameters(AutoModel.from_config(config, **arguments))
+    build = model_class._from_config if config.model_type in MODEL_CLASSES else AutoModel.from_config
+    return settled(build(config, **arguments), pooling in READS_OWN_POOLING)
 
 
 def load_model(
     name_or_path: str,
     side: str,
-    pooler: bool = False,
+    pooling: str = "auto",
     layers: int | None = None,
     dtype: str | torch.dtype = torch.float32,
 ) -> PreTrainedModel:
@@ -94,13 +252,13 @@ def load_model(
     Args:
         name_or_path: Hub name or folder, or `torchvision:resnet50` for one of torchvision's own.
         side: `"vision_config"` or `"text_config"`.
-        pooler: Whether the model's own dense pooler is wanted.
+        pooling: The `image_pooling` or `text_pooling` that the model is loaded for.
         layers: Keep only so many of the first layers; None means all.
         dtype: As in `from_pretrained`; `"auto"` is that of the checkpoint.
 
     Raises:
-        ValueError: If there are not so many layers, or the model's configuration does not count them, the checkpoint
-            lacks weights, or is of a model of this package that has not this side.
+        ValueError: If the model cannot stand on this side, there are not so many layers, or the model's configuration
+            does not count them, the checkpoint lacks weights, or is of a model of this package that has not this side.
     """
     if name_or_path.startswith(TORCHVISION_PREFIX):
         if layers is not None:
@@ -108,7 +266,7 @@ def load_model(
         return TorchvisionModel.from_torchvision(name_or_path.removeprefix(TORCHVISION_PREFIX))
     config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     if config.model_type.startswith("multimodal_"):
-        return side_of_trained(name_or_path, side, layers, dtype)
+        return side_of_trained(name_or_path, side, pooling, layers, dtype)
     config = getattr(config, side, None) or config
     if layers is not None:
         most = getattr(config, "num_hidden_layers", 0)
@@ -118,7 +276,11 @@ def load_model(
             )
         config.num_hidden_layers = layers
     model_class = model_class_of(config)
-    arguments = pooler_arguments(model_class, config, pooler)
+    check_fits(model_class, config, side)
+    settle_config(config)
+    if side == "text_config":
+        pooling = text_pooling_of(config, pooling)
+    arguments = pooler_arguments(model_class, config, pooling == "pooler")
     loading: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
     model, info = model_class.from_pretrained(name_or_path, config=config, **loading, **arguments)
     lost = sorted(name for name in info["missing_keys"] if "pooler" not in name)
@@ -128,10 +290,12 @@ def load_model(
         )
     if Path(name_or_path).is_dir():  # the configuration travels, and where the folder lies is nobody's business
         model.config._name_or_path = Path(name_or_path).resolve().name
-    return without_unused_parameters(model)
+    return settled(model, pooling in READS_OWN_POOLING)
 
 
-def side_of_trained(name_or_path: str, side: str, layers: int | None, dtype: str | torch.dtype) -> PreTrainedModel:
+def side_of_trained(
+    name_or_path: str, side: str, pooling: str, layers: int | None, dtype: str | torch.dtype
+) -> PreTrainedModel:
     """The vision or the text model of a trained model of this package, as `load_model` gives it."""
     if layers is not None:
         raise ValueError(f"the layers of {name_or_path}, a model of this package, cannot be cut: leave that out.")
@@ -139,7 +303,9 @@ def side_of_trained(name_or_path: str, side: str, layers: int | None, dtype: str
     model = getattr(trained, side.replace("config", "model"))
     if model is None:
         raise ValueError(f"{name_or_path} has no {side}.")
-    return model
+    if side == "text_config":
+        pooling = text_pooling_of(model.config, pooling)
+    return freeze_unread(model, pooling in READS_OWN_POOLING)
 
 
 def shared_dtype(dtype: str | torch.dtype, models: list[PreTrainedModel]) -> torch.dtype:
@@ -155,14 +321,6 @@ def shared_dtype(dtype: str | torch.dtype, models: list[PreTrainedModel]) -> tor
         names = sorted(str(one).removeprefix("torch.") for one in found)
         raise ValueError(f"dtype='auto' needs checkpoints of one dtype, got {names}: name the one you want.")
     return found.pop()
-
-
-def without_unused_parameters(model: PreTrainedModel) -> PreTrainedModel:
-    """Freeze the mask token of DINOv2 and its like: no loss of ours reaches it, and that trips DDP."""
-    for name, parameter in model.named_parameters():
-        if name.endswith("mask_token"):
-            parameter.requires_grad_(False)
-    return model
 
 
 @contextlib.contextmanager
@@ -328,7 +486,7 @@ def text_pooling_of(config: PreTrainedConfig, choice: str) -> str:
     if choice != "auto":
         return choice
     if config.model_type in OWN_TEXT_POOLING:
-        return "pooler"
+        return OWN_TEXT_POOLING[config.model_type]
     is_decoder = (
         config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
         and config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -338,7 +496,7 @@ def text_pooling_of(config: PreTrainedConfig, choice: str) -> str:
 
 def has_pooler(model: PreTrainedModel, strategy: str) -> bool:
     """Whether the model can do what the pooling strategy asks of it."""
-    own = model.config.model_type in OWN_TEXT_POOLING or getattr(model, "pooler", None) is not None
+    own = OWN_TEXT_POOLING.get(model.config.model_type) == "pooler" or getattr(model, "pooler", None) is not None
     return strategy != "pooler" or own
 
 

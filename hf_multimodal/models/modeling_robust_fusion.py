@@ -12,7 +12,7 @@ from .configuration_robust_fusion import RobustFusionConfig
 from .encoding import check_mask
 from .features import Features
 from .fusion import FUSIONS, LateFusion
-from .losses import classification_loss
+from .losses import classification_loss, warn_of_no_labels
 from .modeling_fusion import ImageTextClassifierOutput
 from .modeling_vision_text import VisionTextPreTrainedModel
 from .stack import Stack
@@ -142,7 +142,12 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
 
         Returns:
             [`RobustFusionOutput`]
+
+        Raises:
+            ValueError: On labels of another shape, or, on the CPU, that no class has.
         """
+        if labels is None and self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            warn_of_no_labels("its class weights, its label smoothing and the losses of the image and the text head")
         features = self.encode(pixel_values, input_ids, attention_mask, token_type_ids, modality_mask, **kwargs)
         present = features.modality_mask
         check_mask("fusion_mask", fusion_mask, present.shape[0])
@@ -208,11 +213,11 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
         joint_mask: torch.Tensor,
         present: torch.Tensor,
     ) -> torch.Tensor:
-        """Each head's loss over the examples that it can read, all divided by the size of the batch."""
+        """Each head's loss over the examples that it can read, all divided by the number of labelled ones."""
         readable = (joint_mask.any(dim=1), present[:, 0], present[:, 1])
         weights = (1.0, self.config.unimodal_loss_weight, self.config.unimodal_loss_weight)
         terms = [
-            weight * classification_loss(logits, labels, self.config).masked_fill(~here.bool(), 0.0).mean()
+            weight * classification_loss(logits, labels, self.config, here.bool())
             for logits, here, weight in zip(heads.unbind(dim=1), readable, weights, strict=True)
         ]
         return torch.stack(terms).sum()

@@ -1,14 +1,14 @@
 """The adapter that every model of this package stands on: any vision model, any text model, projected to one width."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
-from .configuration_vision_text import VisionTextConfig
+from .configuration_vision_text import FIXED_LENGTH_TEXT, VisionTextConfig
 from .encoding import Encoder
 from .inner_models import (
     TEXT_POOLERS,
@@ -26,6 +26,61 @@ from .inner_models import (
 
 if TYPE_CHECKING:
     from .processing_multimodal import MultimodalProcessor  # noqa: F401  the processor travels with every model
+
+WHERE = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "force_download", "proxies")
+
+
+def check_keys(name_or_path: Any, info: Any, families: Sequence[Any], **where: Any) -> None:
+    """Refuse a checkpoint whose weights are not those that its own configuration asks for.
+
+    Args:
+        name_or_path: Folder, or name on the Hub.
+        info: What transformers says of the loading. Keys that were asked for by another configuration than the
+            checkpoint's, or another class, may be missing or left over.
+        families: Classes of which one saved it; that of another class is not looked at.
+        where: Revision, token and so on.
+
+    Raises:
+        ValueError: If weights are missing or left over.
+    """
+    missing, unexpected = set(info["missing_keys"]), set(info["unexpected_keys"])
+    if not missing and not unexpected:
+        return
+    settings, _ = PreTrainedConfig.get_config_dict(name_or_path, **where)
+    family = next((one for one in families if one.__name__ in (settings.get("architectures") or ())), None)
+    if family is None:
+        return
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        own = family(family.config_class.from_dict(settings)).state_dict().keys()
+    missing, unexpected = missing & own, unexpected - own
+    if missing or unexpected:
+        raise ValueError(
+            f"{name_or_path} holds no whole {family.__name__}: its weights are not those that its configuration asks "
+            f"for, missing {sorted(missing)[:5]}, unexpected {sorted(unexpected)[:5]} ({len(missing)} and "
+            f"{len(unexpected)} in all). Take another checkpoint, or save the model again."
+        )
+
+
+def check_finite(name_or_path: Any, model: nn.Module) -> None:
+    """Refuse weights that are NaN or infinite; those that are still on a disk are not looked at.
+
+    Args:
+        name_or_path: Where they are from, for the message.
+        model: The model that was loaded.
+
+    Raises:
+        ValueError: If there are any; the message names their tensors.
+    """
+    broken = [
+        name
+        for name, value in model.state_dict().items()
+        if value.is_floating_point() and value.itemsize > 1 and not value.is_meta and not value.isfinite().all()
+    ]
+    if broken:
+        raise ValueError(
+            f"{name_or_path} holds weights that are NaN or infinite: {broken[:5]} ({len(broken)} tensors in all). The "
+            "training diverged, or the file was damaged: take another checkpoint."
+        )
 
 
 class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
@@ -57,14 +112,14 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
         super().__init__(config)
         if config.vision_config is None and config.text_config is None:
             raise ValueError("a model needs a vision_config, a text_config, or both; both are None.")
-        weights = getattr(config, "class_weights", None)
-        if weights is not None and len(weights) != config.num_labels:
-            config.class_weights = None  # a new head was asked for by other labels: the weights were the old classes'
+        for name in ("class_weights", "thresholds"):
+            if len(getattr(config, name, None) or ()) not in (0, config.num_labels):
+                setattr(config, name, None)  # a new head was asked for by other labels: they were the old classes'
         self.token_features = token_features
         self.vision_model: Any = None
         self.text_model: Any = None
         if config.vision_config is not None:
-            self.vision_model = build_model(config.vision_config)
+            self.vision_model = build_model(config.vision_config, "vision_config", config.image_pooling)
             self._image_pooling = ImagePooling(self.vision_model, config.image_pooling)
             width, token_width = image_widths(self.vision_model, self._image_pooling)
             self.visual_projection = projection(width, config.hidden_size)
@@ -72,7 +127,7 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
                 self.visual_token_projection = projection(token_width, config.hidden_size)
         if config.text_config is not None:
             strategy = text_pooling_of(config.text_config, config.text_pooling)
-            self.text_model = build_model(config.text_config, pooler=strategy == "pooler")
+            self.text_model = build_model(config.text_config, "text_config", strategy)
             if not has_pooler(self.text_model, strategy):
                 raise ValueError(
                     f"text_pooling 'pooler' needs a text model that has one; {self.text_model.config.model_type!r} "
@@ -80,7 +135,7 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
                 )
             self._text_pooler = TEXT_POOLERS[strategy]
             self._reads_mask = strategy != "pooler"  # a model's own pooler may look at padding
-            fixed = self.text_model.config.model_type == "siglip_text_model"
+            fixed = self.text_model.config.model_type in FIXED_LENGTH_TEXT
             self._text_length = self.text_model.config.max_position_embeddings if fixed else None
             self._longest_text = longest_text(self.text_model)
             self._text_inputs = accepted(self.text_model, ("token_type_ids", "use_cache"))
@@ -138,12 +193,14 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
             raise ValueError("device_map is for from_pretrained of a saved model; move this one with .to(device).")
         cls.config_class.check_fields(kwargs)
         dtype = kwargs.pop("dtype", torch.float32)
-        pooler = kwargs.get("text_pooling") == "pooler"
+        poolings = {side: kwargs.get(f"{side}_pooling", "auto") for side in ("image", "text")}
         vision = text = None
         if vision_model_name_or_path is not None:
-            vision = load_model(vision_model_name_or_path, "vision_config", layers=vision_layers, dtype=dtype)
+            vision = load_model(
+                vision_model_name_or_path, "vision_config", poolings["image"], layers=vision_layers, dtype=dtype
+            )
         if text_model_name_or_path is not None:
-            text = load_model(text_model_name_or_path, "text_config", pooler=pooler, dtype=dtype)
+            text = load_model(text_model_name_or_path, "text_config", poolings["text"], dtype=dtype)
         config = cls.config_class(
             vision_config=None if vision is None else vision.config,
             text_config=None if text is None else text.config,
@@ -183,12 +240,43 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
         super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, *args: Any, use_safetensors: bool | None = None, **kwargs: Any) -> Any:
-        """As in transformers, but weights are read from safetensors alone: a pickle can run code when it is opened.
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,
+        *args: Any,
+        use_safetensors: bool | None = None,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """As in transformers, but a checkpoint that is not whole is an error, where transformers warns and goes on.
 
-        `use_safetensors=False` asks for pickles all the same.
+        Its weights must be those that its own configuration asks for, no fewer and no more, and finite. What another
+        configuration brings (`loss="sigmoid"`, a new head) starts anew, as in transformers. Weights are read from
+        safetensors alone: a pickle can run code when it is opened. `use_safetensors=False` asks for pickles all the
+        same.
+
+        Args:
+            pretrained_model_name_or_path: Folder, or name on the Hub.
+            *args, output_loading_info, **kwargs: As in transformers.
+            use_safetensors: As above.
+
+        Raises:
+            ValueError: If weights are missing, left over, or not finite; the message names them.
         """
-        return super().from_pretrained(*args, use_safetensors=use_safetensors is not False, **kwargs)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path,
+            *args,
+            use_safetensors=use_safetensors is not False,
+            output_loading_info=True,
+            **kwargs,
+        )
+        if pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None:
+            where = {name: kwargs[name] for name in WHERE if name in kwargs}
+            check_keys(
+                pretrained_model_name_or_path, info, (cls, *VisionTextPreTrainedModel.__subclasses__()), **where
+            )
+            check_finite(pretrained_model_name_or_path, model)
+        return (model, info) if output_loading_info else model
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As in torch, but of a weight with two names (T5's embeddings) one is enough, as it is saved under one."""

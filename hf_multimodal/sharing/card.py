@@ -6,6 +6,8 @@ from urllib.parse import quote
 
 from PIL import Image
 
+from hf_multimodal.storage import replaced, write_text
+
 from .metadata import card_metadata
 from .runs import Run, keep_for_card, read_run
 from .sections import evaluation, limits, summary, training, usage
@@ -68,7 +70,8 @@ def write_card(folder: str | Path, output: str | Path | None = None, **added: An
     for name, source in found.items():
         if source.resolve() != (beside / name).resolve():
             beside.mkdir(parents=True, exist_ok=True)
-            Image.open(source).convert("RGB").quantize(COLOURS).save(beside / name, optimize=True)
+            with replaced(beside / name) as part:
+                Image.open(source).convert("RGB").quantize(COLOURS).save(part, optimize=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(card, encoding="utf-8", newline="\n")
+    write_text(path, card)
     return path

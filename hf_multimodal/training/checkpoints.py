@@ -1,8 +1,7 @@
-"""Writing checkpoints that show whether they are whole, and choosing the one from which to resume."""
+"""What an output folder holds of an earlier run, and checkpoints that show whether they are whole."""
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -13,9 +12,12 @@ from safetensors import SafetensorError, safe_open
 from transformers.trainer_pt_utils import safe_globals
 from transformers.utils import logging
 
+from hf_multimodal.storage import sync, write_text
+
 logger = logging.get_logger(__name__)
 
 MANIFEST = "manifest.json"
+RESULTS = ("config.json", "model.safetensors", "metrics.json", "README.md")  # what a run writes at its end
 STATE_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
 EARLIER = "earlier-"  # before the names of an earlier run's checkpoints, until this run has one of its own
 _STEP = re.compile(r"checkpoint-(\d+)")
@@ -31,12 +33,9 @@ def write_manifest(checkpoint: Path) -> None:
         checkpoint: A folder written by `Trainer`, whole, with the files of all processes.
     """
     files = {path.name: _fingerprint(path) for path in sorted(checkpoint.iterdir()) if path.is_file()}
-    partial = checkpoint / f"{MANIFEST}.partial"
-    partial.write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
-    for path in (*(checkpoint / name for name in files), partial):
-        _sync(path)
-    partial.replace(checkpoint / MANIFEST)
-    _sync(checkpoint)
+    for name in files:
+        sync(checkpoint / name)
+    write_text(checkpoint / MANIFEST, json.dumps({"files": files}, indent=1))
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
@@ -44,12 +43,34 @@ def _fingerprint(path: Path) -> dict[str, Any]:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def refuse_finished_run(output_dir: str, resume_from: str | None) -> None:
+    """Refuse to replace the results of an earlier run, unless this one resumes that run.
+
+    Args:
+        output_dir: Folder of the run that begins. Checkpoints alone are those of an unfinished run, and no results.
+        resume_from: Value of `--resume_from_checkpoint`.
+
+    Raises:
+        FileExistsError: If results stand in the folder, and nothing is resumed or a checkpoint of another folder.
+    """
+    found = [name for name in RESULTS if Path(output_dir, name).exists()]
+    resumes = _asks_for_last(resume_from) or (
+        _is_given(resume_from) and Path(str(resume_from)).resolve().parent == Path(output_dir).resolve()
+    )
+    if found and not resumes:
+        raise FileExistsError(
+            f"output_dir {output_dir!r} holds {', '.join(found)} of an earlier run, which this one would replace: "
+            "name another output_dir, or add --overwrite_output_dir. --resume_from_checkpoint goes on from that run's "
+            "last checkpoint."
+        )
+
+
+def _is_given(resume_from: str | None) -> bool:
+    return resume_from is not None and str(resume_from).lower() != "false"
+
+
+def _asks_for_last(resume_from: str | None) -> bool:
+    return str(resume_from).lower() == "true"
 
 
 def find_fault(checkpoint: Path) -> str | None:
@@ -143,9 +164,9 @@ def find_checkpoint(
         FileNotFoundError: If the folder named is not there, or `"true"` finds no whole checkpoint.
         ValueError: If the folder named is not a whole checkpoint, or was written by another number of processes.
     """
-    if resume_from is None or str(resume_from).lower() == "false":
+    if resume_from is None or not _is_given(resume_from):
         return None
-    if str(resume_from).lower() != "true":
+    if not _asks_for_last(resume_from):
         if not Path(resume_from).is_dir():
             raise FileNotFoundError(f"resume_from_checkpoint: there is no folder {resume_from!r}.")
         fault = find_fault(Path(resume_from))
@@ -221,6 +242,11 @@ def remove_earlier_checkpoints(output_dir: str) -> None:
     """
     for path in Path(output_dir).glob(f"{EARLIER}checkpoint-*"):
         shutil.rmtree(path)
+
+
+def step_of(checkpoint: str) -> int:
+    """The step after which a checkpoint was written."""
+    return int(json.loads(Path(checkpoint, "trainer_state.json").read_text(encoding="utf-8"))["global_step"])
 
 
 def _checkpoints(output_dir: str) -> list[Path]:

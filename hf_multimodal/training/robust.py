@@ -7,8 +7,9 @@ from datasets import Dataset
 
 from hf_multimodal.data.choices import check_folder
 from hf_multimodal.data.counts import presence
+from hf_multimodal.data.images import value_range_of
 from hf_multimodal.data.presence import SHARES, PresenceRedraw
-from hf_multimodal.models import RobustFusionForImageTextClassification
+from hf_multimodal.models import MultimodalProcessor, RobustFusionForImageTextClassification
 from hf_multimodal.sharing.card import write_card
 from hf_multimodal.training.arguments import SHAPED_BY_FUSION, ModelArguments, parse_training_arguments
 from hf_multimodal.training.baselines import compare_with_baselines, parse_baselines, rows_of_rivals
@@ -97,6 +98,10 @@ def train_robust(argv: list[str] | None = None, description: str | None = None) 
     model_args, data_args, training_args, given = parse_training_arguments(argv, description, RobustModelArguments)
     output_dir = str(training_args.output_dir)
     assert isinstance(model_args, RobustModelArguments)
+    if model_args.from_fusion is not None:  # which brings its processor, by whose range the images are checked
+        brought = MultimodalProcessor.from_pretrained(model_args.from_fusion, trust_remote_code=False)
+        value_range = value_range_of(brought)
+        data_args.image_value_range = None if value_range is None else list(value_range)
     rivals = parse_baselines(given, output_dir) if model_args.baselines else {}
     with claim_output_dir(training_args, data_args.dry_run) as folder:
         data, bad_samples = prepare_training_data(data_args, model_args.modality, folder)

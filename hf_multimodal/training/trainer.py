@@ -20,6 +20,7 @@ from transformers.utils.hub import PushInProgress
 
 from hf_multimodal.sharing.files import shared_files
 from hf_multimodal.sharing.pushing import push_folder
+from hf_multimodal.storage import replaced_files
 from hf_multimodal.training.averaging import WeightAverage
 from hf_multimodal.training.checkpoints import (
     find_fault,
@@ -28,6 +29,7 @@ from hf_multimodal.training.checkpoints import (
     write_manifest,
 )
 from hf_multimodal.training.optimization import parameter_groups
+from hf_multimodal.training.preparing import batching_lengths
 from hf_multimodal.training.sampling import EpochCallback, EpochSampler
 from hf_multimodal.training.termination import Termination
 
@@ -58,6 +60,8 @@ class MultimodalTrainer(Trainer):
     - The order of the examples and the augmentation are functions of (seed, epoch, example), so a resumed run sees
       what the whole run would have seen.
     - Augmentation is for training only: evaluation uses `eval_collator`.
+    - Both collators refuse labels that the model has not.
+    - `group_by_length` goes without a column of lengths: the texts of the training rows are then measured.
     - With `weight_average`, a running average of the weights is evaluated, chosen by and kept.
     - With `torch_compile`, a batch in which everything is present goes without `modality_mask`.
     - A checkpoint with missing or unexpected weights is an error, where `Trainer` warns and goes on. Each has a
@@ -90,6 +94,9 @@ class MultimodalTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.head_learning_rate = head_learning_rate
         self.eval_collator = self.data_collator if eval_collator is None else eval_collator
+        for collator in (self.data_collator, self.eval_collator):
+            if getattr(collator, "num_labels", 0) is None:
+                collator.num_labels = self.model.config.num_labels  # type: ignore[union-attr]
         self.oversample = oversample
         self.epoch = self.data_collator.epoch
         self.add_callback(EpochCallback(self.epoch))
@@ -131,7 +138,7 @@ class MultimodalTrainer(Trainer):
             seed,
             self.epoch,
             labels=list(dataset["label"]) if self.oversample else None,
-            lengths=self._lengths(dataset),
+            lengths=self._lengths(dataset) or self._measured(dataset),
             group_size=self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
         )
 
@@ -145,19 +152,35 @@ class MultimodalTrainer(Trainer):
 
     def _lengths(self, dataset: Dataset) -> list[int] | None:
         name = self.args.length_column_name
-        grouped = self.args.train_sampling_strategy == "group_by_length" and name in dataset.column_names
+        grouped = self.args.train_sampling_strategy == "group_by_length" and name in _columns(dataset)
         return list(dataset[name]) if grouped else None
+
+    def _measured(self, dataset: Dataset) -> list[int] | None:
+        """Lengths where the rows have no column of them; None where nothing is grouped, or no text is read."""
+        tokenizer, column = self.data_collator.processor.tokenizer, self.data_collator.text_column
+        if self.args.train_sampling_strategy != "group_by_length" or tokenizer is None:
+            return None
+        if column not in _columns(dataset):
+            raise ValueError(
+                f"group_by_length needs texts in a column {column!r} or lengths in {self.args.length_column_name!r}; "
+                f"the rows have {_columns(dataset) or 'no columns'}. train_sampling_strategy='random' needs neither."
+            )
+        return batching_lengths(dataset, tokenizer, column).tolist()
 
     def _get_dataloader(self, dataset: Dataset, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
         collator = self.data_collator
-        self.data_collator = WithRows(collator) if is_training else self.eval_collator
+        if not is_training:
+            self.data_collator = self.eval_collator
         try:
             loader = super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
         finally:
             self.data_collator = collator
         # What an iterator draws for its workers would else come out of the generator that dropout draws from: workers
         # that live on are made once in a whole run, and once more in a resumed one.
-        getattr(loader, "base_dataloader", loader).generator = torch.Generator()
+        base = getattr(loader, "base_dataloader", loader)
+        base.generator = torch.Generator()
+        if is_training:
+            base.collate_fn = WithRows(base.collate_fn)
         return loader
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -260,16 +283,23 @@ class MultimodalTrainer(Trainer):
             self.average.load(self.state.best_model_checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if self.args.should_save and output_dir in (None, self.args.output_dir):  # a checkpoint has its manifest
+            with replaced_files(str(self.args.output_dir), last="config.json") as new:
+                self._save_into(str(new), state_dict)
+        else:
+            self._save_into(str(output_dir or self.args.output_dir), state_dict)
+
+    def _save_into(self, folder: str, state_dict: dict[str, Any] | None) -> None:
         token, self.args.hub_token = self.args.hub_token, None  # `Trainer` pickles its arguments beside the weights
         try:
-            super()._save(output_dir, state_dict)
+            super()._save(folder, state_dict)
         finally:
             self.args.hub_token = token
         if self.args.should_save:
             if self.average is not None:
-                self.average.save(output_dir or self.args.output_dir)
+                self.average.save(folder)
             # Not as `processing_class`: `Trainer` looks for the tokenizer of one, which an image model's has not.
-            self.data_collator.processor.save_pretrained(output_dir or self.args.output_dir)
+            self.data_collator.processor.save_pretrained(folder)
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Make the repository, unless its checkpoints would have to be pushed as they are."""
@@ -338,8 +368,9 @@ class MultimodalTrainer(Trainer):
             return
         self._finish_current_push()
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        for name in shared_files(checkpoint_folder):
-            shutil.copy2(Path(checkpoint_folder, name), self.args.output_dir)
+        with replaced_files(str(self.args.output_dir), last="config.json") as new:
+            for name in shared_files(checkpoint_folder):
+                shutil.copy2(Path(checkpoint_folder, name), new)
         push = self._push(f"Training in progress, step {self.state.global_step}", in_background=True)
         self.push_in_progress = PushInProgress([push])
 
@@ -350,3 +381,7 @@ class MultimodalTrainer(Trainer):
                 f"unexpected {load_result.unexpected_keys[:5]} "
                 f"({len(load_result.missing_keys)} and {len(load_result.unexpected_keys)} in all)."
             )
+
+
+def _columns(dataset: Any) -> list[str]:
+    return getattr(dataset, "column_names", [])  # a torch data set has none
