@@ -5,7 +5,6 @@ import os
 import posixpath
 import stat
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -133,8 +132,8 @@ def _opened(archive: str) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
     try:
         # A process of its own, since two that share one file's position read each other's bytes.
         return _open_once(archive, status.st_mtime_ns, status.st_size, os.getpid())
-    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
-        raise OSError(None, f"{archive} is not a readable zip archive: {error}") from None
+    except Exception as error:  # zipfile passes on whatever a damaged directory makes of it
+        raise OSError(None, f"{archive} is not a readable zip archive: {str(error) or type(error).__name__}") from None
 
 
 @lru_cache(maxsize=16)
@@ -154,7 +153,5 @@ def _unpack(archive: str, info: zipfile.ZipInfo) -> bytes:
     try:
         with _opened(archive)[0].open(info) as stream:
             return stream.read(info.file_size)  # no more, whatever is packed: the size that the archive states may lie
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise OSError(None, f"broken in the zip archive: {error}") from None
-    except (RuntimeError, NotImplementedError) as error:  # a password, a method that Python lacks
-        raise OSError(None, str(error)) from None
+    except Exception as error:  # of zipfile and its decompressors; also a password, or a method that Python lacks
+        raise OSError(None, f"broken in the zip archive: {str(error) or type(error).__name__}") from None
