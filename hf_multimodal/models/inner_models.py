@@ -51,19 +51,100 @@ OWN_TEXT_POOLING = {
 }
 # Why a model type that could be built is refused. `benchmarks/model_types.py` tries every type of transformers and
 # tells what is missing here.
-DECODER_INPUT = "it is an encoder and a decoder, and its decoder needs decoder_input_ids"
-PADDING = "its {} the padding, so a text's feature would change with its neighbours in the batch"
-MORE_INPUTS = "it also needs {}"
+DECODER = "it is an encoder with a decoder, which needs decoder_input_ids"
+NEIGHBOURS = "so a text's feature would change with its neighbours in the batch"
 NO_TOKENS = "it returns no last_hidden_state"
+SEVERAL = "it is made of several models"
+SOUND = "it makes sound"
+TWO_IMAGES = "it matches two images"
 UNFIT: dict[str, str] = {
-    "convbert": PADDING.format("convolutions read"),
+    "blenderbot": DECODER,
+    "blenderbot-small": DECODER,
+    "blt": SEVERAL,
+    "bros": "it also needs bbox",
+    "canine": "it fails on texts of fewer tokens than it joins to one",
+    "convbert": f"its convolutions read the padding, {NEIGHBOURS}",
+    "deepseek_v4": "parts of it learn from long texts alone, and stop a training on several processes with short ones",
+    "depth_pro": SEVERAL,
+    "dia": SOUND,
+    "dpr": NO_TOKENS,
+    "efficientloftr": TWO_IMAGES,
+    "fastspeech2_conformer": SOUND,
+    "fastspeech2_conformer_with_hifigan": SOUND,
+    "fsmt": "it returns scores of words in place of features",
+    "funnel": f"its attention reads means that count the padding, {NEIGHBOURS}",
+    "gradium_phonon_tts": SOUND,
+    "hgnet_v2": NO_TOKENS,
+    "higgs_audio_v2": SOUND,
+    "layoutlmv2": "it also needs bbox, image",
+    "lightglue": TWO_IMAGES,
+    "lxmert": "it also needs visual_feats",
+    "m2m_100": DECODER,
+    "marian": DECODER,
+    "mgp-str": NO_TOKENS,
+    "minicpm_ocr_vision": "it also needs target_sizes",
+    "minicpmv4_7_vision": "it also needs target_sizes",
+    "mra": "without a CUDA kernel of its own its attention is zero",
+    "musicgen": SOUND,
+    "musicgen_melody": SOUND,
+    "nllb-moe": DECODER,
+    "nystromformer": f"its attention reads means that count the padding, {NEIGHBOURS}",
+    "pegasus": DECODER,
+    "pegasus_x": DECODER,
+    "pixtral": "it joins the images of a batch into one sequence",
+    "pocket_tts": SOUND,
+    "prophetnet": DECODER,
+    "reformer": "its attention sorts the tokens by chance",
+    "sam3_lite_text_text_model": f"its convolutions read the padding, {NEIGHBOURS}",
+    "switch_transformers": DECODER,
+    "t5gemma": DECODER,
+    "timesformer": "it reads video",
+    "timm_backbone": NO_TOKENS,
+    "vits": SOUND,
+    "yoso": f"its attention reads the padding, {NEIGHBOURS}",
 }
 # Parameters that nothing reads which is pooled here, by a part of their name. They are frozen, since one without a
 # gradient stops DDP, and built all the same, so that every weight of a saved model has its place.
-UNREAD = ("mask_token",)
-UNREAD_OF_TYPE: dict[str, tuple[str, ...]] = {}
-# What a model pools with itself, by the first part of the name; where another pooling is chosen nothing reads it.
-OWN_POOLING_OF_TYPE: dict[str, tuple[str, ...]] = {}
+UNREAD = ("mask_token", "indexer")  # the indexer of sparse attention chooses tokens, through which no gradient flows
+GLOBAL_ATTENTION = ("query_global", "key_global", "value_global")
+UNREAD_OF_TYPE: dict[str, tuple[str, ...]] = {
+    "blip_text_model": ("crossattention",),
+    "esm": ("contact_head",),
+    "granite_docling_vision": ("deepstack_mergers", "fine"),
+    "led": GLOBAL_ATTENTION,
+    "lilt": ("layout_value", "layout_output", "layout_intermediate"),
+    "longformer": GLOBAL_ATTENTION,
+    "luke": ("entity_embeddings", "w2e_query", "e2w_query", "e2e_query"),
+    "markuplm": ("xpath_unitseq2_embeddings",),
+    "visual_bert": ("visual_token_type_embeddings", "visual_position_embeddings", "visual_projection"),
+    "xlnet": ("mask_emb", "r_s_bias", "seg_embed"),  # segments tell a question from a passage: we have one text
+}
+# What a model pools with itself beside its `pooler`, by the first part of the name. Nothing reads it where another
+# pooling is chosen.
+OWN_POOLING_OF_TYPE = {
+    "aimv2_vision_model": "head",
+    "chinese_clip_vision_model": "post_layernorm",
+    "clip_vision_model": "post_layernorm",
+    "convnext": "layernorm",
+    "convnextv2": "layernorm",
+    "metaclip_2_vision_model": "post_layernorm",
+    "mlcd": "post_layernorm",
+    "mlcd_vision_model": "post_layernorm",
+    "siglip2_text_model": "head",
+    "siglip_text_model": "head",
+    "siglip_vision_model": "head",
+}
+# Their `hidden_size` is not the width of what they return.
+PROBED = (
+    "gemma3n_vision",
+    "granite_docling_vision",
+    "sam2_hiera_det_model",
+    "sam_hq_vision_model",
+    "sam_vision_model",
+    "timm_wrapper",
+    "torchvision_backbone",
+)
+TEXT_WIDTHS = {"embedding_gemma2_text": "embedding_dim", "opt": "word_embed_proj_dim"}
 READS_OWN_POOLING = ("auto", "pooler")  # of the poolings of both sides
 SIDES = {"vision_config": ("pixel_values",), "text_config": ("input_ids", "attention_mask")}
 
@@ -103,10 +184,6 @@ def unfitness(model_class: type[PreTrainedModel], config: PreTrainedConfig, side
     for part in (side, "text_config", "vision_config", "backbone_config"):
         if isinstance(getattr(config, part, None), PreTrainedConfig):
             return f"it is made of several models: give its {part} instead"
-    modalities = model_class.input_modalities
-    reads = {modalities} if isinstance(modalities, str) else set(modalities)
-    if reads & {"audio", "time"} or reads == {"video"}:
-        return f"it reads {' and '.join(sorted(reads))}"
     given = SIDES[side]
     parameters = inspect.signature(model_class.forward).parameters
     if given[0] not in parameters:
@@ -115,11 +192,18 @@ def unfitness(model_class: type[PreTrainedModel], config: PreTrainedConfig, side
     if other in parameters:
         return "it reads images and texts together"
     if not set(given) <= parameters.keys():
-        return "it takes no attention_mask, so a text's feature would change with its neighbours in the batch"
+        return f"it takes no attention_mask, {NEIGHBOURS}"
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind in named]
     more = [name for name in needed if name not in ("self", *given)]
-    return MORE_INPUTS.format(", ".join(more)) if more else None
+    if more:
+        return f"it also needs {', '.join(more)}"
+    if config.model_type == "xmod" and config.default_language is None:
+        return "it needs a default_language in its configuration"
+    modalities = model_class.input_modalities
+    reads = {modalities} if isinstance(modalities, str) else set(modalities)
+    strange = reads & {"audio", "time"} or reads == {"video"} or (side == "text_config" and reads == {"image"})
+    return f"it reads {' and '.join(sorted(reads))}" if strange else None
 
 
 def check_fits(model_class: type[PreTrainedModel], config: PreTrainedConfig, side: str) -> None:
@@ -187,7 +271,7 @@ def freeze_unread(model: PreTrainedModel, pooled: bool) -> PreTrainedModel:
         pooled: Whether what the model itself pools is read.
     """
     unread = (*UNREAD, *UNREAD_OF_TYPE.get(model.config.model_type, ()))
-    pooling = OWN_POOLING_OF_TYPE.get(model.config.model_type, ("pooler",))
+    pooling = ("pooler", OWN_POOLING_OF_TYPE.get(model.config.model_type))
     for name, parameter in model.named_parameters():
         parts = name.split(".")
         if parts[0] in pooling:
@@ -197,8 +281,17 @@ def freeze_unread(model: PreTrainedModel, pooled: bool) -> PreTrainedModel:
     return model
 
 
+def make_causal(model: PreTrainedModel) -> None:
+    """Let each token see those before it, which AIMv2's text model forgets where no text of a batch is padded."""
+    for module in model.modules():
+        if hasattr(module, "is_causal"):
+            module.is_causal = True
+
+
 def settled(model: PreTrainedModel, pooled: bool) -> PreTrainedModel:
     """A new model as it is to be used: without a parameter to train in vain, and with what its type asks for."""
+    if model.config.model_type == "aimv2_text_model":
+        make_causal(model)
     if model.config.model_type in BEFORE_FORWARD:
         model.register_forward_pre_hook(BEFORE_FORWARD[model.config.model_type], with_kwargs=True)
     return freeze_unread(model, pooled)
@@ -212,7 +305,7 @@ def pooler_arguments(model_class: type[PreTrainedModel], config: PreTrainedConfi
     if pooler or "add_pooling_layer" not in inspect.signature(model_class.__init__).parameters:
         return {}
     with torch.device("meta"):
-        built = model_class(config).pooler
+        built = getattr(model_class(config), "pooler", None)  # CvT's takes the argument and has none
     return {"add_pooling_layer": False} if isinstance(getattr(built, "dense", None), nn.Linear) else {}
 
 
@@ -234,8 +327,7 @@ def build_model(config: PreTrainedConfig, side: str, pooling: str) -> PreTrained
         config._attn_implementation = "eager"  # asked for the whole model; a convolutional one has no attention
     arguments = pooler_arguments(model_class, config, pooling == "pooler")
     arguments["dtype"] = torch.get_default_dtype()  # that of the whole model, not that of the inner one's checkpoint
-    build = model_class._from_config if config.model_type in MODEL_CLASSES else AutoModel.from_config
-    return settled(build(config, **arguments), pooling in READS_OWN_POOLING)
+    return settled(model_class._from_config(config, **arguments), pooling in READS_OWN_POOLING)
 
 
 def load_model(
@@ -422,7 +514,8 @@ class ImagePooling:
     """
 
     def __init__(self, model: nn.Module, choice: str = "auto") -> None:
-        names = [name.split(".")[-1] for name, _ in model.named_parameters()]
+        # AIMv2's head has a class token that stands among no patches.
+        names = [name.split(".")[-1] for name, _ in model.named_parameters() if not name.startswith("head.")]
         self.has_class_token = "cls_token" in names or "class_embedding" in names
         self.choice = choice
         if choice in ("cls", "cls_mean") and not self.has_class_token:
@@ -509,13 +602,13 @@ def image_widths(model: PreTrainedModel, pooling: ImagePooling) -> tuple[int, in
     """Widths of the pooled feature and of the tokens: from the configuration, or else seen by trying.
 
     Convolutional configurations name their width in many ways or not at all, so those models are run on one blank
-    picture (on the meta device during `from_pretrained`, hence free).
+    picture (on the meta device during `from_pretrained`, hence free), and so are some whose name tells another width.
     """
     config = model.config
     if config.model_type == "torchvision_backbone" and pooling.choice == "auto":
         return config.hidden_size, config.feature_channels
     hidden_size = getattr(config, "hidden_size", None)
-    if isinstance(hidden_size, int) and config.model_type not in ("timm_wrapper", "torchvision_backbone"):
+    if isinstance(hidden_size, int) and config.model_type not in PROBED:
         return (2 if pooling.choice == "cls_mean" else 1) * hidden_size, hidden_size
     sized = hasattr(config, "image_size") or config.model_type == "timm_wrapper"
     height, width = image_size_of(config) if sized else (64, 64)
@@ -527,3 +620,8 @@ def image_widths(model: PreTrainedModel, pooling: ImagePooling) -> tuple[int, in
         pooled, tokens = pooling(model(blank))
     model.train(training)
     return pooled.shape[-1], tokens.shape[-1]
+
+
+def text_width(config: PreTrainedConfig) -> int:
+    """Width of the token features of a text model."""
+    return getattr(config, TEXT_WIDTHS.get(config.model_type, "hidden_size"))

@@ -22,6 +22,7 @@ from .inner_models import (
     projection,
     shared_dtype,
     text_pooling_of,
+    text_width,
 )
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
             self._text_length = self.text_model.config.max_position_embeddings if fixed else None
             self._longest_text = longest_text(self.text_model)
             self._text_inputs = accepted(self.text_model, ("token_type_ids", "use_cache"))
-            width = self.text_model.config.hidden_size
+            width = text_width(self.text_model.config)
             self.text_projection = projection(width, config.hidden_size)
             if token_features:
                 self.text_token_projection = projection(width, config.hidden_size)
