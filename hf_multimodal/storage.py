@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+from safetensors import SafetensorError
 
 _HOST = socket.gethostname().replace(".", "-")
 _NAME = re.compile(r"\.(?P<kind>part|ready)-[0-9a-f]{8}-(?P<process>\d+)-(?P<host>[^.]*)(?:\.(?P<last>.+))?")
@@ -178,3 +179,32 @@ def sync(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def naming_damage(path: str | Path) -> Iterator[None]:
+    """Turn what the readers of damaged files raise into one error that names the file or the folder.
+
+    Args:
+        path: What is read. Errors that say themselves what is wrong, `ValueError` and `OSError`, pass unchanged.
+
+    Raises:
+        ValueError: In place of any other error.
+
+    Example:
+
+    >>> with naming_damage("run/metrics.json"):
+    ...     {}["test"]
+    Traceback (most recent call last):
+    ...
+    ValueError: run/metrics.json cannot be read, it is damaged or holds something else (KeyError: 'test').
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        raise ValueError(f"{path}: the weights cannot be read, the file is cut short or damaged ({error}).") from None
+    except Exception as error:  # json, yaml, tokenizers, dataclasses and torch each have their own
+        if type(error) is ValueError or (isinstance(error, (OSError, ImportError)) and str(error).strip()):
+            raise
+        detail = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise ValueError(f"{path} cannot be read, it is damaged or holds something else ({detail}).") from error

@@ -1,4 +1,4 @@
-"""python tests/fuzz.py tables --seconds 120 --seed 0
+"""python tests/fuzz.py tables|images|runs --seconds 120 --seed 0
 
 Mutates files at random and reads them: what comes out must be a result or a documented error of this package, never
 another exception. A mutation is a function of (seed, number), so each failure that is printed can be run again:
@@ -6,6 +6,7 @@ another exception. A mutation is a function of (seed, number), so each failure t
 """
 
 import argparse
+import importlib
 import io
 import json
 import random
@@ -280,6 +281,7 @@ def tables(seed: int, numbers: Iterator[int], show: bool = False) -> tuple[Count
 
 
 TARGETS = {"tables": tables}
+OTHERS = {"images": "fuzz_images", "runs": "fuzz_runs"}  # modules of their own, which stop at the first failure
 
 # --- command line ----------------------------------------------------------------------------------------------------
 
@@ -296,12 +298,16 @@ def for_seconds(seconds: float) -> Iterator[int]:
 def main(argv: list[str] | None = None) -> int:
     """Fuzz one kind of file; the exit status is 1 if anything undocumented came out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("target", choices=TARGETS, help="What is mutated.")
+    parser.add_argument("target", choices=[*TARGETS, *OTHERS], help="What is mutated.")
     parser.add_argument("--seconds", type=float, default=120, help="How long.")
     parser.add_argument("--seed", type=int, default=0, help="Of all mutations.")
     parser.add_argument("--only", type=int, help="Run the mutation of this number alone.")
     parser.add_argument("--show", action="store_true", help="Print the documented errors too.")
     args = parser.parse_args(argv)
+    if args.target in OTHERS:
+        counts = importlib.import_module(OTHERS[args.target]).fuzz(args.seconds, args.seed)
+        print(f"{args.target}: {counts.pop('mutations')} mutations, {counts}")
+        return 0
     numbers = for_seconds(args.seconds) if args.only is None else iter([args.only])
     ends, failures = TARGETS[args.target](args.seed, numbers, args.show)
     for number, trace in failures.items():

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from hf_multimodal.data.choices import check_choice
 from hf_multimodal.data.spreadsheets import from_cell, write_csv
 from hf_multimodal.data.tables import TABLE_SUFFIXES
-from hf_multimodal.storage import replaced, write_text
+from hf_multimodal.storage import naming_damage, replaced, write_text
 
 from .metrics import IGNORE_INDEX, METRICS, metrics_from_outputs
 from .thresholds import decide
@@ -221,7 +221,7 @@ def read_predictions(path: str | Path, problem_type: str | None = None) -> Predi
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no table of predictions {str(path)!r}.")
     check_choice(f"the suffix of {str(path)!r}", Path(path).suffix.lower(), [".csv"])
-    with open(path, encoding="utf-8-sig", newline="") as stream:
+    with naming_damage(path), open(path, encoding="utf-8-sig", newline="") as stream:
         rows = list(csv.reader(stream))
     header, body = (rows[0], rows[1:]) if rows else ([], [])
     missing = [name for name in FIXED_COLUMNS if name not in header]

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from datasets import DatasetDict
 
 from hf_multimodal.data.arguments import SourceArguments
@@ -16,6 +15,7 @@ from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.data.splits import complete_splits
 from hf_multimodal.data.tables import DEFAULT_COLUMNS
 from hf_multimodal.inference.predicting import modality_of
+from hf_multimodal.sharing.runs import read_arguments
 
 SPLITS = ("all", "train", "validation", "test")
 SPLIT_ARGUMENTS = ("split_seed", "no_stratify", "group_duplicates")
@@ -24,8 +24,7 @@ READING_ARGUMENTS = ("image_root", "encoding", "data_config")
 
 def run_arguments(model: str) -> dict[str, Any]:
     """The arguments in the `run.yaml` beside a model; empty where there is none."""
-    file = Path(model, "run.yaml")
-    return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file.is_file() else {}
+    return read_arguments(Path(model, "run.yaml"))
 
 
 def parse_arguments(

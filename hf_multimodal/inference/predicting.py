@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, Features, Image, Value
-from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel
@@ -21,7 +20,7 @@ from hf_multimodal.models.configuration_vision_text import VisionTextConfig
 from hf_multimodal.models.features import warn_of_missing
 from hf_multimodal.models.modeling_vision_text import VisionTextPreTrainedModel, check_finite
 from hf_multimodal.sharing.pickles import refuse_pickled_model
-from hf_multimodal.storage import recover
+from hf_multimodal.storage import naming_damage, recover
 
 
 @dataclass(kw_only=True)
@@ -64,22 +63,19 @@ def load_model(
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     if Path(folder).is_dir():
         recover(folder)
-    config = AutoConfig.from_pretrained(folder, **options)
-    if isinstance(config, VisionTextConfig):  # those of others, CLIP's for one, often hold both
-        refuse_pickled_model(folder, revision)
-    try:
+    with naming_damage(folder):
+        config = AutoConfig.from_pretrained(folder, **options)
+        if isinstance(config, VisionTextConfig):  # those of others, CLIP's for one, often hold both
+            refuse_pickled_model(folder, revision)
         model, info = AutoModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{folder}: the weights cannot be read, the file is cut short or damaged ({error})."
-        ) from None
+        processor = AutoProcessor.from_pretrained(folder, **options)
     if not isinstance(model, VisionTextPreTrainedModel):  # ours look at themselves
         lost = sorted(info["missing_keys"])
         if lost:
             kind = type(model).__name__
             raise ValueError(f"{folder} is no whole {kind}: it lacks {len(lost)} weights, such as {lost[0]}.")
         check_finite(folder, model)
-    return model.eval().to(device), AutoProcessor.from_pretrained(folder, **options)
+    return model.eval().to(device), processor
 
 
 def modality_of(config: Any) -> str:

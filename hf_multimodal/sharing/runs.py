@@ -13,7 +13,7 @@ import yaml
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from hf_multimodal.storage import replaced, write_text
+from hf_multimodal.storage import naming_damage, replaced, write_text
 
 # What a card may repeat of a run's arguments. No path, name of a user or token is among them, whatever run.yaml holds.
 HYPERPARAMETERS = (
@@ -241,11 +241,35 @@ def keep_for_card(
     write_text(Path(folder, "metrics.json"), text + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ValueError: If it holds none; the message names the file.
+    """
+    with naming_damage(path):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return dict(found.items())
+
+
+def read_arguments(path: Path) -> dict[str, Any]:
+    """The arguments in a `run.yaml`; empty where there is none.
+
+    Raises:
+        ValueError: If it holds something else; the message names the file.
+    """
+    if not path.is_file():
+        return {}
+    with naming_damage(path):
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return dict(found.items())
+
+
 def _metrics(folder: str | Path) -> dict[str, Any]:
     for needed in ("config.json", "metrics.json"):
         if not Path(folder, needed).is_file():
             raise FileNotFoundError(f"{folder} is no folder of a run: it has no {needed}.")
-    return json.loads(Path(folder, "metrics.json").read_text(encoding="utf-8"))
+    return read_json(Path(folder, "metrics.json"))
 
 
 def with_label_accuracy(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -282,11 +306,10 @@ def read_run(folder: str | Path, pictures: Mapping[str, str]) -> Run:
         FileNotFoundError: If the folder holds no run.
     """
     path, metrics = Path(folder), _metrics(folder)
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    config = read_json(path / "config.json")
     if config.get("problem_type") == "multi_label_classification":
         metrics = with_label_accuracy(metrics)
-    listing = path / "run.yaml"
-    arguments = (yaml.safe_load(listing.read_text(encoding="utf-8")) or {}) if listing.is_file() else {}
+    arguments = read_arguments(path / "run.yaml")
     added = metrics.get("card", {})
     known = {
         entry.name: source[entry.name]
