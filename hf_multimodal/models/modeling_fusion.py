@@ -11,7 +11,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from .configuration_fusion import FusionConfig
 from .features import Features, warn_of_missing
 from .fusion import FUSIONS, LateFusion
-from .losses import classification_loss, warn_of_no_labels
+from .losses import classification_loss, in_target_units, warn_of_no_labels
 from .modeling_vision_text import VisionTextPreTrainedModel
 from .warm_start import Trained, common_fields, start_from
 
@@ -136,7 +136,7 @@ class FusionForImageTextClassification(VisionTextPreTrainedModel):
             warn_of_no_labels("its class weights and its label smoothing")
         features = self.encode(pixel_values, input_ids, attention_mask, token_type_ids, modality_mask, **kwargs)
         fused = self.fusion(features)
-        logits = self.classifier(fused)
+        logits = in_target_units(self.classifier(fused), self.config)
         return ImageTextClassifierOutput(
             loss=None if labels is None else classification_loss(logits, labels, self.config),
             logits=logits,
@@ -150,4 +150,4 @@ class FusionForImageTextClassification(VisionTextPreTrainedModel):
 
     def answer(self, features: Features) -> torch.Tensor:
         """(batch, num_labels) logits from what `encode` gives, as `forward` answers."""
-        return self.classifier(self.fusion(features))
+        return in_target_units(self.classifier(self.fusion(features)), self.config)

@@ -12,7 +12,7 @@ from .configuration_robust_fusion import RobustFusionConfig
 from .encoding import check_mask
 from .features import Features
 from .fusion import FUSIONS, LateFusion
-from .losses import classification_loss, warn_of_no_labels
+from .losses import classification_loss, in_target_units, warn_of_no_labels
 from .modeling_fusion import ImageTextClassifierOutput
 from .modeling_vision_text import VisionTextPreTrainedModel
 from .stack import Stack
@@ -181,13 +181,13 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
             joint_mask: (batch, 2), within the features' mask: what the joint branch reads.
 
         Returns:
-            (batch, 3, num_labels), heads joint, image, text, and the (batch, fusion's output_size) that the joint
-            classifier reads.
+            (batch, 3, num_labels), heads joint, image, text, of a regression in the unit of the targets, and the
+            (batch, fusion's output_size) that the joint classifier reads.
         """
         fused = self.fusion(self._joint_features(features, joint_mask.bool()))
         image, text = self.unimodal(features).chunk(2, dim=-1)
         logits = (self.classifier(fused), self.image_classifier(image), self.text_classifier(text))
-        return torch.stack(logits, dim=1), fused
+        return torch.stack([in_target_units(head, self.config) for head in logits], dim=1), fused
 
     def _joint_features(self, features: Features, mask: torch.Tensor) -> Features:
         """What the joint branch reads: `mask` (batch, 2) bool of it, missing embeddings in place of the rest.

@@ -113,7 +113,7 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
         super().__init__(config)
         if config.vision_config is None and config.text_config is None:
             raise ValueError("a model needs a vision_config, a text_config, or both; both are None.")
-        for name in ("class_weights", "thresholds"):
+        for name in ("class_weights", "thresholds", "target_mean", "target_std"):
             if len(getattr(config, name, None) or ()) not in (0, config.num_labels):
                 setattr(config, name, None)  # a new head was asked for by other labels: they were the old classes'
         self.token_features = token_features

@@ -137,6 +137,12 @@ class ModelArguments(CardArguments):
     )
     label_smoothing: float = field(default=0.0, metadata={"help": "Share of each target spread over all classes."})
     class_weights: str = field(default="none", metadata={"help": "'balanced' weighs classes by inverse frequency."})
+    no_target_scaling: bool = field(
+        default=False,
+        metadata={
+            "help": "Regression: learn the targets as they are, not scaled by mean and deviation of the training rows."
+        },
+    )
     oversample: bool = field(default=False, metadata={"help": "Repeat rare classes until all are equally frequent."})
     threshold: str = field(
         default=USUAL_THRESHOLD,

@@ -165,12 +165,33 @@ def _label_fields(model_args: ModelArguments, data: LoadedData) -> dict[str, Any
         )
     fields: dict[str, Any] = {"problem_type": data.problem_type}
     fields |= {"id2label": data.id2label} if data.id2label else {"num_labels": 1}
+    if data.problem_type == "regression":
+        fields |= target_scale(data.splits["train"]["label"][:], model_args.no_target_scaling)
     if model_args.fixed_threshold is not None:
         fields["thresholds"] = [model_args.fixed_threshold] * len(data.id2label)
     if model_args.class_weights == "balanced" and not data.refusals:  # a dry run goes on although a class has no row
         labels = data.splits["train"]["label"][:]
         fields["class_weights"] = balanced_class_weights(labels, data.problem_type, len(data.id2label))
     return fields
+
+
+def target_scale(targets: Sequence[float], off: bool = False) -> dict[str, list[float] | None]:
+    """The configuration's `target_mean` and `target_std`, from training rows.
+
+    Args:
+        targets: (rows,) numbers in the user's unit.
+        off: Scale nothing.
+
+    Example:
+
+    >>> target_scale([10.0, 30.0]), target_scale([5.0, 5.0])["target_std"]
+    ({'target_mean': [20.0], 'target_std': [10.0]}, [1.0])
+    """
+    if off:
+        return {"target_mean": None, "target_std": None}
+    values = np.asarray(targets, dtype=np.float64)
+    deviation = float(values.std())
+    return {"target_mean": [float(values.mean())], "target_std": [deviation if deviation > 0 else 1.0]}
 
 
 def parameter_counts(model: nn.Module) -> dict[str, int]:

@@ -54,6 +54,7 @@ def claim_folder(folder: Path) -> Iterator[Path]:
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"output_dir {str(folder)!r} is a file: name a folder.")
     with explain_refusal(folder):
+        made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK)
         try:
@@ -70,6 +71,9 @@ def claim_folder(folder: Path) -> Iterator[Path]:
         finally:
             (folder / OWNER).unlink(missing_ok=True)
             lock.release()
+            if made and [path.name for path in folder.iterdir()] == [LOCK]:  # the run did not get as far as writing
+                (folder / LOCK).unlink()
+                folder.rmdir()
 
 
 def claim_output_dir(args: TrainingArguments, dry_run: bool) -> contextlib.AbstractContextManager[Path | None]:
