@@ -5,9 +5,9 @@ What the two losses over logits cost beside their plain formulas, forward and ba
 lowest of each, and the median of the ratios of each turn. Memory: the highest of a process of its own for each, less
 what it held before, inputs and libraries among it. Linux only.
 
-The loss is taken from an aligner, so the script measures an older checkout too, by PYTHONPATH. `--masked` gives two of
-the pairs one picture and leaves a third incomplete. `--cells` is how many similarities are held at once, as in gradient
-caching, whose value is 1048576; without it as many as is quick.
+The loss is taken from an aligner, so the script measures an older checkout too, by PYTHONPATH. `--masked` gives two
+of the pairs one picture and leaves a third incomplete. `--cells` is how many similarities are held at once, as in
+gradient caching, whose value is 1048576; without it as many as is quick.
 """
 
 import argparse
