@@ -60,16 +60,16 @@ Value = Callable[[Iterable[Square], torch.Tensor], tuple[torch.Tensor, ...]]
 Slope = Callable[..., torch.Tensor]
 
 
-def _squares(side: int, kept: tuple[torch.Tensor, ...], *inputs: Any) -> Iterator[Square]:
-    """All logits, the first from `kept`.
+def _squares(side: int, kept: list[torch.Tensor], most: int, *inputs: Any) -> Iterator[Square]:
+    """All logits, the first from `kept`, where `most` of those that are computed stay; `side` 0 means one square.
 
     What is no negative is -inf. The match of an incomplete pair is the largest number: found beyond doubt, it costs
     nothing and pulls nothing.
     """
     images, texts, bias, complete, image_ids = inputs
-    starts = range(0, len(images), side)
+    starts = range(0, len(images), side) if side else (0,)
     for number, (row, column) in enumerate((row, column) for row in starts for column in starts):
-        rows, columns = slice(row, row + side), slice(column, column + side)
+        rows, columns = slice(row, row + side or None), slice(column, column + side or None)
         if number < len(kept):
             yield rows, columns, kept[number]
             continue
@@ -83,6 +83,8 @@ def _squares(side: int, kept: tuple[torch.Tensor, ...], *inputs: Any) -> Iterato
                 left_out.fill_diagonal_(False)
                 logits.diagonal().masked_fill_(~complete[rows], torch.finfo(logits.dtype).max)
             logits.masked_fill_(left_out, -torch.inf)
+        if number < most:
+            kept.append(logits)
         yield rows, columns, logits
 
 
@@ -93,24 +95,15 @@ class _OverSquares(torch.autograd.Function):
         value: From the squares and the images, the sum and the vectors that `slope` reads.
         slope: From a square and those vectors, the derivative of the sum with respect to the logits.
         side: Rows of a square.
-        keep: How many logits may be kept for the gradient.
+        most: How many squares are kept for the gradient.
         inputs: Images times the scale, texts, bias, `complete`, `image_ids`; the third, and the last two, may be None.
     """
 
     @staticmethod
-    def forward(ctx: Any, value: Value, slope: Slope, side: int, keep: int, *inputs: Any) -> torch.Tensor:
-        kept: list[torch.Tensor] = []
-
-        def keeping() -> Iterator[Square]:
-            held = 0
-            for rows, columns, logits in _squares(side, (), *inputs):
-                held += logits.numel()
-                if held <= keep:
-                    kept.append(logits)
-                yield rows, columns, logits
-
+    def forward(ctx: Any, value: Value, slope: Slope, side: int, most: int, *inputs: Any) -> torch.Tensor:
+        kept = []
         with torch.autocast(inputs[0].device.type, enabled=False):  # a cosine in bfloat16 has three digits
-            total, *vectors = value(keeping(), inputs[0])
+            total, *vectors = value(_squares(side, kept, most, *inputs), inputs[0])
         ctx.save_for_backward(*inputs, *vectors, *kept)
         ctx.slope, ctx.side, ctx.parts = slope, side, (len(inputs), len(inputs) + len(vectors))
         return total
@@ -125,7 +118,7 @@ class _OverSquares(torch.autograd.Function):
         of_images, of_texts = torch.zeros_like(images), torch.zeros_like(texts)
         of_bias = None if bias is None else torch.zeros_like(bias)
         with torch.autocast(images.device.type, enabled=False):
-            for rows, columns, logits in _squares(ctx.side, kept, *inputs):
+            for rows, columns, logits in _squares(ctx.side, list(kept), 0, *inputs):
                 slope = ctx.slope(rows, columns, logits, *vectors)
                 of_images[rows].addmm_(slope, texts[columns])
                 of_texts[columns].addmm_(slope.T, images[rows])
@@ -138,13 +131,13 @@ class _OverSquares(torch.autograd.Function):
 def _over_squares(value: Value, slope: Slope, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor | int]:
     """The sum of a loss and the number of complete pairs, at least 1."""
     masks = (None, None) if pairs.complete is None and pairs.image_ids is None else pairs.masks()
-    side = math.isqrt(KEPT if pairs.cells is None else pairs.cells)
+    cells = KEPT if pairs.cells is None else pairs.cells
+    side = min(math.isqrt(cells), SIDE) if pairs.images.device.type == "cpu" else math.isqrt(cells)
+    most = cells // side**2
     if torch.compiler.is_compiling():
-        side = len(pairs.images)  # one square for any batch
-    elif pairs.images.device.type == "cpu":
-        side = min(side, SIDE)
-    keep = KEPT if pairs.cells is None else pairs.cells
-    total = _OverSquares.apply(value, slope, side, keep, pairs.images * pairs.scale, pairs.texts, pairs.bias, *masks)
+        side, most = 0, 1  # one graph for batches of any length
+    scaled = pairs.images * pairs.scale
+    total = _OverSquares.apply(value, slope, side, most, scaled, pairs.texts, pairs.bias, *masks)
     return total, max(1, len(pairs.images)) if masks[0] is None else masks[0].sum().clamp(min=1)
 
 
