@@ -131,7 +131,13 @@ def test_another_number_of_processes_is_named(whole: tuple[Path, list[str]], tmp
 def start(flags: list[str], before: str = "import runpy, sys; ", *arguments: str) -> subprocess.Popen[str]:
     """The command as a process of its own."""
     program = f"{before}sys.argv[0] = {str(SCRIPT)!r}; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1]), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    threads = str(torch.get_num_threads())  # another number would round otherwise
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(SCRIPT.parents[1]),
+        "OMP_NUM_THREADS": threads,
+        "HF_HUB_OFFLINE": "1",
+    }
     command = [sys.executable, "-u", "-c", program, *arguments, *flags]
     return subprocess.Popen(
         command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=SCRIPT.parents[1]

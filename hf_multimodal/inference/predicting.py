@@ -68,13 +68,14 @@ def load_model(
         if isinstance(config, VisionTextConfig):  # those of others, CLIP's for one, often hold both
             refuse_pickled_model(folder, revision)
         model, info = AutoModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
-        processor = AutoProcessor.from_pretrained(folder, **options)
     if not isinstance(model, VisionTextPreTrainedModel):  # ours look at themselves
         lost = sorted(info["missing_keys"])
         if lost:
             kind = type(model).__name__
             raise ValueError(f"{folder} is no whole {kind}: it lacks {len(lost)} weights, such as {lost[0]}.")
         check_finite(folder, model)
+    with naming_damage(folder):
+        processor = AutoProcessor.from_pretrained(folder, **options)
     return model.eval().to(device), processor
 
 

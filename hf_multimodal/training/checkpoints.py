@@ -32,7 +32,11 @@ def write_manifest(checkpoint: Path) -> None:
     Args:
         checkpoint: A folder written by `Trainer`, whole, with the files of all processes.
     """
-    files = {path.name: _fingerprint(path) for path in sorted(checkpoint.iterdir()) if path.is_file()}
+    files = {
+        path.name: _fingerprint(path)
+        for path in sorted(checkpoint.iterdir())
+        if path.is_file() and path.name != MANIFEST
+    }
     for name in files:
         sync(checkpoint / name)
     write_text(checkpoint / MANIFEST, json.dumps({"files": files}, indent=1))

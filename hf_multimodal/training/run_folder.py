@@ -70,9 +70,9 @@ def claim_folder(folder: Path) -> Iterator[Path]:
             yield folder
         finally:
             (folder / OWNER).unlink(missing_ok=True)
+            (folder / LOCK).unlink(missing_ok=True)
             lock.release()
-            if made and [path.name for path in folder.iterdir()] == [LOCK]:  # the run did not get as far as writing
-                (folder / LOCK).unlink()
+            if made and not any(folder.iterdir()):  # the run did not get as far as writing
                 folder.rmdir()
 
 

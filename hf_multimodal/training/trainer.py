@@ -23,6 +23,7 @@ from hf_multimodal.sharing.pushing import push_folder
 from hf_multimodal.storage import replaced_files
 from hf_multimodal.training.averaging import WeightAverage
 from hf_multimodal.training.checkpoints import (
+    MANIFEST,
     find_fault,
     last_checkpoint,
     remove_earlier_checkpoints,
@@ -249,6 +250,8 @@ class MultimodalTrainer(Trainer):
         run = self._get_output_dir(trial=trial)
         folder = Path(run, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         limit, self.args.save_total_limit = self.args.save_total_limit, None
+        if self.args.should_save:
+            (folder / MANIFEST).unlink(missing_ok=True)  # of a damaged checkpoint of this step
         try:
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError) as error:
