@@ -1,8 +1,8 @@
 """python tests/mutants.py [NAME ...]
 
 Put faults into a copy of the package, one at a time, and see which test catches each. A fault is named by the text
-that it replaces, wherever in the package that stands, so it follows its module when this moves; `test_mutants.py` fails
-when a text is not there exactly once. `make mutants` runs all; without a catch the exit status is 1.
+that it replaces, wherever in the package that stands, so it follows its module when this moves; `test_mutants.py`
+fails when a text is not there exactly once. `make mutants` runs all; without a catch the exit status is 1.
 """
 
 import argparse
