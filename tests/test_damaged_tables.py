@@ -85,6 +85,7 @@ def test_half_a_character_is_a_bad_sample(tmp_path):
         r'{"text": "x \ud83d", "label": "a", "id": 7}',
         r'{"text": "y", "label": "\udc00", "id": 8}',
         r'{"text": "z", "label": "b", "id": "\uD800"}',
+        r'{"text": "z", "label": "b", "id": "\uD801"}',
         r'{"text": "\ud83d\ude00", "label": "b", "id": 10, "unread": "\ud800"}',
     ]
     path = write(tmp_path / "a.jsonl", ROWS, *lines)
@@ -96,11 +97,15 @@ def test_half_a_character_is_a_bad_sample(tmp_path):
         rf"""{start}6 (id '7'), column 'text', '"x \\ud83d"': {reason}""",
         rf"""{start}7 (id '8'), column 'label', '"\\udc00"': {reason}""",
         rf"""{start}8 (id ''), column 'id', '"\\ud800"': {reason}""",
+        rf"""{start}9 (id ''), column 'id', '"\\ud801"': {reason}""",
     ]
     kept, samples = check_splits(load_data(path), policy="missing", prediction=True, refuse=False)
     assert kept.splits["train"]["text"][6] is None and samples[0].action == "missing"
     with pytest.raises(ValueError, match=r"""a.jsonl, row 7, column 'label', "\\udc00": half a character"""):
         load_data(path, group_column="label")
+    marks = [r'{"text": "x", "red": 1, "sea": "\ud800"}', '{"text": "y", "red": 0, "sea": 1}']
+    data = load_data(write(tmp_path / "c.jsonl", [], *marks), label_column=["red", "sea"])
+    assert data.splits["train"][0]["faults"][0]["reason"] == reason
     with pytest.raises(ValueError, match=r"b.jsonl, line 7: the column name 'te\\ud800xt' holds half a character"):
         load_data(write(tmp_path / "b.jsonl", ROWS, r'{"te\ud800xt": 1}'))
 

@@ -100,6 +100,7 @@ def faults_of(bad_cells: Sequence[BadCell], columns: ColumnNames, count: int, so
     """
     faults: list[list[Fault]] = [[] for _ in range(count)]
     ours = {theirs: name for name, theirs in columns.as_dict().items()}
+    ours |= dict.fromkeys(columns.label if isinstance(columns.label, tuple) else (), "label")
     for row, column, value, reason in bad_cells:
         if ours.get(column) in ("image_id", "group"):
             raise ValueError(f"{source}, row {row}, column {column!r}, {value}: {reason}.")
@@ -321,8 +322,9 @@ def _ids(values: list[Any], faults: list[list[Fault]]) -> list[str]:
         if isinstance(value, _NO_WORDS):
             reason = f"an id must be a word or a number, got {_kind(value)}"
             faults[row].append({"column": "id", "value": _shown(value), "reason": reason})
-        elif not name and not any(fault["column"] == "id" for fault in faults[row]):
-            faults[row].append({"column": "id", "value": "", "reason": "an empty id"})
+        elif not name:
+            if not any(fault["column"] == "id" for fault in faults[row]):  # as of a cell that could not be held
+                faults[row].append({"column": "id", "value": "", "reason": "an empty id"})
         elif name in first:
             reason = f"a duplicate id, first in row {first[name]}"
             faults[row].append({"column": "id", "value": name, "reason": reason})
