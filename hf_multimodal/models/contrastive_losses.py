@@ -101,7 +101,7 @@ class _OverSquares(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value: Value, slope: Slope, side: int, most: int, *inputs: Any) -> torch.Tensor:
-        kept = []
+        kept: list[torch.Tensor] = []
         with torch.autocast(inputs[0].device.type, enabled=False):  # a cosine in bfloat16 has three digits
             total, *vectors = value(_squares(side, kept, most, *inputs), inputs[0])
         ctx.save_for_backward(*inputs, *vectors, *kept)
