@@ -45,7 +45,7 @@ def backward_in_chunks(
     with respect to the embeddings, then each chunk runs again, with the same dropout, and passes its part of that
     gradient on. The loss and the gradients are those of `model(**inputs, return_loss=True).loss.backward()`, at the
     price of a second forward pass. Gradient caching, from [Gao et al., 2021](https://arxiv.org/abs/2101.06983). The
-    loss too holds some rows of its similarities at a time, so that memory does not grow with the square of the batch.
+    loss too holds a part of its similarities at a time, so that memory does not grow with the square of the batch.
 
     BatchNorm that learns its statistics sees them a chunk at a time, and each chunk twice: freeze it. Under DDP all
     processes need as many chunks; gradients are exchanged once, in the last of them.
