@@ -9,6 +9,8 @@ from PIL import Image
 
 from hf_multimodal.data.collator import MultimodalCollator
 
+COLUMNS = ("image", "texts", "index")  # of a row of `group_pairs`
+
 
 class PairCollator(MultimodalCollator):
     """Draw captions for each picture, decode, tokenize and pad; every picture of a batch is prepared once.
@@ -26,7 +28,8 @@ class PairCollator(MultimodalCollator):
         max_length: Likewise.
 
     Raises:
-        ValueError: If `captions_per_image` is less than 1, or a row has no picture: it is no pair.
+        ValueError: If `captions_per_image` is less than 1, a row is none of `group_pairs`, or has no picture, so is no
+            pair.
         BadImageError: On an unreadable picture; names the row.
 
     Example:
@@ -71,6 +74,12 @@ class PairCollator(MultimodalCollator):
             one picture after each other, `image_ids` (pictures * captions,), and `return_loss`, True.
         """
         for row in rows:
+            if lacks := [name for name in COLUMNS if name not in row]:
+                raise ValueError(
+                    f"a row with the columns {sorted(row)} is no row of group_pairs: it lacks {lacks}. Take "
+                    "group_pairs(rows)[0], of rows as load_data(source, pairs=True) gives them. Trainer hands their "
+                    "columns on with remove_unused_columns=False."
+                )
             if row["image"] is None:
                 raise ValueError(
                     f"row {row.get('id', row['index'])!r} has no picture, so it is no pair: leave it out."

@@ -15,6 +15,7 @@ from .inner_models import (
     ImagePooling,
     accepted,
     build_model,
+    freeze_unread,
     has_pooler,
     image_widths,
     load_model,
@@ -23,6 +24,8 @@ from .inner_models import (
     text_pooling_of,
     text_width,
 )
+
+FEATURE_PIPELINES = ("feature-extraction", "image-feature-extraction")  # of transformers: they take the first output
 
 if TYPE_CHECKING:
     from .processing_multimodal import MultimodalProcessor  # noqa: F401  the processor travels with every model
@@ -63,6 +66,7 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
         self.token_features = token_features
         self.vision_model: Any = None
         self.text_model: Any = None
+        self._text_pooling = config.text_pooling
         if config.vision_config is not None:
             self.vision_model = build_model(config.vision_config, "vision_config", config.image_pooling)
             self._image_pooling = ImagePooling(self.vision_model, config.image_pooling)
@@ -71,7 +75,7 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
             if token_features:
                 self.visual_token_projection = projection(token_width, config.hidden_size)
         if config.text_config is not None:
-            strategy = text_pooling_of(config.text_config, config.text_pooling)
+            self._text_pooling = strategy = text_pooling_of(config.text_config, config.text_pooling)
             self.text_model = build_model(config.text_config, "text_config", strategy)
             if not has_pooler(self.text_model, strategy):
                 raise ValueError(
@@ -188,8 +192,26 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
         """As in transformers, but weights are read from safetensors alone: a pickle can run code when it is opened.
 
         `use_safetensors=False` asks for pickles all the same.
+
+        Raises:
+            ValueError: If a pipeline of transformers that gives features loads a classifier: it would give the logits.
         """
-        return super().from_pretrained(*args, use_safetensors=use_safetensors is not False, **kwargs)
+        task = kwargs.get("_from_pipeline")
+        if task in FEATURE_PIPELINES and "AutoModelForSequenceClassification" in cls.auto_classes:
+            raise ValueError(
+                f"pipeline({task!r}) would take the logits of a {cls.__name__} for its features. They are "
+                "fused_embeds, image_embeds and text_embeds of model(**processor(images=..., text=..., "
+                "return_tensors='pt')); an AlignerModel runs in that pipeline."
+            )
+        found = super().from_pretrained(*args, use_safetensors=use_safetensors is not False, **kwargs)
+        (found[0] if isinstance(found, tuple) else found)._freeze_unread()
+        return found
+
+    def _freeze_unread(self) -> None:
+        """Freeze what nothing reads: loading makes every parameter learn, whatever it did when it was built."""
+        for model, pooling in ((self.vision_model, self.config.image_pooling), (self.text_model, self._text_pooling)):
+            if model is not None:
+                freeze_unread(model, pooling)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As in torch, but of a weight with two names (T5's embeddings) one is enough, as it is saved under one."""
