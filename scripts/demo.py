@@ -1,9 +1,10 @@
-"""python scripts/demo.py
+"""python scripts/demo.py --output_dir runs/demo
 
 Train three classifiers on generated data whose best possible accuracy is known: on pictures alone, on texts alone and
 on both. Neither alone can pass .475, together they reach .9025.
 """
 
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from transformers import AutoModel, AutoProcessor
@@ -15,20 +16,25 @@ from hf_multimodal.training.running import train
 TOLERANCE = 0.03
 
 
-def main(output_dir: str = "runs/demo") -> list[list]:
+def main(argv: list[str] | None = None) -> list[list]:
     """Train, evaluate, load back, compare.
 
     Args:
-        output_dir: Holds a folder for each model.
+        argv: Flags; None means those of the process.
 
     Returns:
         Rows of modality, accuracy, ceiling and points between the two.
     """
-    flags = ["--data", "controlled:unique", "--from_scratch", "--max_train_samples", "6000"]
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--output_dir", default="runs/demo", help="holds a folder for each model (default: runs/demo)")
+    parser.add_argument("--overwrite_output_dir", action="store_true", help="replace the runs of an earlier demo")
+    args = parser.parse_args(argv)
+    flags = ["--overwrite_output_dir"] if args.overwrite_output_dir else []
+    flags += ["--data", "controlled:unique", "--from_scratch", "--max_train_samples", "6000"]
     flags += ["--max_eval_samples", "1000", "--max_predict_samples", "4000"]
     table = []
     for modality in ("image", "text", "both"):
-        folder = Path(output_dir, modality)
+        folder = Path(args.output_dir, modality)
         print(f"\n{modality}: training", flush=True)
         metrics = train([*flags, "--modality", modality, "--output_dir", str(folder)])
         accuracy, best = metrics["test"]["accuracy"], ceiling("unique", modality).accuracy

@@ -5,9 +5,11 @@ Align images and captions in one space, for retrieval and zero-shot classificati
 path or, with `--image_id_column`, a name. `--cache_chunk_size 32` trains large batches on small memory.
 """
 
+import sys
 from typing import Any
 
 from hf_multimodal.training.aligner import train_aligner
+from hf_multimodal.training.dry_run import exit_status
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -23,4 +25,4 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main()))

@@ -5,8 +5,10 @@ Train a fused image+text classifier, or one of a single modality, and leave a fo
 (`--config run.yaml --seed 1`); `torchrun --nproc_per_node 2` in place of `python` trains on two processes.
 """
 
+import sys
 from typing import Any
 
+from hf_multimodal.training.dry_run import exit_status
 from hf_multimodal.training.running import train
 
 
@@ -23,4 +25,4 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main()))

@@ -5,8 +5,10 @@ Train an image+text classifier that stays right when an example lacks its image 
 rivals on the same rows.
 """
 
+import sys
 from typing import Any
 
+from hf_multimodal.training.dry_run import exit_status
 from hf_multimodal.training.robust import train_robust
 
 
@@ -23,4 +25,4 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main()))

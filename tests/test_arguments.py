@@ -47,6 +47,13 @@ def test_flags_override_the_yaml_file(tmp_path: Path) -> None:
         (["--freeze_vision_layers", "some"], "freeze_vision_layers must be a number of layers or 'all', got 'some'"),
         (["--on_bad_sample", "skip"], r"on_bad_sample must be one of \['error', 'missing', 'drop'\], got 'skip'"),
         (["--class_weights", "on"], r"class_weights must be one of \['none', 'balanced'\], got 'on'"),
+        (["--class_weights", "balanced", "--oversample"], "class_weights 'balanced' and oversample correct the same"),
+        (["--threshold", "tune"], "threshold must be a number between 0 and 1, or 'tuned', got 'tune'"),
+        (["--threshold", "1"], "threshold must be a number between 0 and 1, or 'tuned', got '1'"),
+        (
+            ["--threshold", "tuned", "--fit_on_validation"],
+            "fit_on_validation leaves no rows to tune the thresholds on",
+        ),
         (["--problem_type", "multi"], "problem_type must be one of"),
         (["--lora_rank", "4"], "lora_rank needs pretrained weights"),
         (["--modality", "image", "--text_model", "t"], "text_model 't' has no use with modality 'image'"),

@@ -65,13 +65,13 @@ def test_several_seeds_are_averaged_inside_each_resample(labels):
 @pytest.mark.parametrize(
     ("problem_type", "metrics"),
     [
-        ("multi_label_classification", ["accuracy", "macro_f1", "micro_f1", "nll"]),
+        ("multi_label_classification", ["label_accuracy", "subset_accuracy", "macro_f1", "micro_f1", "nll"]),
         ("regression", ["mse", "mae"]),
     ],
 )
 def test_other_problem_types(problem_type, metrics):
     generator = np.random.default_rng(3)
-    truth = (generator.uniform(size=(40, 3)) < 0.4) * 1.0 if len(metrics) == 4 else generator.normal(size=40)
+    truth = (generator.uniform(size=(40, 3)) < 0.4) * 1.0 if len(metrics) == 5 else generator.normal(size=40)
     a, b = make_run(1, truth, 1.0, problem_type), make_run(2, truth, 0.5, problem_type)
     found = paired_bootstrap(a, b, resamples=30)
     assert list(found) == metrics
@@ -149,7 +149,9 @@ def test_intervals_equal_a_loop_over_resamples(labels, problem_type):
     counts = _count_rows(np.random.default_rng(4), 90, 60).astype(int)
     looped = [measure(run, np.repeat(np.arange(60), count)) for count in counts]
     found = bootstrap_intervals(run, resamples=90, seed=4)
-    assert set(found) >= ({"mse", "mae"} if problem_type == "regression" else {"accuracy", "macro_f1", "nll", "ece"})
+    several = problem_type == "multi_label_classification"
+    accuracies = {"label_accuracy", "subset_accuracy"} if several else {"accuracy"}
+    assert set(found) >= ({"mse", "mae"} if problem_type == "regression" else {*accuracies, "macro_f1", "nll", "ece"})
     for name, interval in found.items():
         low, high = np.percentile([metrics[name] for metrics in looped], [2.5, 97.5])
         if name == "ece":  # about the value, since resamples are biased upwards

@@ -37,6 +37,7 @@ def folder(request, tmp_path):
     build("vit", request.param, loss="sigmoid", hidden_size=12).save_pretrained(tmp_path)
     names = ["input_ids", "token_type_ids", "attention_mask"] if request.param == "bert" else ["input_ids"]
     tokenizer = make_tokenizer(model_input_names=names)
+    tokenizer.model_max_length = 40  # as many as the text model reads
     processor = ViTImageProcessor(size={"height": 32, "width": 32})
     MultimodalProcessor(processor, tokenizer).save_pretrained(tmp_path)
     return tmp_path

@@ -86,6 +86,20 @@ def test_unlabelled_rows_give_no_labels(processor: MultimodalProcessor) -> None:
         MultimodalCollator(processor)([row(), row(label=None, id="b")])
 
 
+def test_labels_that_the_model_has_not_are_refused(processor: MultimodalProcessor) -> None:
+    known = MultimodalCollator(processor, num_labels=3)
+    assert known([row(label=2), row(label=-100)])["labels"].tolist() == [2, -100]
+    for label in (3, -1):
+        message = rf"label of row 'b', column 'label', is {label}, but the model has 3 classes, 0 to 2: num_labels or"
+        with pytest.raises(ValueError, match=message):
+            known([row(), row(label=label, id="b")])
+    with pytest.raises(ValueError, match="2 labels each in column 'label', but the model has 3: num_labels or id2"):
+        known([row(label=[0.0, 1.0])])
+    assert known([row(label=[0.0, 1.0, -100.0])])["labels"].tolist() == [[0, 1, -100]]
+    for numbers in (None, 1):  # not known, or those of a regression
+        assert MultimodalCollator(processor, num_labels=numbers)([row(label=-7)])["labels"].tolist() == [-7]
+
+
 def test_an_empty_example_is_kept_out_of_training(processor: MultimodalProcessor) -> None:
     rows = [row(), row(image=None, text=" ", id="b")]
     with pytest.raises(ValueError, match=r"1 of 2 labelled examples have neither image nor text, such as \['b'\]"):
@@ -170,3 +184,60 @@ def test_the_epoch_reaches_workers_that_live_on(processor: MultimodalProcessor, 
         collator.epoch.fill_(epoch)
         pixels = np.concatenate([batch["pixel_values"].numpy() for batch in loader])
         assert np.unique(pixels.round(3)).tolist() == pytest.approx([0.2 * epoch])
+
+
+def test_an_absent_key_is_a_missing_modality(processor: MultimodalProcessor, recwarn: pytest.WarningsRecorder) -> None:
+    whole = {"__key__": "s0", "image": png(), "text": "a red square", "label": 1}
+    no_image = {"__key__": "s1", "text": "a red square", "label": 0}
+    no_text = {"__key__": "s2", "image": png(), "label": 0}
+    batch = MultimodalCollator(processor)([whole, no_image, no_text])
+    assert batch["modality_mask"].tolist() == [[1, 1], [0, 1], [1, 0]]
+    assert torch.equal(batch["pixel_values"][1], torch.zeros(3, 8, 8))
+    states = MultimodalCollator(processor, states=States())([whole, no_image])
+    assert states["modality_mask"].tolist() == [[1, 1], [0, 1]]
+    assert not recwarn.list
+
+
+class States:
+    """What stands for the states of frozen layers."""
+
+    def batch(self, images: list, epoch: int | None) -> torch.Tensor:
+        return torch.zeros(len(images), 2)
+
+
+def test_a_row_without_either_key_is_named(processor: MultimodalProcessor) -> None:
+    keys = ({"__key__": "s7"}, "'s7'"), ({"index": 12}, "12"), ({}, "1")
+    for key, name in keys:
+        empty = {**key, "label": 1}
+        message = rf"1 of 2 labelled examples have neither image nor text, such as \[{name}\]: leave them out"
+        with pytest.raises(ValueError, match=message):
+            MultimodalCollator(processor)([row(), empty])
+        kept = MultimodalCollator(processor, on_empty="keep")([row(), empty])
+        assert kept["modality_mask"].tolist() == [[1, 1], [0, 0]]
+    with pytest.raises(ValueError, match=r"1 of 2 rows have no label in column 'label': \['s7'\]"):
+        MultimodalCollator(processor)([row(), {"__key__": "s7", "text": "a"}])
+    with pytest.raises(BadImageError, match=r"gone.png \(row s7, column image\)' is missing"):
+        MultimodalCollator(processor)([{"__key__": "s7", "image": {"bytes": None, "path": "gone.png"}}])
+
+
+def test_columns_that_no_row_has_were_taken_away_or_mistyped(processor: MultimodalProcessor) -> None:
+    with pytest.raises(ValueError, match=r"no column 'image', only \['label'\].*remove_unused_columns=False"):
+        MultimodalCollator(processor)([{"label": 1}, {"label": 0}])
+    with pytest.raises(ValueError, match=r"no column 'text', only .*remove_unused_columns=False"):
+        MultimodalCollator(MultimodalProcessor(None, TOKENIZER))([{"image": png(), "label": 1}])
+    with pytest.raises(ValueError, match=r"no column 'image', only \['images', 'text'\]. Did you mean 'images'\?"):
+        MultimodalCollator(processor)([{"images": png(), "text": "a"}])
+    with pytest.warns(
+        UserWarning, match=r"no row of a batch has a column 'image', only \['photo', 'text'\]: it is tak"
+    ):
+        batch = MultimodalCollator(processor)([{"photo": png(), "text": "a"}] * 2)
+    assert batch["modality_mask"].tolist() == [[0, 1], [0, 1]]
+
+
+def test_max_length_beyond_the_tokenizers_is_refused() -> None:
+    tokenizer = train_tokenizer(["a red square"])
+    tokenizer.model_max_length = 12
+    processor = MultimodalProcessor(None, tokenizer)
+    assert MultimodalCollator(processor, max_length=12).max_length == 12
+    with pytest.raises(ValueError, match=r"max_length must be at most 12, which the text model reads .*, got 13"):
+        MultimodalCollator(processor, max_length=13)

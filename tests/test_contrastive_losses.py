@@ -1,4 +1,4 @@
-"""Every entry of `LOSSES` against a plain loop, and those of CLIP and SigLIP against transformers' own."""
+"""Every entry of `LOSSES` against a plain loop, those of CLIP and SigLIP against transformers' own; what they hold."""
 
 import math
 
@@ -6,13 +6,16 @@ import pytest
 import torch
 import transformers as hf
 from conftest import PATCHES, TEXT
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from hf_multimodal.models import contrastive_losses
 from hf_multimodal.models.configuration_aligner import AlignerConfig
-from hf_multimodal.models.contrastive_losses import LOSSES, TRIPLET_MININGS, loss_both_ways
-from hf_multimodal.models.modeling_aligner import Scaling
+from hf_multimodal.models.contrastive_losses import LOSSES, SCALED_LOSSES, TRIPLET_MININGS, Pairs
 
 CASES = [(name, mining) for name in LOSSES for mining in (TRIPLET_MININGS if name == "triplet" else ["hard"])]
 COMPLETE = torch.tensor([True, True, False, True, True, True, True])
+IDS = torch.tensor([0, 1, 2, 3, 4, 5, 5])
 SCALE, BIAS = 2.0, -0.5
 
 
@@ -22,16 +25,15 @@ def make_pairs(seed: int = 0):
     image, text = (torch.randn(7, 3, generator=draw, dtype=torch.float64) for _ in range(2))
     image[6] = image[5]
     image, text = torch.nn.functional.normalize(image + 0.5 * text), torch.nn.functional.normalize(text)
-    ids = torch.tensor([0, 1, 2, 3, 4, 5, 5])
-    negative = (ids[:, None] != ids) & COMPLETE[:, None] & COMPLETE
+    negative = (IDS[:, None] != IDS) & COMPLETE[:, None] & COMPLETE
     return image @ text.T, negative
 
 
-def both_ways(name, similarity, logits, complete, negative, config):
-    """A loss over all pairs, from images and from texts."""
-    views = ((similarity, logits, negative), (similarity.T, logits.T, negative.T))
-    costs = [LOSSES[name](s, z, complete, others, config) for s, z, others in views]
-    return sum(total / count.clamp(min=1) for total, count in costs) / 2
+def both_ways(name, similarity, logits, complete, image_ids, config, cells=None):
+    """A loss of given similarities: those of the rows of a matrix with the rows of the unit matrix."""
+    rows = logits if name in SCALED_LOSSES else similarity
+    eye, one = torch.eye(len(rows), dtype=rows.dtype), torch.ones((), dtype=rows.dtype)
+    return LOSSES[name](Pairs(rows, eye, one, None, complete, image_ids, cells), config)
 
 
 def infonce(s, match, others, margin, mining):
@@ -90,7 +92,7 @@ def test_value_and_gradient_equal_a_plain_loop(name, mining, seed):
         if by_hand:
             value = by_loop(name, mining, leaf, negative, config.margin)
         else:
-            value = both_ways(name, leaf, SCALE * leaf + BIAS, COMPLETE, negative, config)
+            value = both_ways(name, leaf, SCALE * leaf + BIAS, COMPLETE, IDS, config)
         value.backward()
         results.append((value.detach(), leaf.grad))
     assert results[1][0] > 0
@@ -98,36 +100,131 @@ def test_value_and_gradient_equal_a_plain_loop(name, mining, seed):
     torch.testing.assert_close(*[gradient for _, gradient in results], rtol=0, atol=1e-12)
 
 
+def make_embeddings(count: int = 7, seed: int = 1) -> list[torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    sides = [torch.randn(count, 3, generator=draw, dtype=torch.float64) for _ in range(2)]
+    return [torch.nn.functional.normalize(side).requires_grad_() for side in sides]
+
+
+def make_scalars(name: str) -> list[torch.Tensor]:
+    """Scale, and bias where the loss has one."""
+    count = {"infonce": 1, "sigmoid": 2}.get(name, 1)
+    return [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (9.0, -2.0)[:count]]
+
+
 @pytest.mark.parametrize(("name", "mining"), CASES)
-@pytest.mark.parametrize("cells", [1, 21, 28, 10_000])  # one row at a time, three, four, all
-def test_some_rows_at_a_time_give_the_value_and_the_gradients_of_all(name, mining, cells):
-    draw = torch.Generator().manual_seed(1)
-    sides = [torch.randn(7, 3, generator=draw, dtype=torch.float64) for _ in range(2)]
-    ids = torch.tensor([0, 1, 2, 3, 4, 5, 5])
+@pytest.mark.parametrize("cells", [1, 9, 28, 10_000])  # squares of 1, 3, 5 and 7; 1, 4 and 7 rows
+@pytest.mark.parametrize("masks", [(None, None), (COMPLETE, None), (None, IDS), (COMPLETE, IDS)])
+def test_some_similarities_at_a_time_give_the_value_and_the_gradients_of_all(name, mining, cells, masks):
     config = AlignerConfig(loss=name, triplet_mining=mining, margin=1.0)
-    results, rows_seen = [], []
-
-    def loss(similarity, *args):
-        rows_seen.append(len(similarity))
-        return LOSSES[name](similarity, *args)
-
+    results = []
     for held in (None, cells):
-        images, texts = (torch.nn.functional.normalize(side).requires_grad_() for side in sides)
-        scaling = Scaling(config).double()
-        value = loss_both_ways(loss, images, texts, scaling, COMPLETE, ids, config, held)
-        learned = (images, texts, *scaling.parameters())
-        gradients = torch.autograd.grad(3 * value, learned, allow_unused=True)
-        results.append((value.detach(), gradients))
-    assert max(rows_seen[2:]) == min(7, max(1, cells // 7)) and results[0][0] > 0
+        learned = [*make_embeddings(), *make_scalars(name)]
+        images, texts, scale, *bias = learned
+        value = LOSSES[name](Pairs(images, texts, scale, *(bias or [None]), *masks, held), config)
+        results.append((value.detach(), torch.autograd.grad(3 * value, learned, allow_unused=True)))
+    assert results[0][0] > 0
     torch.testing.assert_close(results[1], results[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", SCALED_LOSSES)
+@pytest.mark.parametrize("masks", [(None, None), (COMPLETE, IDS)])
+@pytest.mark.parametrize("cells", [None, 9])
+def test_the_gradient_by_hand_is_the_slope(name, masks, cells):
+    def value(images, texts, scale, bias=None):
+        return LOSSES[name](Pairs(images, texts, scale, bias, *masks, cells), AlignerConfig())
+
+    assert torch.autograd.gradcheck(value, [*make_embeddings(), *make_scalars(name)])
+    learned = [*make_embeddings(), *make_scalars(name)]
+    with pytest.raises(
+        RuntimeError, match="infonce and sigmoid have no second derivative; leave create_graph=True out"
+    ):
+        torch.autograd.grad(value(*learned), learned, create_graph=True)
+
+
+class Largest(TorchDispatchMode):
+    """Elements of the largest tensor that any operation gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        tensors = [one for one in tree_leaves(result) if isinstance(one, torch.Tensor)]
+        self.found = max([self.found, *(one.untyped_storage().nbytes() // one.itemsize for one in tensors)])
+        return result
+
+
+@pytest.mark.parametrize(("name", "mining"), CASES)
+@pytest.mark.parametrize("masked", [False, True])
+def test_no_more_similarities_than_asked_for_are_held(name, mining, masked):
+    config = AlignerConfig(loss=name, triplet_mining=mining)
+    masks = (torch.arange(30) > 1, torch.arange(30) // 2) if masked else (None, None)
+    for cells, most in ((None, 900), (64, 90)):  # the embeddings have 90 elements
+        images, texts = make_embeddings(30)
+        scale, *bias = make_scalars(name)
+        with Largest() as largest:
+            LOSSES[name](Pairs(images, texts, scale, *(bias or [None]), *masks, cells), config).backward()
+        assert largest.found == most
+
+
+class Products(TorchDispatchMode):
+    """How often logits are computed."""
+
+    found = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.found += func is torch.ops.aten.mm.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_logits_beyond_what_is_kept_are_computed_again(monkeypatch):
+    results = []
+    for kept in (2**24, 20, 9):
+        monkeypatch.setattr(contrastive_losses, "KEPT", kept)
+        monkeypatch.setattr(contrastive_losses, "SIDE", 3)
+        images, texts = make_embeddings()
+        with Products() as products:
+            value = LOSSES["infonce"](Pairs(images, texts, torch.tensor(9.0)), None)
+            value.backward()
+        results.append((products.found, value.detach(), images.grad, texts.grad))
+    assert [found for found, *_ in results] == [9, 16, 17]
+    for result in results[1:]:
+        torch.testing.assert_close(result[1:], results[0][1:], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", SCALED_LOSSES)
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_large_logits_lose_nothing(name, scale):
+    """Where all of a row lies far below the rest, and where float32 cannot tell 1 from a probability."""
+    images, texts = make_embeddings(9)
+    with torch.no_grad():
+        texts[3], texts[5] = -images[3], images[5]
+        images[7], images[8] = -texts[0], texts[0]
+    results = []
+    for dtype in (torch.float64, torch.float32):
+        sides = [side.detach().to(dtype).requires_grad_() for side in (images, texts)]
+        value = LOSSES[name](Pairs(*sides, torch.tensor(scale, dtype=dtype), cells=16), None)
+        value.backward()
+        results.append([value.detach().double(), *(side.grad.double() for side in sides)])
+    logits = (scale * images @ texts.T).detach()
+    match = torch.arange(9)
+    expected = (
+        torch.nn.functional.cross_entropy(logits, match) + torch.nn.functional.cross_entropy(logits.T, match)
+    ) / 2
+    if name == "sigmoid":
+        expected = -torch.nn.functional.logsigmoid(logits * (2 * torch.eye(9) - 1)).sum() / 9
+    torch.testing.assert_close(results[0][0], expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "mining"), CASES)
 def test_incomplete_pairs_and_captions_of_one_picture_are_not_read(name, mining):
-    similarity, negative = make_pairs()
+    similarity, _ = make_pairs()
     similarity.requires_grad_()
     config = AlignerConfig(loss=name, triplet_mining=mining, margin=2.0)
-    value = both_ways(name, similarity, SCALE * similarity, COMPLETE, negative, config)
+    value = both_ways(name, similarity, SCALE * similarity, COMPLETE, IDS, config)
     value.backward()
     assert similarity.grad[2].abs().sum() == similarity.grad[:, 2].abs().sum() == 0
     assert similarity.grad[5, 6] == similarity.grad[6, 5] == 0
@@ -138,9 +235,9 @@ def test_incomplete_pairs_and_captions_of_one_picture_are_not_read(name, mining)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_batch_without_a_complete_pair_gives_zero(name, mining, dtype):
     similarity = make_pairs()[0].to(dtype).requires_grad_()
-    nothing = torch.zeros(7, 7, dtype=torch.bool)
+    nothing = torch.zeros(7, dtype=torch.bool)
     config = AlignerConfig(loss=name, triplet_mining=mining)
-    value = both_ways(name, similarity, 100 * similarity, nothing[0], nothing, config)
+    value = both_ways(name, similarity, 100 * similarity, nothing, IDS, config)
     value.backward()
     assert value == 0 and similarity.grad.abs().sum() == 0
 
@@ -148,9 +245,8 @@ def test_a_batch_without_a_complete_pair_gives_zero(name, mining, dtype):
 @pytest.mark.parametrize(("name", "mining"), CASES)
 def test_equal_embeddings_give_finite_gradients(name, mining):
     similarity = torch.ones(4, 4, requires_grad=True)
-    negative, complete = ~torch.eye(4, dtype=torch.bool), torch.ones(4, dtype=torch.bool)
     config = AlignerConfig(loss=name, triplet_mining=mining)
-    both_ways(name, similarity, 100 * similarity, complete, negative, config).backward()
+    both_ways(name, similarity, 100 * similarity, None, None, config).backward()
     assert similarity.grad.isfinite().all()
 
 
@@ -166,9 +262,7 @@ def test_clip_and_siglip_have_the_same_loss(name):
     inputs = {"input_ids": torch.randint(3, 60, (5, 6)), "pixel_values": torch.randn(5, 3, 32, 32).double()}
     output = model(**inputs, return_loss=True)
     logits, theirs = output.logits_per_image, output.loss
-    complete = torch.ones(5, dtype=torch.bool)
-    negative = ~torch.eye(5, dtype=torch.bool)
-    ours = both_ways(name, torch.zeros(5, 5), logits, complete, negative, AlignerConfig())
+    ours = both_ways(name, torch.zeros(5, 5), logits, None, None, AlignerConfig())
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
     parameters = [p for p in model.parameters() if p.requires_grad]
     gradients = [

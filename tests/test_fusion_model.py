@@ -219,6 +219,16 @@ def test_a_new_head(tmp_path, batch):
 
 
 @pytest.mark.keys_do_not_fit
+def test_a_new_head_after_thresholds(tmp_path):
+    kind = {"problem_type": "multi_label_classification"}
+    make_model(num_labels=3, thresholds=[0.3, 0.5, 0.7], **kind).save_pretrained(tmp_path)
+    options = {"num_labels": 5, "ignore_mismatched_sizes": True}
+    assert FusionForImageTextClassification.from_pretrained(tmp_path, **options).config.thresholds is None
+    assert FusionForImageTextClassification.from_pretrained(tmp_path).config.thresholds == [0.3, 0.5, 0.7]
+    assert FusionConfig().thresholds is None
+
+
+@pytest.mark.keys_do_not_fit
 def test_a_new_head_after_class_weights(tmp_path, batch):
     make_model(num_labels=3, class_weights=[1.0, 2.0, 3.0]).save_pretrained(tmp_path)
     model = FusionForImageTextClassification.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
@@ -304,6 +314,8 @@ def test_nothing_to_read_is_an_error(batch):
         ({"label_smoothing": 1}, r"label_smoothing must lie in \[0, 1\), got 1"),
         ({"fusion": "early", "fusion_heads": 3}, "fusion_heads must divide hidden_size 256, got 3"),
         ({"num_labels": 3, "class_weights": [1.0]}, r"class_weights needs one number a label \(3\)"),
+        ({"num_labels": 3, "thresholds": [0.5]}, r"thresholds needs one number a label \(3\), got \[0.5\]"),
+        ({"num_labels": 2, "thresholds": [0.5, 1.0]}, r"thresholds must lie between 0 and 1, got \[0.5, 1.0\]"),
         ({"vision_config": {"image_size": 8}}, "needs a model_type, got"),
     ],
 )

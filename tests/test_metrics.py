@@ -22,6 +22,7 @@ from hf_multimodal.evaluation.metrics import (
     outputs_from_logits,
     regression_metrics,
 )
+from hf_multimodal.evaluation.thresholds import decide, tune_thresholds
 
 NAMES = ["a", "b", "c", "d"]
 
@@ -157,15 +158,51 @@ def test_multilabel_metrics_equal_those_of_scikit_learn():
     assert found["per_class"]["d"]["average_precision"] == 0.0
     losses = [reference.log_loss(labels[:, k], probabilities[:, k], labels=[0, 1]) for k in range(4)]
     assert found["nll"] == pytest.approx(np.mean(losses))
-    assert found["accuracy"] == pytest.approx(1 - reference.hamming_loss(labels, predicted))
+    assert "accuracy" not in found
+    assert found["label_accuracy"] == pytest.approx(1 - reference.hamming_loss(labels, predicted))
+    assert found["subset_accuracy"] == pytest.approx(reference.accuracy_score(labels, predicted))
     share = labels.mean(axis=0)
-    assert found["majority_accuracy"] == pytest.approx(np.maximum(share, 1 - share).mean())
+    assert found["majority_label_accuracy"] == pytest.approx(np.maximum(share, 1 - share).mean())
     majority = np.tile(share > 0.5, (100, 1)).astype(int)
     expected = reference.f1_score(labels, majority, average="macro", zero_division=0)
     assert found["majority_macro_f1"] == pytest.approx(expected)
+    assert found["majority_subset_accuracy"] == pytest.approx(reference.accuracy_score(labels, majority))
     confidence = np.maximum(probabilities, 1 - probabilities).ravel()
     assert found["ece"] == pytest.approx(ece(confidence, (predicted == labels).ravel()))
     assert found["per_class"]["a"]["support"] == labels[:, 0].sum()
+
+
+def test_what_is_said_may_come_from_other_thresholds():
+    probabilities, labels = [[0.9, 0.4], [0.6, 0.2]], [[1, 1], [0, 0]]
+    usual, other = (
+        multilabel_metrics(probabilities, labels, ["x", "y"], said)
+        for said in (None, decide(probabilities, [0.7, 0.3]))
+    )
+    assert (usual["label_accuracy"], usual["subset_accuracy"], usual["macro_f1"]) == (0.5, 0.0, pytest.approx(1 / 3))
+    assert (other["label_accuracy"], other["subset_accuracy"], other["macro_f1"]) == (1.0, 1.0, 1.0)
+    assert [usual[name] for name in ("nll", "brier", "ece", "mAP")] == [
+        other[name] for name in ("nll", "brier", "ece", "mAP")
+    ]
+    logits = np.log(np.array(probabilities) / (1 - np.array(probabilities)))
+    function = compute_metrics_for("multi_label_classification", ["x", "y"], [0.7, 0.3])
+    assert function(EvalPrediction(logits, np.array(labels)))["subset_accuracy"] == 1.0
+    with pytest.raises(ValueError, match=r"predicted must have the shape of the probabilities \(2, 2\), got \(1, 2\)"):
+        multilabel_metrics(probabilities, labels, ["x", "y"], [[1, 1]])
+
+
+def test_tuned_thresholds_are_best_on_their_rows():
+    generator = np.random.default_rng(5)
+    labels = (generator.uniform(size=(200, 4)) < [0.1, 0.5, 0.8, 0.0]).astype(float)
+    probabilities = np.round(np.clip(0.2 * labels + generator.uniform(0, 0.5, size=(200, 4)), 0, 1), 2)  # with ties
+    thresholds = tune_thresholds(probabilities, labels)
+    for k in range(3):
+        grid = [reference.f1_score(labels[:, k], probabilities[:, k] >= cut) for cut in np.arange(0.005, 1, 0.01)]
+        found = reference.f1_score(labels[:, k], probabilities[:, k] >= thresholds[k])
+        assert found == pytest.approx(max(grid)) and 0 < thresholds[k] < 1
+    assert thresholds[3] == 0.5  # nobody has it
+    assert tune_thresholds([[0.5], [0.4]], [[1], [0]]) == [0.5]  # nothing is better
+    with pytest.raises(ValueError, match=r"labels must have the shape of the probabilities \(1, 2\), got \(2,\)"):
+        tune_thresholds([[0.1, 0.2]], [0, 1])
 
 
 def test_one_label_is_one_label_and_not_two_classes():
@@ -241,6 +278,8 @@ MODULE_RUN = """
 print(found["accuracy"], found["per_class"]["dog"]["support"])
 several = evaluate.load(IMAGE_TEXT_CLASSIFICATION, "multi_label_classification")
 print(several.compute(predictions=[[0.9, 0.1], [0.3, 0.7]], references=[[1, 0], [1, 1]])["micro_f1"])
+limits = {"thresholds": [0.2, 0.5]}
+print(several.compute(predictions=[[0.9, 0.1], [0.3, 0.7]], references=[[1, 0], [1, 1]], **limits)["subset_accuracy"])
 print(evaluate.load(IMAGE_TEXT_CLASSIFICATION, "regression").compute(predictions=[1.0], references=[3.0])["mse"])
 try:
     evaluate.load(IMAGE_TEXT_CLASSIFICATION, "regresion")
@@ -262,8 +301,8 @@ def test_evaluate_module_loads_without_network(tmp_path):
         timeout=300,
     )
     assert run.returncode == 0, run.stderr
-    accuracy, micro_f1, mse, refusal = run.stdout.splitlines()
+    accuracy, micro_f1, subset_accuracy, mse, refusal = run.stdout.splitlines()
     assert accuracy == "0.6666666666666666 2"
-    assert micro_f1 == "0.8"
+    assert micro_f1 == "0.8" and subset_accuracy == "1.0"
     assert mse == "4.0"
     assert refusal.startswith("the configuration must be one of ['single_label_classification',")

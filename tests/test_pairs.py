@@ -111,3 +111,10 @@ def test_states_are_embedded_in_the_place_of_pictures():
     embeds, rows, bad = embed_images(Model(), None, [0, 1, 2], batch_size=2, states=States())
     assert rows == [0, 1, 2] and not bad
     np.testing.assert_allclose(embeds[:, 0] / embeds[:, 1], [0, 1, 2], atol=1e-6)
+
+
+def test_rows_that_group_pairs_did_not_make_are_named() -> None:
+    processor = MultimodalProcessor(make_image_processor(), make_tokenizer())
+    rows = [{"image": Image.new("RGB", (4, 4)), "texts": ["a"]}]
+    with pytest.raises(ValueError, match=r"\['image', 'texts'\] is no row of group_pairs: it lacks \['index'\]"):
+        PairCollator(processor)(rows)

@@ -172,6 +172,27 @@ def test_function_to_apply(family, problem_type, default, tmp_path):
     assert classify(EXAMPLES[0]) == classify(EXAMPLES[0], function_to_apply=default)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_thresholds_of_the_configuration_say_which_labels_hold(family, tmp_path):
+    model = save(tmp_path / "usual", family, problem_type="multi_label_classification")
+    scores = expected(model, EXAMPLES[:1])[0].sigmoid().tolist()
+    model.config.thresholds = [scores[0] + 0.01, scores[1] - 0.01, 0.99]
+    model.save_pretrained(tmp_path / "own")
+    make_processor().save_pretrained(tmp_path / "own")
+    usual, own = (pipeline(TASK, model=str(tmp_path / name)) for name in ("usual", "own"))
+    assert own.model.config.thresholds == model.config.thresholds
+    plain, answers = usual(EXAMPLES[0], top_k=None), own(EXAMPLES[0], top_k=None)
+    assert all(set(answer) == {"label", "score"} for answer in plain)  # as before where there are none
+    assert {answer["label"]: answer.pop("predicted") for answer in answers} == {
+        "no": False,
+        "maybe": True,
+        "yes": False,
+    }
+    assert answers == plain
+    assert own([EXAMPLES[0]], top_k=1, function_to_apply="none")[0][0].keys() == {"label", "score", "predicted"}
+    assert own(EXAMPLES[0])["predicted"] is (max(scores) == scores[1])
+
+
 def test_regression_of_one_number(tmp_path):
     model = save(tmp_path, problem_type="regression", id2label={0: "score"}, num_labels=1)
     answer = pipeline(TASK, model=str(tmp_path))(EXAMPLES[0])
@@ -285,11 +306,11 @@ def test_nothing_is_opened_or_fetched(image):
     )
     with pytest.raises(TypeError, match="images must be pictures, not paths or URLs"):
         classify(image=image)
-    for nested in ([image], (image,), np.zeros((2, 3, 8, 8)), [picture(), picture()]):
-        with pytest.raises(
-            TypeError, match=r"an image must be a PIL picture, or an array .* got (list|tuple|ndarray)"
-        ):
+    for nested in ([image], (image,), [picture(), picture()]):
+        with pytest.raises(TypeError, match=r"an image must be a PIL picture, or an array .* got (list|tuple)"):
             classify({"image": nested})
+    with pytest.raises(ValueError, match=r"an array must be \(height, width\), .* got shape \(2, 3, 8, 8\)"):
+        classify({"image": np.zeros((2, 3, 8, 8))})
 
 
 @pytest.mark.parametrize("text", [5, float("nan"), ["a"]])

@@ -143,6 +143,8 @@ def test_prediction_of_other_problem_types():
     several = {"problem_type": "multi_label_classification"}
     figure = plot_prediction(None, "x", ["sea", "sun", "fog"], [0.9, 0.5, 0.1], **several)
     assert figure.get_suptitle() == "predicted: sea, sun"
+    figure = plot_prediction(None, "x", ["sea", "sun", "fog"], [0.9, 0.5, 0.1], thresholds=[0.95, 0.5, 0.1], **several)
+    assert figure.get_suptitle() == "predicted: sun, fog"
     assert plot_prediction(None, "x", ["a"], [0.1], **several).get_suptitle() == "predicted: none of the labels"
     figure = plot_prediction(None, "x", [], 3.25, problem_type="regression")
     assert (figure.get_suptitle(), len(figure.axes)) == ("predicted: 3.25", 2)
@@ -177,7 +179,8 @@ def test_any_picture_mode_is_drawn(mode):
         picture = Image.fromarray(np.array([[0, 65535], [32768, 0]], dtype=np.uint16))
     else:
         picture = Image.fromarray(np.array([[0, 255], [128, 0]], dtype=np.uint8)).convert(mode)
-    shown = plot_prediction(picture, None, ["a"], [1.0]).axes[0].images[0].get_array()
+    value_range = (0, 255) if mode == "F" else None
+    shown = plot_prediction(picture, None, ["a"], [1.0], value_range=value_range).axes[0].images[0].get_array()
     assert shown.shape == (2, 2, 3) and shown.dtype == np.uint8
     assert shown[0, 0].max() < 10 and shown[0, 1].min() > 245
     if mode not in ("1", "P", "CMYK"):

@@ -45,7 +45,7 @@ def test_the_file_holds_the_agreed_columns(tmp_path):
     run = Predictions.from_outputs(SINGLE, ["7"], [[0.25, 0.75]], ["no", "yes"], labels=[0], has_image=[False])
     write_predictions(tmp_path / "p.csv", run)
     assert (tmp_path / "p.csv").read_text(encoding="utf-8") == (
-        '"id","label","predicted","has_image","has_text","prob_no","prob_yes"\n"7","no","yes",0,1,0.25,0.75\n'
+        'id,label,predicted,has_image,has_text,prob_no,prob_yes,row_count\n"7","no","yes",0,1,0.25,0.75,1\n'
     )
 
 
@@ -66,7 +66,18 @@ def test_multilabel_cells(tmp_path):
     run = Predictions.from_outputs(SEVERAL, "ab", [[0.9, 0.8], [0.1, 0.2]], ["x|y", "z"], labels=[[0, 0], None])
     write_predictions(tmp_path / "p.csv", run)
     lines = (tmp_path / "p.csv").read_text(encoding="utf-8").splitlines()
-    assert lines[1:] == ['"a","|","x\\|y|z",1,1,0.9,0.8', '"b","","|",1,1,0.1,0.2']
+    assert lines[1:] == ['"a","|","x\\|y|z",1,1,0.9,0.8,2', '"b","","|",1,1,0.1,0.2,2']
+
+
+def test_thresholds_decide_and_are_measured_by(tmp_path):
+    run = Predictions.from_outputs(
+        SEVERAL, "ab", [[0.9, 0.2], [0.6, 0.1]], ["x", "y"], labels=[[1, 1], [0, 0]], thresholds=[0.7, 0.2]
+    )
+    assert run.predicted.tolist() == [[1, 1], [0, 0]] and run.metrics()["subset_accuracy"] == 1.0
+    write_predictions(tmp_path / "p.csv", run)  # the file tells what was said, and needs no threshold
+    assert read_predictions(tmp_path / "p.csv").metrics() == run.metrics()
+    usual = Predictions.from_outputs(SEVERAL, "ab", run.probabilities, ["x", "y"], labels=run.labels)
+    assert usual.metrics()["label_accuracy"] == 0.5
 
 
 def test_regression_round_trip(tmp_path):
@@ -76,7 +87,7 @@ def test_regression_round_trip(tmp_path):
     assert_equal(again, run)
     assert again.probabilities.shape == (3, 0) and again.metrics()["count"] == 2
     header = (tmp_path / "p.csv").read_text(encoding="utf-8").splitlines()[0]
-    assert header == '"id","label","predicted","has_image","has_text"'
+    assert header == "id,label,predicted,has_image,has_text,row_count"
 
 
 def test_the_problem_type_may_be_told(tmp_path):
@@ -141,7 +152,7 @@ def test_the_suffix_says_what_is_written(tmp_path, suffix, kind):
     names = ["x", "y"] if kind == SINGLE else []
     run = Predictions.from_outputs(kind, ["1", "NaN"], outputs, names, labels=[0, None])
     write_predictions(tmp_path / f"p{suffix}", run)
-    table, _ = read_table(tmp_path / f"p{suffix}")
+    table, *_ = read_table(tmp_path / f"p{suffix}")
     assert table["id"][:] == ["1", "NaN"]
     label, predicted = ("x", ["x", "x"]) if kind == SINGLE else (0.0, [0.1, 2.0])
     words = suffix in (".csv", ".tsv")

@@ -117,7 +117,7 @@ def test_a_tokenizer_without_padding_token_pads_with_its_end():
         ("RGBA", (255, 0, 0, 0), (255, 255, 255)),
         ("CMYK", (0, 255, 255, 0), (255, 0, 0)),
         ("I;16", 32896, (128, 128, 128)),
-        ("I", 65535, (255, 255, 255)),
+        ("I", 255, (255, 255, 255)),
         ("I", 0, (0, 0, 0)),
     ],
 )
@@ -256,3 +256,15 @@ def test_pictures_that_cannot_be_kept_whole_are_told(processor):
     before = processor.image_processor.to_json_string()
     processor.keep_whole_pictures()
     assert processor.image_processor.to_json_string() == before  # nothing is cut off as it is
+
+
+def test_texts_longer_than_the_text_model_reads_are_named(processor):
+    texts = ["a", "a red dog " * 4, None]
+    for options in ({"truncation": False}, {"max_length": 14}, {"truncation": False, "return_tensors": "pt"}):
+        message = r"the text of row 1 has 14 tokens, and the text model reads 8 \(tokenizer.model_max_length"
+        with pytest.raises(ValueError, match=message):
+            processor(text=texts, **options)
+    with pytest.raises(ValueError, match="texts are padded to 20 tokens, and the text model reads 8"):
+        processor(text=["a"], padding="max_length", max_length=20, return_tensors="pt")
+    processor.tokenizer.model_max_length = 20
+    assert processor(text=texts, truncation=False, return_tensors="pt")["input_ids"].shape == (3, 14)

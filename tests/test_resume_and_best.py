@@ -127,7 +127,8 @@ def test_a_missing_weight_is_noticed_by_these_tests(no_warning_about_keys: KeyWa
     weights = load_file(file)
     del weights["vision_model.layernorm.weight"]
     save_file(weights, file, metadata={"format": "pt"})
-    AutoModel.from_pretrained(file.parent)
+    with pytest.raises(ValueError, match=r"missing \['vision_model.layernorm.weight'\], unexpected \[\]"):
+        AutoModel.from_pretrained(file.parent)
     make_trainer("fusion", "vit", "bert", tmp_path, seed=0)[0].train(resume_from_checkpoint=str(file.parent))
     loaded, resumed = no_warning_about_keys.messages
     assert "FusionForImageTextClassification LOAD REPORT" in loaded

@@ -36,10 +36,10 @@ def test_a_robust_run_fits_its_stack_and_saves_who_lacks_what(robust_run: tuple[
     assert sum(row["has_image"] == "0" for row in count["test"]) in (6, 7)
     answers = read_predictions(folder / "predictions.csv")
     assert (~answers.has_image).sum() == sum(row["has_image"] == "0" for row in count["test"])
-    assert metrics["test"]["count"] == 12
+    assert metrics["test"]["count"] == 12 and metrics["run"]["untrained_heads"] == []
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "| plain fusion | " in card and "| `redraw` | 0.7 0.15 0.15 |" in card and "Either may be missing." in card
-    assert "they were calibrated on the validation rows" in card
+    assert "they were calibrated on the validation rows" in card and "no gradient" not in card
 
 
 def test_the_rivals_are_trained_on_the_same_rows(robust_run: tuple[Path, Path, dict[str, Any]]) -> None:
@@ -106,7 +106,17 @@ def test_a_robust_run_starts_from_a_trained_fusion(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="from_fusion brings its own text_model: leave it out"):
         train_robust([*flags, "--text_model", "bert"])
     with pytest.raises(ValueError, match=r"was trained with id2label \{.*\}, but the data have \{0: 'class_0', 1:"):
-        train_robust([*flags, "--data", "controlled:unique", "--max_train_samples", "8"])
+        train_robust([*flags, "--overwrite_output_dir", "--data", "controlled:unique", "--max_train_samples", "8"])
+
+
+def test_the_card_names_heads_that_were_not_trained(tmp_path: Path) -> None:
+    few = ["--max_train_samples", "16", "--max_eval_samples", "16", "--max_predict_samples", "16"]
+    flags = ["--data", "controlled:unique", *few, *FAST, "--unimodal_loss_weight", "0"]
+    metrics = train_robust([*flags, "--output_dir", str(tmp_path / "run")])
+    assert metrics["run"]["untrained_heads"] == ["image", "text"]
+    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    for head in ("image", "text"):
+        assert f"- The {head} head got no gradient in training, so it has no weight in what is answered." in card
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_answers_are_written_as_their_file_is_named(run: tuple[Path, Path, dict[
         predict([*flags, str(tmp_path / "answers.xlsx")])
     lab = tmp_path / "deep" / "lab.txt"
     predict([*flags, str(tmp_path / "answers.parquet"), "--lab_output", str(lab)])
-    answers, _ = read_table(tmp_path / "answers.parquet")
+    answers, *_ = read_table(tmp_path / "answers.parquet")
     assert answers["id"][:3] == ["r0", "r1", "r2"] and answers["has_image"][4] == 0
     assert [line.split(",")[1] for line in lab.read_text().splitlines()] == ["tag", *answers["predicted"]]
 

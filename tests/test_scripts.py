@@ -260,7 +260,7 @@ def test_a_text_run_opens_no_picture(tmp_path: Path) -> None:
     for row in rows:
         row["image"] = "gone.png"
     table = write_table(tmp_path / "table.csv", rows)
-    flags = ["--modality", "text", "--class_weights", "balanced", "--oversample"]
+    flags = ["--modality", "text", "--class_weights", "balanced"]
     metrics = train(["--data", str(table), "--output_dir", str(tmp_path / "run"), *FAST, *flags])
     model, processor = load_model(tmp_path / "run")
     assert model.vision_model is None and processor.image_processor is None
@@ -316,7 +316,12 @@ def test_a_column_that_is_not_there_is_no_empty_column(run: tuple[Path, Path, di
         ValueError, match=f"{message}.* --image_column. scripts/train_fusion.py --modality text trains on that alone"
     ):
         train(flags)
-    with pytest.warns(UserWarning, match=f"{message}name the one that is meant with --image_column"):
+    message = (
+        f"{message}name the one that is meant with --image_column. Only a robust classifier answers from one side"
+    )
+    with pytest.raises(ValueError, match=message):
+        evaluate(["--model", str(folder), "--data", str(data)])
+    with pytest.raises(ValueError, match=message):
         predict(["--model", str(folder), "--data", str(data), "--output", str(tmp_path / "answers.csv")])
     unlabelled = [{"image": row["image"], "text": row["text"], "lable": row["label"]} for row in make_rows(tmp_path)]
     data = write_table(tmp_path / "unlabelled.csv", unlabelled)

@@ -128,9 +128,9 @@ def test_split_column(tmp_path):
 
 
 def test_integer_labels_are_in_numeric_order(tmp_path):
-    path = write_csv(tmp_path / "a.csv", [{"text": "x", "label": label} for label in ("10", "9", "-1", "10")])
+    path = write_csv(tmp_path / "a.csv", [{"text": "x", "label": label} for label in ("10", "9", "-2", "10")])
     data = load_data(path)
-    assert data.id2label == {0: "-1", 1: "9", 2: "10"}
+    assert data.id2label == {0: "-2", 1: "9", 2: "10"}
     assert data.splits["train"]["label"][:] == [2, 1, 0, 2]
 
 
@@ -221,8 +221,8 @@ def test_parquet_with_pictures_inside(tmp_path):
     features = Features({"image": Image(), "text": Value("string")})
     rows = Dataset.from_dict({"image": pictures, "text": ["a", "b", "c"]}, features=features)
     pq.write_table(rows.data.table, tmp_path / "a.parquet")
-    read, encoding = read_table(tmp_path / "a.parquet")
-    assert (read.features, encoding) == (features, None)
+    read, encoding, bad_cells = read_table(tmp_path / "a.parquet")
+    assert (read.features, encoding, bad_cells) == (features, None, [])
     assert load_data(tmp_path / "a.parquet").splits["train"]["image"][:] == [
         {"bytes": b"one", "path": "1.png"}, None, {"bytes": None, "path": str(tmp_path / "2.png")}
     ]  # fmt: skip

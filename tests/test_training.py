@@ -24,7 +24,7 @@ from hf_multimodal.evaluation.metrics import compute_metrics_for
 from hf_multimodal.training.arguments import ModelArguments
 from hf_multimodal.training.averaging import WeightAverage
 from hf_multimodal.training.building import balanced_class_weights, build_model_and_processor
-from hf_multimodal.training.checkpoints import find_checkpoint, remove_checkpoints
+from hf_multimodal.training.checkpoints import find_checkpoint, remove_earlier_checkpoints, set_checkpoints_aside
 from hf_multimodal.training.from_scratch import text_part, train_tokenizer, vision_part
 from hf_multimodal.training.sampling import EpochSampler
 from hf_multimodal.training.trainer import MultimodalTrainer
@@ -228,18 +228,24 @@ def test_only_whole_checkpoints_are_resumed(tmp_path: Path) -> None:
     content = (new / "model.safetensors").read_bytes()
     (new / "model.safetensors").write_bytes(content[: len(content) // 2])
     assert find_checkpoint("true", str(tmp_path)) == str(old)
-    with pytest.raises(ValueError, match=r"checkpoint-8' cannot be resumed, damaged: .*"):
+    half = rf"model.safetensors has {len(content) // 2} bytes, where {len(content)} were written"
+    with pytest.raises(ValueError, match=rf"checkpoint-8' cannot be resumed, {half}\."):
         find_checkpoint(str(new), str(tmp_path))
     (old / "optimizer.pt").unlink()
-    with pytest.raises(FileNotFoundError, match="no whole checkpoint in"):
+    with pytest.raises(FileNotFoundError, match=f"no whole checkpoint in .*checkpoint-8: {half}; checkpoint-4: optim"):
         find_checkpoint("true", str(tmp_path))
     with pytest.raises(ValueError, match="cannot be resumed, optimizer.pt is missing or empty"):
         find_checkpoint(str(old), str(tmp_path))
     with pytest.raises(FileNotFoundError, match="there is no folder 'gone'"):
         find_checkpoint("gone", str(tmp_path))
     (tmp_path / "checkpoint-notes").mkdir()
-    remove_checkpoints(str(tmp_path))
+    set_checkpoints_aside(str(tmp_path))
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-notes"]
+    with pytest.raises(FileNotFoundError, match=r"in \['earlier-checkpoint-4', 'earlier-checkpoint-8'\]: rename one"):
+        find_checkpoint("true", str(tmp_path))
+    set_checkpoints_aside(str(tmp_path))  # of a run that left none
+    remove_earlier_checkpoints(str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["checkpoint-notes"]
 
 
 # From scratch, class weights

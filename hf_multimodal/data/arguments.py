@@ -1,14 +1,27 @@
 """Command-line arguments that say where examples come from; every script has them."""
 
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hf_multimodal.data.checks import POLICIES, BadSample, BadSamplesError, check_splits, write_bad_samples
+from hf_multimodal.data.checks import (
+    POLICIES,
+    BadSample,
+    BadSamplesError,
+    check_splits,
+    first_reasons,
+    write_bad_samples,
+)
 from hf_multimodal.data.choices import check_choice
 from hf_multimodal.data.counts import presence
 from hf_multimodal.data.labels import PROBLEM_TYPES
 from hf_multimodal.data.loading import LoadedData, load_data
+from hf_multimodal.data.value_ranges import ValueRanges
+from hf_multimodal.models.processing_multimodal import check_value_range
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -28,7 +41,10 @@ class SourceArguments:
     text_column: str | None = field(
         default=None, metadata={"help": "Column of texts. Default: text; of pairs, caption first."}
     )
-    label_column: str | None = field(default=None, metadata={"help": "Column of labels. Default: label."})
+    label_column: list[str] | None = field(
+        default=None,
+        metadata={"help": "Column of labels. Default: label. Several columns are one of 0 and 1 for each label."},
+    )
     id_column: str | None = field(
         default=None, metadata={"help": "Column of ids. Default: id or guid, else the row number."}
     )
@@ -92,6 +108,7 @@ class SourceArguments:
         *,
         prediction: bool = False,
         refuse: bool = True,
+        image_value_range: Any = None,
     ) -> tuple[LoadedData, list[BadSample]]:
         """Check all rows under the policy `on_bad_sample`.
 
@@ -101,23 +118,23 @@ class SourceArguments:
             listing: File that lists all bad samples if the policy refuses some; None lists none.
             prediction: Check for prediction, which needs no label.
             refuse: Whether errors are raised; if not, their rows are left out.
+            image_value_range: Of the processor that will read the pictures.
 
         Returns:
-            The checked data, and the bad samples that the policy let pass.
+            The checked data, whose report says under `image_values` what is odd about the pictures' ranges, and the
+            bad samples that the policy let pass.
 
         Raises:
             BadSamplesError: If the policy refuses some; the message names the first of them.
-            ValueError: If it lets bad samples pass and not one of several pictures was found.
+            ValueError: If it lets bad samples pass and not one of several pictures was found, or a split is left
+                without rows; the message names the first of them.
         """
         try:
-            options = {"prediction": prediction, "refuse": refuse}
+            ranges = ValueRanges(check_value_range(image_value_range))
+            options: dict[str, Any] = {"prediction": prediction, "refuse": refuse, "value_ranges": ranges}
             checked, samples = check_splits(data, policy=self.on_bad_sample, modality=modality, **options)
         except BadSamplesError as error:
-            if listing is not None:
-                listing.parent.mkdir(parents=True, exist_ok=True)
-                write_bad_samples(listing, error.samples)
-                error.add_note(f"All are listed in {listing}.")
-            raise
+            raise _listed(error, error.samples, listing) from None
         gone = [
             sample.value
             for sample in samples
@@ -125,10 +142,20 @@ class SourceArguments:
             and sample.reason.endswith("there is no such file")
         ]
         if len(gone) > 1 and not any(presence(rows)[:, 0].any() for rows in checked.splits.values()):
-            raise ValueError(
+            message = (
                 f"{self.data}: none of its {len(gone)} pictures was found, such as {gone[0]!r}: name the "
-                "folder that the paths are relative to with --image_root."
+                f"folder that the paths are relative to with --image_root.{first_reasons(samples)}"
             )
+            raise _listed(ValueError(message), samples, listing)
+        for split, rows in checked.splits.items():
+            if not len(rows):
+                reasons = first_reasons(samples, data.splits[split], data.sources.get(str(split)))
+                message = f"{self.data}: no usable row is left in the split {str(split)!r}.{reasons}"
+                raise _listed(ValueError(message), samples, listing)
+        if ranges.warning is not None:
+            checked = replace(checked, report={**checked.report, "image_values": ranges.warning})
+            if refuse:  # a dry run has it in its report
+                logger.warning("%s", ranges.warning)
         return checked, samples
 
     @property
@@ -139,3 +166,12 @@ class SourceArguments:
             "stratify": not self.no_stratify,
             "group_duplicates": self.group_duplicates,
         }
+
+
+def _listed(error: ValueError, samples: Sequence[BadSample], listing: Path | None) -> ValueError:
+    """The error, whose bad samples are all written to a file where one is named."""
+    if listing is not None:
+        listing.parent.mkdir(parents=True, exist_ok=True)
+        write_bad_samples(listing, samples)
+        error.add_note(f"All are listed in {listing}.")
+    return error

@@ -4,9 +4,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
+
+from hf_multimodal.models.processing_multimodal import upright
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class ImageAugmentation:
             A new picture of the same mode and, after EXIF rotation, of the same size.
         """
         draw = np.random.default_rng([self.seed, epoch, index])
-        image = ImageOps.exif_transpose(image)  # before the crop, which drops the EXIF tag
+        image = upright(image)  # before the crop, which drops the EXIF tag
         width, height = image.size
         area = draw.uniform(self.min_area, 1.0)
         stretch = math.exp(draw.uniform(-1, 1) * math.log(self.max_aspect) / 2)

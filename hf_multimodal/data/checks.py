@@ -1,22 +1,25 @@
 """Find every bad sample before training starts, and deal with all of them by one policy."""
 
-import csv
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict
 
+from hf_multimodal.models.processing_multimodal import ImageValues
+
 from .choices import check_choice, did_you_mean
 from .images import MAX_PIXELS, BadImageError, verify_image
 from .loading import LoadedData
 from .presence import hide
+from .spreadsheets import write_csv
 from .tables import DEFAULT_COLUMNS
+from .value_ranges import ValueRanges
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +110,7 @@ def check_rows(
     max_pixels: int = MAX_PIXELS,
     workers: int = 4,
     refuse: bool = True,
+    value_ranges: ValueRanges | None = None,
 ) -> tuple[Dataset, list[BadSample]]:
     """Check every row and apply the policy.
 
@@ -129,6 +133,7 @@ def check_rows(
         max_pixels: Largest picture.
         workers: Threads that decode.
         refuse: Whether errors are raised; if not, as in a dry run, their rows are left out and stay marked `error`.
+        value_ranges: The range that the pictures' values are to lie in, if one is stated; it takes note of them.
 
     Returns:
         The rows without the column `faults`, and every bad sample in the order of the rows.
@@ -149,7 +154,8 @@ def check_rows(
     ]
     has_image = [False] * len(dataset)
     if "image" in used:
-        problems, has_image = _check_images(dataset, check_images, decode, max_pixels, workers)
+        ranges = ValueRanges() if value_ranges is None else value_ranges
+        problems, has_image = _check_images(dataset, check_images, decode, max_pixels, workers, ranges)
         for row, problem in problems.items():
             faults[row].append(("image", *problem))
     samples: list[BadSample] = []
@@ -217,7 +223,7 @@ def check_splits(
         modality: As for `check_rows`.
         prediction: Check every split for prediction.
         refuse: As for `check_rows`.
-        **options: `decode`, `max_pixels` and `workers` of `check_rows`.
+        **options: `decode`, `max_pixels`, `workers` and `value_ranges` of `check_rows`.
 
     Returns:
         The data with checked splits, and every bad sample.
@@ -276,6 +282,32 @@ def describe_bad_samples(samples: Sequence[BadSample]) -> str:
     return f"{count}: {summarize_bad_samples(samples)}\n{first_lines(samples, 20)}"
 
 
+def first_reasons(samples: Sequence[BadSample], rows: Dataset | None = None, source: str | None = None) -> str:
+    """End a message that ends a run with the first three things that are wrong with its rows.
+
+    Args:
+        samples: All bad samples.
+        rows: Only what is wrong with these rows, as those of a split, and
+        source: only of this file or data set. By default all is meant.
+
+    Returns:
+        Lines to follow the message, or nothing if nothing is wrong.
+
+    Example:
+
+    >>> samples = [BadSample("a.csv", 3, "7", "image", "x.jpg", "there is no such file", "dropped")]
+    >>> print(f"no row is left.{first_reasons(samples)}")
+    no row is left. 1 bad sample:
+      a.csv, row 3 (id '7'), column 'image', 'x.jpg': there is no such file
+    """
+    if rows is not None:
+        chosen = set(rows["index"][:])
+        samples = [sample for sample in samples if sample.row in chosen and source in (None, sample.source)]
+    if not samples:
+        return ""
+    return f" {len(samples)} bad sample{'s' if len(samples) > 1 else ''}:\n{first_lines(samples, 3)}"
+
+
 def first_lines(samples: Sequence[Any], count: int) -> str:
     """The first few as indented lines, and how many more there are.
 
@@ -301,26 +333,22 @@ def write_bad_samples(path: Path | str, samples: Sequence[BadSample]) -> None:
         path: The CSV file.
         samples: As the checks gave them.
     """
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [entry.name for entry in fields(BadSample)])
-        writer.writeheader()
-        writer.writerows(asdict(sample) for sample in samples)
+    write_csv(path, [entry.name for entry in fields(BadSample)], map(astuple, samples))
 
 
 def _check_images(
-    dataset: Dataset, check: bool, decode: bool, max_pixels: int, workers: int
+    dataset: Dataset, check: bool, decode: bool, max_pixels: int, workers: int, value_ranges: ValueRanges
 ) -> tuple[dict[int, tuple[str, str]], list[bool]]:
     """Give (value, reason) for each row with a bad picture, and which rows name a picture; each file is read once."""
     problems: dict[int, tuple[str, str]] = {}
     seen: dict[str, str | None] = {}
     present: list[bool] = []
 
-    def reason(image: dict[str, Any]) -> str | None:
+    def verify(image: dict[str, Any]) -> ImageValues | str | None:
         try:
-            verify_image(image, max_pixels, decode)
+            return verify_image(image, max_pixels, decode, value_ranges.stated)
         except BadImageError as error:
             return str(error)
-        return None
 
     pictures = dataset.select_columns(["image"])
     with ThreadPoolExecutor(workers) as pool:
@@ -331,7 +359,10 @@ def _check_images(
                 continue
             new = {_name(start + i, image): image for i, image in enumerate(images) if image is not None}
             new = {name: image for name, image in new.items() if name not in seen}
-            seen.update(zip(new, pool.map(reason, new.values()), strict=True))
+            for name, found in zip(new, pool.map(verify, new.values()), strict=True):
+                seen[name] = found if isinstance(found, str) else None
+                if decode and not isinstance(found, str):
+                    value_ranges.add(name, found)
             for row, image in enumerate(images, start=start):
                 if image is not None and (problem := seen[_name(row, image)]) is not None:
                     problems[row] = (image["path"] or "bytes", problem)

@@ -1,6 +1,7 @@
 """Errors that name what was given, what is allowed, and the nearest allowed name."""
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,10 +20,21 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
 
     >>> did_you_mean("lable", ["label", "text"])
     " Did you mean 'label'?"
+    >>> did_you_mean("caf\\u00e9", ["cafe\\u0301"])  # the two look alike on the screen
+    " Did you mean 'cafe\\\\u0301', the same word in another Unicode normal form?"
     """
-    by_lower = {name.lower(): name for name in allowed}
-    nearest = difflib.get_close_matches(given.lower(), list(by_lower), n=1)
-    return f" Did you mean '{by_lower[nearest[0]]}'?" if nearest else ""
+    by_form = {_form(name): name for name in allowed}
+    nearest = difflib.get_close_matches(_form(given), list(by_form), n=1)
+    if not nearest:
+        return ""
+    name = by_form[nearest[0]]
+    if name != given and unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", given):
+        return f" Did you mean {ascii(name)}, the same word in another Unicode normal form?"
+    return f" Did you mean '{name}'?"
+
+
+def _form(name: str) -> str:
+    return unicodedata.normalize("NFC", name).lower()
 
 
 def check_choice(name: str, given: str, allowed: Iterable[str]) -> str:

@@ -36,7 +36,7 @@ def count_rows(splits: DatasetDict | Mapping[str, Dataset], id2label: Mapping[in
         patterns = (has_image & has_text, has_image & ~has_text, ~has_image & has_text, ~has_image & ~has_text)
         counts[name] = {
             "rows": len(rows),
-            "classes": _classes(rows["label"][:], id2label),
+            "classes": class_counts(rows["label"][:], id2label),
             "presence": {pattern: int(hit.sum()) for pattern, hit in zip(PRESENCE_PATTERNS, patterns, strict=True)},
         }
     return counts
@@ -53,7 +53,13 @@ def presence(rows: Dataset) -> np.ndarray:
     return np.stack([column.to_numpy(zero_copy_only=False) for column in columns], axis=1)
 
 
-def _classes(labels: list[Any], id2label: Mapping[int, str]) -> dict[str, int]:
+def class_counts(labels: list[Any], id2label: Mapping[int, str]) -> dict[str, int]:
+    """Count rows by class, in multi-label data a row once for each of its classes; `(none)` where it is unlabelled.
+
+    Args:
+        labels: Class numbers, multi-hot lists, or None.
+        id2label: Class names by number.
+    """
     found: Counter[str] = Counter()
     for label in labels:
         if label is None:

@@ -1,18 +1,22 @@
 """Decode many short texts of unknown encoding by one decision for the whole corpus."""
 
 import codecs
+import io
 import logging
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .choices import did_you_mean
 
 logger = logging.getLogger(__name__)
 
-# Where two read the bytes alike (curly quotes in both Windows code pages, kana in GB and EUC), the first wins.
-CANDIDATES = ("gb18030", "cp1252", "big5", "cp932", "cp949", "euc_jp", "cp1251")
+# Where two read the bytes alike (curly quotes in all Windows code pages, kana in GB and EUC), the first wins.
+CANDIDATES = (
+    *("gb18030", "cp1252", "big5", "cp932", "cp949", "euc_jp", "cp1251", "koi8_r", "koi8_u", "cp866", "iso8859_5"),
+    *("cp1250", "iso8859_2", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp874"),
+)
 
 _BOMS = (  # UTF-32 before UTF-16: its mark begins with the other's
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -34,7 +38,34 @@ _FREQUENT_HANGUL = frozenset(
     "이다는에의가고을하지로한은도어서나를사기리그자시들대일인정스아해수게라전부보있것안요니여들만으오면마구장과주제상우성신"
     "동음좋아너무진네년유은일때까더없위중내말같말려와세습했었했습럼입학교람"
 )
-_FREQUENT_CYRILLIC = frozenset("оеаинтсрвлкмдпуяьы")
+_FREQUENT_LETTERS = {  # of alphabets
+    "cyrillic": frozenset("оеаинтсрвлкмдпуяьы"),
+    "greek": frozenset("αοιετσνηυρπκμλςήίόάέ"),
+    "hebrew": frozenset("יוהלמרתבאנשםד"),
+    "arabic": frozenset("اليةنمتربوعدسقهفكحأ"),
+    "thai": frozenset("านรอกเงมยลวดทสตะปบคหแจใไ่้ัิี"),
+}
+# Letters beside a to z of languages in Latin script. A text is in one of them, so a wrong code page shows: read as
+# cp1252, Czech has letters of French and of Danish in one sentence.
+_ALPHABETS = tuple(
+    frozenset(letters)
+    for letters in (
+        *("àâæçèéêëîïôùûüÿœ", "äöüß", "áéíñóúüºª", "àáâãçéêíóôõúüºª", "àèéìíîòóùúº", "åäöé", "åæøéòóô", "áäéèëïíóöúü"),
+        *(
+            "áæéíðóöúýþ",
+            "ąćęłńóśźż",
+            "áčďéěíňóřšťúůýž",
+            "áäčďéíĺľňóôŕšťúýž",
+            "áéíóöőúüű",
+            "čćđšž",
+            "ăâîșțşţ",
+            "çğıöşüâîû",
+        ),
+        *("ąčęėįšųūž", "āčēģīķļņšūž", "äõöüšž", "çë"),
+        *("àçèéíïòóúü", "áâàéêèíîìóôòúûùŵŷẁẃẅỳýÿ"),
+    )
+)
+_NEVER_BESIDE_LATIN = {"han", "hangul", "other", "impossible", *_FREQUENT_LETTERS}
 _PUNCTUATION = frozenset("…“”‘’–—•、。「」『』《》【】！？，：；（）～・")
 _COMMON_SIGNS = frozenset("€£°«»¡¿®™©·¥§²½ªº")
 
@@ -60,14 +91,22 @@ def _kind(char: str) -> str:
         return "han"
     if 0xAC00 <= code <= 0xD7A3:
         return "hangul"
-    if 0x0400 <= code <= 0x045F:
+    if 0x0400 <= code <= 0x045F or char in "Ґґ":
         return "cyrillic"
     if 0x0370 <= code <= 0x03FF and char.isalpha():
         return "greek"
+    if 0x0591 <= code <= 0x05EA:
+        return "hebrew"
+    if 0x0600 <= code <= 0x06FF:
+        return "arabic"
+    if 0x0E01 <= code <= 0x0E4E:
+        return "thai"
     if 0x00C0 <= code <= 0x024F and char.isalpha():
         return "latin"
     if 0xFF61 <= code <= 0xFF9F:
         return "halfwidth_kana"
+    if 0x2500 <= code <= 0x259F:  # lines and blocks, which DOS and KOI8 have where others have letters
+        return "impossible"
     if unicodedata.category(char) in ("Cc", "Co", "Cn", "Cf"):
         return "impossible"
     return "emoji" if code >= 0x1F000 else "other"
@@ -107,28 +146,38 @@ def _plausibility(before: str, char: str, after: str) -> float:
     if kind == "kana":
         return 1.0 if {"kana", "han", "punctuation"} & set(neighbours) else 0.4
     if kind == "latin":
-        alone = not {"latin", "han", "hangul", "other", "impossible"} & set(neighbours)
-        case_fits = not (char.isupper() and before.islower())
-        if not (alone and case_fits):
+        if _NEVER_BESIDE_LATIN & set(neighbours) or (char.isupper() and before.islower()):
             return 0.15
+        if "latin" in neighbours:  # common in some languages, and in every second byte of mojibake
+            return 0.5
         return 1.0 if "ascii_letter" in neighbours else 0.5  # a word of one letter: à, é
-    if kind == "cyrillic":
-        if "ascii_letter" in neighbours or (char.isupper() and before.islower()):
+    if kind in _FREQUENT_LETTERS:
+        if {"ascii_letter", "latin"} & set(neighbours) or (char.isupper() and before.islower()):
             return 0.05
-        if "cyrillic" not in neighbours:
+        if kind not in neighbours:
             return 0.1
-        if char.isupper() and neighbours[0] == "cyrillic":  # words in capitals are rare
+        if char.isupper() and neighbours[0] == kind:  # words in capitals are rare
             return 0.35
-        return 1.0 if char.lower() in _FREQUENT_CYRILLIC else 0.6
+        rare = 0.6 if kind in ("cyrillic", "greek") else 0.45  # where capitals give nothing away
+        return 1.0 if char.lower() in _FREQUENT_LETTERS[kind] else rare
     if kind == "impossible":
         return -1.0
-    return {"greek": 0.3, "emoji": 0.7, "halfwidth_kana": 0.1}.get(kind, 0.5 if char in _COMMON_SIGNS else 0.1)
+    return {"emoji": 0.7, "halfwidth_kana": 0.1}.get(kind, 0.5 if char in _COMMON_SIGNS else 0.1)
 
 
 def _score(text: str) -> float:
     """Average the plausibility over a text's non-ASCII characters."""
     padded = f" {text} "
-    scores = [_plausibility(*padded[i - 1 : i + 2]) for i in range(1, len(padded) - 1) if ord(padded[i]) >= 0x80]
+    letters = [char.lower() for char in text if _kind(char) == "latin"]
+    alphabet = (
+        max(_ALPHABETS, key=lambda known: sum(letter in known for letter in letters)) if letters else frozenset()
+    )
+    scores = []
+    for place in range(1, len(padded) - 1):
+        before, char, after = padded[place - 1], padded[place], padded[place + 1]
+        if ord(char) >= 0x80:
+            foreign = _kind(char) == "latin" and char.lower() not in alphabet
+            scores.append(_plausibility(before, char, after) * (0.3 if foreign else 1))
     return sum(scores) / len(scores) if scores else 0.0
 
 
@@ -167,26 +216,35 @@ def check_encoding(encoding: str) -> str:
     """Return a codec's name if Python has it.
 
     Raises:
-        ValueError: There is no such codec.
+        ValueError: There is no such codec, or it is none of texts (`hex`, `zlib`).
     """
     try:
-        codecs.lookup(encoding)
+        io.TextIOWrapper(io.BytesIO(), encoding)
     except LookupError:
         hint = did_you_mean(encoding, ("utf-8", *CANDIDATES, "shift_jis", "euc_kr", "latin-1"))
         raise ValueError(f"encoding {encoding!r} is not known to Python.{hint}") from None
     return encoding
 
 
-def _decode_unicode(content: bytes) -> tuple[str, str] | None:
-    """Read what carries a byte order mark or is strict UTF-8."""
+def _unicode_encoding(content: bytes) -> str | None:
+    """The Unicode encoding that a byte order mark names, or that the places of the NUL bytes betray."""
     for mark, encoding in _BOMS:
         if content.startswith(mark):
-            try:
-                return content.decode(encoding), encoding
-            except UnicodeDecodeError:
-                return None
+            return encoding
+    zeros = [content[start::2].count(0) for start in (0, 1)]  # of ASCII in UTF-16, every second byte is one
+    if len(content) % 2 or min(zeros) or max(zeros) * 20 < len(content) // 2:
+        return None
+    # A NUL character or two in a short UTF-8 file are no line ends, and do not stand beside the first letter.
+    if zeros[1] and (content[1] == 0 or b"\n\0" in content):
+        return "utf-16-le"
+    return "utf-16-be" if zeros[0] and (content[0] == 0 or b"\0\n" in content) else None
+
+
+def _decode_unicode(content: bytes) -> tuple[str, str] | None:
+    """Read what carries a byte order mark, is UTF-16 without one, or is strict UTF-8."""
+    encoding = _unicode_encoding(content) or "utf-8"
     try:
-        return content.decode("utf-8"), "utf-8"
+        return content.decode(encoding), encoding
     except UnicodeDecodeError:
         return None
 
@@ -231,6 +289,8 @@ def decode_texts(contents: Sequence[bytes], encoding: str | None = None) -> Deco
 def decode_file(content: bytes, source: str, encoding: str | None = None) -> tuple[str, str]:
     """Decode one table by the same order as `decode_texts`, its lines being the corpus.
 
+    In a table that is not UTF-8, a line that reads better as UTF-8 is read so: it was pasted in.
+
     Args:
         content: The file's bytes.
         source: The file's name, for the message.
@@ -247,13 +307,38 @@ def decode_file(content: bytes, source: str, encoding: str | None = None) -> tup
     unicode = _decode_unicode(content)
     if unicode is not None:
         return unicode
+    named = encoding or _unicode_encoding(content)
+    if named is not None:
+        return _decode_whole(content, source, named), named
     lines = content.split(b"\n")
-    chosen = encoding or choose_encoding([line for line in lines if not line.isascii()], ("utf-8", *CANDIDATES))
+    chosen = choose_encoding([line for line in lines if not line.isascii()], ("utf-8", *CANDIDATES))
+    texts, foreign = [], []
     for number, line in enumerate(lines, start=1):
         try:
-            line.decode(chosen)
+            text = line.decode(chosen)
         except UnicodeDecodeError as error:
             raise ValueError(f"{source}, line {number}: not readable as {chosen} ({error.reason}).") from None
-    if encoding is None:
-        logger.warning("%s is not UTF-8: read as %s. `encoding` overrides this.", source, chosen)
-    return content.decode(chosen), chosen
+        if not line.isascii():
+            unicode = _decode_unicode(line)
+            if unicode is not None and _score(unicode[0]) > _score(text):
+                text = unicode[0]
+                foreign.append(number)
+        texts.append(text)
+    logger.warning("%s is not UTF-8: read as %s. `encoding` overrides this.", source, chosen)
+    if foreign:
+        shown = ", ".join(map(str, foreign[:10])) + (", ..." if len(foreign) > 10 else "")
+        logger.warning("%s: %d lines among them are UTF-8 and read as such: %s.", source, len(foreign), shown)
+    return "\n".join(texts), chosen
+
+
+def _decode_whole(content: bytes, source: str, encoding: str) -> str:
+    """Decode by an encoding that is known, in which lines may not be told apart by their bytes."""
+    try:
+        text = content.decode(encoding)
+        text.encode("utf-8")  # a few codecs, utf-7 among them, give halves of characters
+    except UnicodeError as error:
+        before: Any = getattr(error, "object", b"")[: getattr(error, "start", 0)]
+        number = before.count("\n" if isinstance(before, str) else b"\n") + 1
+        reason = getattr(error, "reason", error)
+        raise ValueError(f"{source}, line {number}: not readable as {encoding} ({reason}).") from None
+    return text

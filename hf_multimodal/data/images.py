@@ -3,11 +3,15 @@
 import io
 import os
 import re
-import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from PIL import Image, UnidentifiedImageError
+
+from hf_multimodal.models.processing_multimodal import ImageValues, image_values, load_pixels, to_rgb
+
+from .archives import open_file
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -22,8 +26,8 @@ class BadImageError(ValueError):
     It can be rebuilt from its message alone, as pickle and a `DataLoader` do with an error of their workers.
 
     Args:
-        reason: `missing`, `empty`, `truncated`, `too large`, `not an image` or `a URL`; without the other two the
-            whole message.
+        reason: `missing`, `empty`, `truncated`, `too large`, `not an image`, `a URL` or `out of range`; without the
+            other two the whole message.
         name: The file, or `bytes` for a picture held in memory.
         detail: What was found, in words.
     """
@@ -46,6 +50,14 @@ def is_url(value: str) -> bool:
     return _URL.match(value) is not None
 
 
+def _name_of(image: Any) -> str:
+    """What messages call a picture."""
+    if isinstance(image, Image.Image):
+        return str(getattr(image, "filename", "") or "of Pillow")
+    path = image.get("path") if isinstance(image, dict) else None if isinstance(image, bytes) else image
+    return "bytes" if path is None else str(path)
+
+
 def _open_stream(image: dict[str, Any] | str | Path | bytes) -> tuple[BinaryIO, str]:
     """Open a picture's bytes and give them with its name."""
     if not isinstance(image, (dict, str, Path, bytes)):
@@ -55,27 +67,25 @@ def _open_stream(image: dict[str, Any] | str | Path | bytes) -> tuple[BinaryIO, 
         content, path = image.get("bytes"), image.get("path")
     else:
         content, path = (image, None) if isinstance(image, bytes) else (None, image)
-    name = str(path) if path is not None else "bytes"
+    name = _name_of(image)
     stream: BinaryIO
     if content is not None:
-        stream, size = io.BytesIO(content), len(content)
+        stream = io.BytesIO(content)
     elif path is None:
         raise BadImageError("missing", name, "neither a path nor bytes were given")
     elif is_url(name):
         raise BadImageError("a URL", name, "only local files are opened")
     else:
         try:
-            if stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
-                stream = open(path, "rb")  # noqa: SIM115  closed by the callers
-            else:
-                raise OSError(None, "not a regular file")
-        except (FileNotFoundError, NotADirectoryError):
+            stream = open_file(path)  # closed by the callers
+        except FileNotFoundError:
             raise BadImageError("missing", name, "there is no such file") from None
-        except OSError as error:  # no permission, a name too long
+        except OSError as error:  # no permission, a name too long, a broken archive
             raise BadImageError("missing", name, f"it cannot be read ({error.strerror})") from None
         except ValueError as error:  # a NUL in the name
             raise BadImageError("missing", name, f"it is not a file name ({error})") from None
-        size = os.fstat(stream.fileno()).st_size
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
     if not size:
         stream.close()
         raise BadImageError("empty", name, "it holds zero bytes")
@@ -101,7 +111,7 @@ def _read_header(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:
 
 def _load(picture: Image.Image, name: str) -> None:
     try:
-        picture.load()
+        load_pixels(picture)
     except Exception as error:  # Pillow passes on whatever a decoder meets: OSError, SyntaxError, zlib.error, ...
         raise BadImageError("truncated", name, f"its content is cut off or broken ({error})") from None
 
@@ -132,7 +142,7 @@ def open_image(image: Image.Image | dict[str, Any] | str | Path | bytes, max_pix
     hf_multimodal.data.images.BadImageError: image 'https://example.org/cat.jpg' is a URL: only local files are opened
     """
     if isinstance(image, Image.Image):
-        _load(image, str(getattr(image, "filename", "") or "of Pillow"))
+        _load(image, _name_of(image))
         return image
     stream, name = _open_stream(image)
     with stream:
@@ -142,16 +152,57 @@ def open_image(image: Image.Image | dict[str, Any] | str | Path | bytes, max_pix
     return picture
 
 
+def value_range_of(processor: Any) -> tuple[float, float] | None:
+    """The `image_value_range` that a processor states; None of one that knows no such thing, as CLIP's."""
+    return getattr(processor, "image_value_range", None)
+
+
+def open_rgb(
+    image: Image.Image | dict[str, Any] | str | Path | bytes,
+    value_range: tuple[float, float] | None = None,
+    augment: Callable[[Image.Image], Image.Image] | None = None,
+) -> Image.Image:
+    """Open a picture as every model sees it, by `to_rgb`, which is the one definition of how it is brought there.
+
+    Args:
+        image: As for `open_image`.
+        value_range: The processor's `image_value_range`.
+        augment: Changes the picture before, in the mode of its file.
+
+    Returns:
+        The picture, upright, RGB.
+
+    Raises:
+        BadImageError: As `open_image`, and where a value lies outside the range.
+        TypeError: If it is no picture.
+    """
+    picture = open_image(image)
+    try:
+        if augment is not None:
+            image_values(picture, value_range)  # what is refused must not depend on what a crop shows
+            picture = augment(picture)
+        return to_rgb(picture, value_range)
+    except ValueError as error:
+        raise BadImageError("out of range", _name_of(image), str(error)) from None
+
+
 def verify_image(
-    image: dict[str, Any] | str | Path | bytes, max_pixels: int = MAX_PIXELS, decode: bool = True
-) -> None:
-    """Raise what `open_image` would raise, at less cost.
+    image: dict[str, Any] | str | Path | bytes,
+    max_pixels: int = MAX_PIXELS,
+    decode: bool = True,
+    value_range: tuple[float, float] | None = None,
+) -> ImageValues | None:
+    """Raise what `open_rgb` would raise, at less cost.
 
     Args:
         image: As for `open_image`.
         max_pixels: Largest allowed width times height.
-        decode: Also decode the pixels; only that shows a truncated file. JPEGs are decoded at an eighth of their
-            size, which still reads every byte.
+        decode: Also decode the pixels; only that shows a truncated file, and values outside the range. JPEGs are
+            decoded at an eighth of their size, which still reads every byte.
+        value_range: As for `open_rgb`.
+
+    Returns:
+        The values of a picture that is not of 8 bits; None of any other, and where the pixels are not decoded.
 
     Raises:
         BadImageError: With the `reason`.
@@ -159,6 +210,11 @@ def verify_image(
     stream, name = _open_stream(image)
     with stream:
         picture = _read_header(stream, name, max_pixels)
-        if decode:
-            picture.draft(picture.mode, (max(1, picture.width // 8), max(1, picture.height // 8)))
-            _load(picture, name)
+        if not decode:
+            return None
+        picture.draft(picture.mode, (max(1, picture.width // 8), max(1, picture.height // 8)))
+        _load(picture, name)
+    try:
+        return image_values(picture, value_range)
+    except ValueError as error:
+        raise BadImageError("out of range", name, str(error)) from None

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from datasets import Dataset, Features, Value
 
+from hf_multimodal.storage import replaced
+
 from .encodings import decode_file, decode_texts
 from .rows import Fault, inside
 from .tables import ColumnNames
@@ -95,7 +97,8 @@ def write_lab_predictions(path: Path | str, ids: Sequence[str], tags: Sequence[s
     """
     if len(ids) != len(tags):
         raise ValueError(f"ids and tags must be of one length, got {len(ids)} and {len(tags)}.")
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    # As they are: the file is the layout's, for a program to read, and a guid must stay the guid.
+    with replaced(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([HEADER, *zip(ids, tags, strict=True)])
 
 

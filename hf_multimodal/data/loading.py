@@ -12,24 +12,24 @@ from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets, loa
 from .choices import did_you_mean
 from .controlled import CLASS_NAMES, CONTROLLED_TASKS, make_controlled
 from .controlled_retrieval import RETRIEVAL_TASKS, SHAPES, make_retrieval
+from .folders import SPLIT_NAMES, find_tables
 from .images import IMAGE_SUFFIXES
 from .lab import LAB_COLUMNS, is_lab_folder, read_lab
-from .labels import LabelError, infer_scheme
+from .labels import LabelError, check_label_columns, infer_scheme, notation_warnings
 from .pairs import name_pictures
-from .rows import SourceRows, read_rows
-from .tables import TABLE_SUFFIXES, AskedColumns, ColumnNames, find_columns, read_table
+from .rows import SourceRows, faults_of, read_cells, read_rows
+from .tables import (
+    TABLE_SUFFIXES,
+    AskedColumns,
+    ColumnNames,
+    check_class_numbers,
+    find_columns,
+    one_or_several,
+    read_table,
+)
 
 logger = logging.getLogger(__name__)
 
-SPLIT_NAMES = {
-    "train": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-}
-_METADATA = ("metadata.csv", "metadata.jsonl")
 _CONTROLLED = "controlled:"
 
 
@@ -47,6 +47,8 @@ class LoadedData:
         columns: The source's names of our columns.
         report: For people: `kind`, `encodings`, and what else the kind of source has to tell.
         generated: The pictures were drawn by this package and need no check.
+        warnings: What is odd about the labels, in sentences that were logged.
+        refusals: Why no model should be trained on them, in sentences.
     """
 
     splits: DatasetDict
@@ -56,6 +58,8 @@ class LoadedData:
     columns: dict[str, str]
     report: dict[str, Any] = field(default_factory=dict)
     generated: bool = False
+    warnings: tuple[str, ...] = ()
+    refusals: tuple[str, ...] = ()
 
     def all_rows(self) -> Dataset:
         """Join the splits of one source in its own order, as predicting a whole table needs it.
@@ -75,7 +79,7 @@ def load_data(
     *,
     image_column: str | None = None,
     text_column: str | None = None,
-    label_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
     id_column: str | None = None,
     image_id_column: str | None = None,
     group_column: str | None = None,
@@ -84,8 +88,9 @@ def load_data(
     encoding: str | None = None,
     problem_type: str | None = None,
     label_names: Sequence[str] | None = None,
+    untrained_names: bool = False,
     config_name: str | None = None,
-    usual_columns: Mapping[str, str] | None = None,
+    usual_columns: Mapping[str, str | Sequence[str]] | None = None,
     splits: Sequence[str] | None = None,
     train_size: int = 16_000,
     validation_size: int = 2_000,
@@ -103,7 +108,8 @@ def load_data(
             layout; a folder saved by `datasets`; `controlled:<task>`; else the name of a data set on the Hub.
         image_column: Name of the column of pictures; None looks for `image`, `image_path`, `file_name`.
         text_column: None looks for `text`, with `pairs` first for `caption`.
-        label_column: None looks for `label`. Rows may be unlabelled.
+        label_column: None looks for `label`. Rows may be unlabelled. Several columns are one of 0 and 1 a label, each
+            named by it.
         id_column: None looks for `id`, `guid`, else rows are numbered.
         image_id_column: Column that names the picture of a row; rows of one picture share it.
         group_column: Column kept as `group`, by which results are told apart.
@@ -112,7 +118,10 @@ def load_data(
         image_root: Folder that picture paths are relative to; by default the table's own.
         encoding: For texts that are not UTF-8, in place of a decision by plausibility.
         problem_type: As transformers names it; None reads it off the labels.
-        label_names: The classes of a trained model, in order. By default they are read off the training labels.
+        label_names: The classes in order, as those of a trained model. By default they are read off the training
+            labels.
+        untrained_names: Read the classes off the labels of all splits; without, a label that only other splits than
+            the training rows have is a bad sample.
         config_name: Configuration of a data set on the Hub.
         usual_columns: Names to look for before the usual ones, by our name of the column; they need not be there.
         splits: The controlled splits that are wanted; None means all. Other data are always read whole.
@@ -123,8 +132,8 @@ def load_data(
 
     Raises:
         FileNotFoundError: A path that does not exist.
-        ValueError: An unknown task, column, encoding or split name, a folder of no known layout, or an option that
-            the kind of data does not use.
+        ValueError: An unknown task, column, encoding or split name, a folder of no known layout, an option that the
+            kind of data does not use, or several label columns that are not the classes.
     """
     name = str(data)
     named: dict[str, Any] = {"image_column": image_column, "text_column": text_column, "label_column": label_column}
@@ -138,8 +147,11 @@ def load_data(
         _refuse_unused(name, "controlled", {**options, "label_names": label_names if foreign else None})
         found = _load_controlled(name, {split: sizes[split] for split in splits or sizes}, seed, group_column)
         return _name_all_pictures(found) if pairs else found
-    asked: dict[str, str | tuple[str, ...] | None] = {ours: (usual,) for ours, usual in (usual_columns or {}).items()}
-    given = {"image": image_column, "text": text_column, "label": label_column, "id": id_column}
+    asked: dict[str, Any] = {ours: (one_or_several(usual),) for ours, usual in (usual_columns or {}).items()}
+    label = None if label_column is None else one_or_several(label_column)
+    if isinstance(label, list):
+        check_label_columns(label, label_names, problem_type)
+    given = {"image": image_column, "text": text_column, "label": label, "id": id_column}
     given |= {"image_id": image_id_column, "group": group_column}
     if pairs:
         asked = {"text": ("caption",), **asked, "label": ()}
@@ -160,7 +172,7 @@ def load_data(
         parts, columns, report = _load_lab(path, encoding)
     else:
         parts, columns, report = _load_folder(path, asked, root, encoding)
-    found = _assemble(parts, columns, report, problem_type, label_names)
+    found = _assemble(parts, columns, report, problem_type, label_names, untrained_names)
     return _name_all_pictures(found) if pairs else found
 
 
@@ -184,6 +196,7 @@ def _assemble(
     report: dict[str, Any],
     problem_type: str | None,
     label_names: Sequence[str] | None,
+    untrained_names: bool,
 ) -> LoadedData:
     """Number the labels by the training rows and build each source once."""
     labels = {
@@ -191,7 +204,7 @@ def _assemble(
         for split, (rows, chosen) in parts.items()
     }
     declared = label_names or next((rows.label_names for rows, _ in parts.values() if rows.label_names), None)
-    learned_from = ["train"] if "train" in labels else list(labels)
+    learned_from = ["train"] if "train" in labels and not untrained_names else list(labels)
     try:
         scheme = infer_scheme((label for split in learned_from for label in labels[split]), problem_type, declared)
     except LabelError as error:
@@ -211,8 +224,17 @@ def _assemble(
         for split, (rows, chosen) in parts.items()
     }
     sources = {split: rows.source for split, (rows, _) in parts.items()}
+    warnings = notation_warnings(scheme, [label for found in labels.values() for label in found])
+    for sentence in warnings:
+        logger.warning("%s: %s", next(iter(sources.values())), sentence)
     return LoadedData(
-        DatasetDict(splits), dict(enumerate(scheme.names)), scheme.problem_type, sources, columns, report
+        DatasetDict(splits),
+        dict(enumerate(scheme.names)),
+        scheme.problem_type,
+        sources,
+        columns,
+        report,
+        warnings=tuple(warnings),
     )
 
 
@@ -251,15 +273,18 @@ def _load_tables(tables: Mapping[str, Path], asked: AskedColumns, root: Path | N
     available: list[str] = []
     encodings: dict[str, int] = {}
     for split, path in tables.items():
-        raw, found = read_table(path, encoding)
+        raw, found, bad_cells = read_table(path, encoding)
         found_columns = find_columns(raw.column_names, asked, str(path))
         if not parts:  # the training table, where there is one
             columns, available = found_columns, raw.column_names
-        rows = read_rows(raw, found_columns, str(path), root or path.parent)
+        check_class_numbers(raw, found_columns.label, str(path))
+        faults = faults_of(bad_cells, found_columns, len(raw), str(path))
+        rows = read_rows(raw, found_columns, str(path), root or path.parent, faults)
         if found is not None:
             encodings[found] = encodings.get(found, 0) + 1
         if len(tables) == 1 and "split" in raw.column_names and "split" not in found_columns.as_dict().values():
-            parts.update({name: (rows, chosen) for name, chosen in _by_split(raw["split"][:], path).items()})
+            by_split = _by_split(read_cells(raw, ["split"], str(path))["split"], path)
+            parts.update({name: (rows, chosen) for name, chosen in by_split.items()})
         else:
             parts[split] = (rows, None)
     return parts, columns.as_dict(), {"kind": "table", "encodings": encodings, "columns": available}
@@ -280,18 +305,7 @@ def _by_split(values: list[Any], path: Path) -> dict[str, list[int]]:
 
 def _load_folder(folder: Path, asked: AskedColumns, root: Path | None, encoding: str | None) -> _Loaded:
     """Find metadata files (ImageFolder), tables named by split, or pictures alone, named by their paths."""
-    metadata: dict[str, Path] = {}
-    tables: dict[str, Path] = {}
-    for file in (folder / name for name in _METADATA):
-        if file.is_file():
-            _add(metadata, "train", file)
-    for alias, split in SPLIT_NAMES.items():
-        for file in (folder / alias / name for name in _METADATA):
-            if file.is_file():
-                _add(metadata, split, file)
-        for file in (folder / f"{alias}{suffix}" for suffix in TABLE_SUFFIXES):
-            if file.is_file():
-                _add(tables, split, file)
+    metadata, tables = find_tables(folder)
     if metadata:
         asked = {**asked, "image": asked.get("image") or "file_name"}
         parts, columns, report = _load_tables(metadata, asked, root, encoding)
@@ -308,15 +322,9 @@ def _load_folder(folder: Path, asked: AskedColumns, root: Path | None, encoding:
         return {"train": (read_rows(raw, found, str(folder), folder), None)}, found.as_dict(), report
     raise ValueError(
         f"the folder {str(folder)!r} has no known layout. Expected are metadata.csv or metadata.jsonl (ImageFolder, "
-        "also in train/ and test/), tables such as train.csv and test.csv, pictures alone, train.txt beside data/ "
-        "(the lab layout), or a data set written by save_to_disk."
+        "also in train/ and test/, or within train.zip and test.zip), tables such as train.csv and test.csv, pictures "
+        "alone, train.txt beside data/ (the lab layout), or a data set written by save_to_disk."
     )
-
-
-def _add(found: dict[str, Path], split: str, file: Path) -> None:
-    if split in found:
-        raise ValueError(f"the split {split!r} is given twice: {str(found[split])!r} and {str(file)!r}.")
-    found[split] = file
 
 
 def _load_lab(folder: Path, encoding: str | None) -> _Loaded:
@@ -339,6 +347,7 @@ def _load_datasets(loaded: Dataset | DatasetDict, source: str, asked: AskedColum
         if split is None:
             continue
         found = find_columns(raw.column_names, asked, source)
+        check_class_numbers(raw, found.label, f"{source} ({name})")
         if split == "train" or not parts:
             columns, available = found, raw.column_names
         parts[split] = (read_rows(raw, found, f"{source} ({name})", root), None)
@@ -348,7 +357,7 @@ def _load_datasets(loaded: Dataset | DatasetDict, source: str, asked: AskedColum
     if ignored:
         logger.warning("%s: the splits %s are left out, which are none of %s.", source, ignored, list(SPLIT_NAMES))
     # As on the Hub's benchmarks, whose test labels are kept back.
-    labelled = {split: any(label is not None for label in rows.labels) for split, (rows, _) in parts.items()}
+    labelled = {split: not all(label in (None, -1) for label in rows.labels) for split, (rows, _) in parts.items()}
     if labelled.get("train") and not labelled.get("test", True):
         parts["predict"] = parts.pop("test")
     report = {"kind": "datasets", "encodings": {}, "columns": available, "ignored_splits": ignored}

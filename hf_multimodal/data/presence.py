@@ -1,6 +1,5 @@
 """Which example lacks its image or its text: drawn tables of presence, and the presence that training redraws."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from datasets import Dataset
 
 from hf_multimodal.data.choices import check_choice
 from hf_multimodal.data.counts import presence
+from hf_multimodal.data.spreadsheets import write_csv
 
 MISSING = ("both", "image", "text")
 SHARES = (0.7, 0.15, 0.15)  # of the examples, that show the joint branch both, the image only, the text only
@@ -161,12 +161,12 @@ def write_presence(path: str | Path, splits: Mapping[str, Dataset]) -> None:
         path: The file; replaced if it exists.
         splits: Rows with `id`, `image` and `text`.
     """
-    with open(path, "w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["split", "id", "has_image", "has_text"])
-        for split, rows in splits.items():
-            for name, (image, text) in zip(rows["id"], presence(rows).astype(int).tolist(), strict=True):
-                writer.writerow([split, name, image, text])
+    lines = (
+        [str(split), name, *shown]
+        for split, rows in splits.items()
+        for name, shown in zip(rows["id"], presence(rows).astype(int).tolist(), strict=True)
+    )
+    write_csv(path, ["split", "id", "has_image", "has_text"], lines)
 
 
 def uniform(seed: int, epoch: int, index: torch.Tensor) -> torch.Tensor:

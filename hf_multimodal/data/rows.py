@@ -1,6 +1,9 @@
 """Turn a source's columns into the package's rows, noting on each row what is wrong with it."""
 
+import contextlib
+import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,12 +11,16 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, Image, List, Value, concatenate_datasets
 
-from .images import is_url
+from .archives import archives_in, locate
+from .images import IMAGE_SUFFIXES, is_url
 from .labels import LabelScheme
-from .tables import ColumnNames
+from .tables import BadCell, ColumnNames
 
 Fault = dict[str, str]
 
+_MARKS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}  # in a column a label
+_NO_WORDS = (bytes, dict, list)
+_SEVERAL = "the cell holds {} images, and an example has one: make a row of each, or keep one"
 FAULT_FEATURE = List({"column": Value("string"), "value": Value("string"), "reason": Value("string")})
 
 
@@ -79,6 +86,29 @@ def inside(root: str, value: str) -> str | None:
     return joined if joined.startswith(root.rstrip(os.sep) + os.sep) else None
 
 
+def faults_of(bad_cells: Sequence[BadCell], columns: ColumnNames, count: int, source: str) -> list[list[Fault]]:
+    """What is wrong with the cells of each row, of the columns that are read.
+
+    Args:
+        bad_cells: Of the whole table.
+        columns: The names of our columns.
+        count: Number of rows.
+        source: The table's name, for the message.
+
+    Raises:
+        ValueError: A cell is bad by which rows are held together or told apart, which no policy can mend.
+    """
+    faults: list[list[Fault]] = [[] for _ in range(count)]
+    ours = {theirs: name for name, theirs in columns.as_dict().items()}
+    ours |= dict.fromkeys(columns.label if isinstance(columns.label, tuple) else (), "label")
+    for row, column, value, reason in bad_cells:
+        if ours.get(column) in ("image_id", "group"):
+            raise ValueError(f"{source}, row {row}, column {column!r}, {value}: {reason}.")
+        if column in ours:
+            faults[row].append({"column": ours[column], "value": value, "reason": reason})
+    return faults
+
+
 def read_rows(
     raw: Dataset,
     columns: ColumnNames,
@@ -105,16 +135,22 @@ def read_rows(
             f"{source}, column {columns.text!r} holds several texts a row: make a row of each, which repeats the "
             "picture."
         )
-    named = list(dict.fromkeys(name for ours, name in columns.as_dict().items() if ours != "image"))
-    cells: dict[str, list[Any]] = raw.select_columns(named)[:] if named else {}
+    named = [name for ours, name in columns.as_dict().items() if ours not in ("image", "label")]
+    named += [columns.label] if isinstance(columns.label, str) else columns.label or ()
+    cells = read_cells(raw, list(dict.fromkeys(named)), source)
     faults: list[list[Fault]] = [list(found) for found in known_faults] if known_faults else [[] for _ in range(count)]
-    texts: list[str | None] = [_text(value) for value in cells[columns.text]] if columns.text else [None] * count
-    labels, label_names = _labels(raw, columns.label, cells)
+    labels: list[Any] = [None] * count
+    label_names: list[str] | None = None
+    if isinstance(columns.label, str):
+        labels, label_names = _labels(raw.features[columns.label], cells[columns.label])
+    elif columns.label is not None:
+        label_names = list(columns.label)
+        labels = _joined({name: cells[name] for name in columns.label}, faults)
     return SourceRows(
         source=source,
         images=_images(raw, columns.image, source, root, faults),
-        texts=texts,
-        labels=labels if columns.label else [None] * count,
+        texts=_texts(cells[columns.text], faults) if columns.text else [None] * count,
+        labels=labels,
         ids=_ids(cells[columns.id], faults) if columns.id else [str(i) for i in range(count)],
         faults=faults,
         label_names=label_names,
@@ -124,6 +160,44 @@ def read_rows(
             if name in ("image_id", "group")
         },
     )
+
+
+def _texts(values: list[Any], faults: list[list[Fault]]) -> list[str | None]:
+    texts: list[str | None] = []
+    for row, value in enumerate(values):
+        if isinstance(value, _NO_WORDS):
+            reason = f"a text must be a string, got {_kind(value)}"
+            faults[row].append({"column": "text", "value": _shown(value), "reason": reason})
+        texts.append(None if isinstance(value, _NO_WORDS) else _text(value))
+    return texts
+
+
+def _shown(value: Any) -> str:
+    """A cell that is no word, short enough for a message."""
+    return str(value) if len(str(value)) <= 80 else f"{str(value)[:77]}..."
+
+
+def _kind(value: Any) -> str:
+    return f"a dict with {sorted(value)}" if isinstance(value, dict) else f"a {type(value).__name__}"
+
+
+def read_cells(raw: Dataset, columns: list[str], source: str) -> dict[str, list[Any]]:
+    """Read columns into Python values, all rows of them.
+
+    Args:
+        raw: The source's columns.
+        columns: Which.
+        source: The source's name, for the message.
+
+    Raises:
+        ValueError: A cell is no value of Python's; its column is named.
+    """
+    try:
+        return raw.select_columns(columns)[:] if columns else {}
+    except Exception as error:  # a date beyond Python's years, a sound that no library decodes, ...
+        if len(columns) > 1:
+            return {column: read_cells(raw, [column], source)[column] for column in columns}
+        raise ValueError(f"{source}, column {columns[0]!r}: its cells cannot be read ({error}).") from None
 
 
 def _text(value: Any) -> str | None:
@@ -145,13 +219,26 @@ def _images(
     pictures = raw.select_columns([column])
     if isinstance(raw.features[column], Image):
         pictures = pictures.cast_column(column, Image(decode=False))
+    elif isinstance(raw.features[column], List) and isinstance(raw.features[column].feature, Image):
+        pictures = pictures.cast_column(column, List(Image(decode=False)))
     base = None if root is None else os.path.abspath(root)
+    archives = archives_in(base) if base is not None else []
     images: list[Any] = []
-    for row, value in enumerate(pictures[:][column]):
+    for row, cell in enumerate(read_cells(pictures, [column], source)[column]):
+        value, reason = _only_one(cell)
+        if reason is not None:
+            faults[row].append({"column": "image", "value": str(cell)[:200], "reason": reason})
+            images.append(None)
+            continue
         if isinstance(value, bytes):
             value = {"bytes": value, "path": None}
         if isinstance(value, dict) and value.get("bytes") is not None:
             images.append({"bytes": value["bytes"], "path": value.get("path")})
+            continue
+        if isinstance(value, dict) and not value.get("path"):
+            reason = f"an image must be a path, bytes, or a dict that fills one of the two, got {_kind(value)}"
+            faults[row].append({"column": "image", "value": _shown(value), "reason": reason})
+            images.append(None)
             continue
         path = value.get("path") if isinstance(value, dict) else value
         path = None if path is None else str(path).strip()
@@ -162,20 +249,47 @@ def _images(
             raise ValueError(f"{source}, column {column!r} holds paths such as {path!r}: name their image_root.")
         full, reason = None, "a URL is not fetched: download the picture and give its path"
         if not is_url(path):
-            full, reason = inside(base, path), f"the path leaves the data folder {base!r}"
+            full, reason = _find(base, path, archives)
         if full is None:
             faults[row].append({"column": "image", "value": path, "reason": reason})
         images.append(None if full is None else {"bytes": None, "path": full})
     return images
 
 
-def _labels(raw: Dataset, column: str | None, cells: dict[str, list[Any]]) -> tuple[list[Any], list[str] | None]:
-    if column is None:
-        return [None] * len(raw), None
-    feature = raw.features[column]
+def _only_one(cell: Any) -> tuple[Any, str | None]:
+    """The picture of a cell that may be a list of one, or why there is none."""
+    if isinstance(cell, str) and cell.lstrip().startswith("["):
+        with contextlib.suppress(ValueError, RecursionError):  # a path that begins so
+            cell = json.loads(cell)
+    if not isinstance(cell, list):
+        return cell, None
+    if len(cell) > 1:
+        return None, _SEVERAL.format(len(cell))
+    return (cell[0] if cell else None), None
+
+
+def _find(base: str, path: str, archives: Sequence[Path]) -> tuple[str | None, str]:
+    """The whole path of a picture, in a zip archive where it is not in the folder, or None and why there is none."""
+    full = inside(base, path)
+    if full is None:
+        return None, f"the path leaves the data folder {base!r}"
+    parts = re.split(r"[|;,]", path)
+    several = len(parts) > 1 and all(part.strip().lower().endswith(IMAGE_SUFFIXES) for part in parts)
+    if not (archives or several) or os.path.exists(full):
+        return full, ""
+    try:
+        found = locate(archives, os.path.relpath(full, base))
+    except OSError as error:
+        return None, f"it is not in the folder, and {error.strerror}"
+    if len(found) > 1:
+        return None, f"it is in several zip archives: {found}"
+    return (None, _SEVERAL.format(len(parts))) if several and not found else (found[0] if found else full, "")
+
+
+def _labels(feature: Any, cells: list[Any]) -> tuple[list[Any], list[str] | None]:
     inner = feature.feature if isinstance(feature, List) else feature
     if not isinstance(inner, ClassLabel):
-        return cells[column], None
+        return cells, None
     names = inner.names
 
     def to_name(value: Any) -> Any:
@@ -183,7 +297,21 @@ def _labels(raw: Dataset, column: str | None, cells: dict[str, list[Any]]) -> tu
             return [to_name(entry) for entry in value]
         return None if value is None or value < 0 else names[value]  # -1 marks an unlabelled row on the Hub
 
-    return [to_name(value) for value in cells[column]], names
+    return [to_name(value) for value in cells], names
+
+
+def _joined(cells: dict[str, list[Any]], faults: list[list[Fault]]) -> list[list[str] | None]:
+    """For each row the names of the columns that hold 1; None where all are empty, or one holds anything else."""
+    labels: list[list[str] | None] = []
+    for row, marks in enumerate(zip(*cells.values(), strict=True)):
+        texts = [(_text(mark) or "").strip().lower() for mark in marks]
+        wrong = next((i for i, text in enumerate(texts) if text not in _MARKS), None) if any(texts) else None
+        if wrong is not None:
+            reason = f"column {list(cells)[wrong]!r} must hold 0 or 1, as one of several columns of labels"
+            faults[row].append({"column": "label", "value": _shown(marks[wrong]), "reason": reason})
+        on = [name for name, text in zip(cells, texts, strict=True) if _MARKS.get(text)]
+        labels.append(on if any(texts) and wrong is None else None)
+    return labels
 
 
 def _ids(values: list[Any], faults: list[list[Fault]]) -> list[str]:
@@ -191,8 +319,12 @@ def _ids(values: list[Any], faults: list[list[Fault]]) -> list[str]:
     ids = []
     for row, value in enumerate(values):
         name = "" if value is None else str(value).strip()
-        if not name:
-            faults[row].append({"column": "id", "value": "", "reason": "an empty id"})
+        if isinstance(value, _NO_WORDS):
+            reason = f"an id must be a word or a number, got {_kind(value)}"
+            faults[row].append({"column": "id", "value": _shown(value), "reason": reason})
+        elif not name:
+            if not any(fault["column"] == "id" for fault in faults[row]):  # as of a cell that could not be held
+                faults[row].append({"column": "id", "value": "", "reason": "an empty id"})
         elif name in first:
             reason = f"a duplicate id, first in row {first[name]}"
             faults[row].append({"column": "id", "value": name, "reason": reason})

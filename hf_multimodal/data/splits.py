@@ -1,10 +1,8 @@
 """Make the splits that a data set lacks: stratified, plain as scikit-learn's, or grouped by duplicates."""
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,8 @@ from datasets import Dataset, DatasetDict
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
+
+from .archives import file_size, read_file
 
 MORE = " Give a column `split` with train, validation and test, or more rows."
 
@@ -170,7 +170,7 @@ def _picture_keys(dataset: Dataset) -> list[Any]:
         if isinstance(name, int):
             sizes[name] = len(images[name]["bytes"])
         elif name is not None and name not in sizes:
-            sizes[name] = os.path.getsize(name) if os.path.isfile(name) else 0
+            sizes[name] = file_size(name)
     shared = Counter(sizes.values())
     keys: dict[Any, Any] = {None: None}
     for name, size in sizes.items():
@@ -179,8 +179,11 @@ def _picture_keys(dataset: Dataset) -> list[Any]:
         elif shared[size] == 1:
             keys[name] = ("size", size)
         else:
-            content = images[name]["bytes"] if isinstance(name, int) else Path(name).read_bytes()
-            keys[name] = ("picture", hashlib.sha256(content).digest())
+            try:
+                content = images[name]["bytes"] if isinstance(name, int) else read_file(name)
+                keys[name] = ("picture", hashlib.sha256(content).digest())
+            except OSError:  # `check_rows` names it
+                keys[name] = None
     return [keys[name] for name in names]
 
 

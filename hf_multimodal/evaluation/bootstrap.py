@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from .calibration import FloatArray, binary_nll, binned_error, ece, nll
 from .predictions import Predictions
+from .thresholds import decide
 
 RESAMPLES = 2000
 CHUNK_CELLS = 4_000_000  # resample-by-row counts held at once: 32 MB
@@ -97,8 +98,8 @@ def paired_bootstrap(
         seed: Seed of the draws.
 
     Returns:
-        By metric name: `accuracy`, `macro_f1` and `nll`; for multi-label `accuracy`, `macro_f1`, `micro_f1` and
-        `nll` over label decisions; for regression `mse` and `mae`.
+        By metric name: `accuracy`, `macro_f1` and `nll`; for multi-label `label_accuracy`, `subset_accuracy`,
+        `macro_f1`, `micro_f1` and `nll` over label decisions; for regression `mse` and `mae`.
 
     Raises:
         ValueError: The files differ in problem type, classes, ids or labels, or a row has no label.
@@ -193,7 +194,7 @@ def _decisions(run: Predictions) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
     """(n, decisions a row): how confident each is and whether it is right; none for regression."""
     table = run.probabilities
     if run.problem_type == "multi_label_classification":
-        return np.maximum(table, 1 - table), run.predicted == run.labels
+        return np.maximum(table, 1 - table), decide(table) == run.labels  # of the likelier answer, as the ECE has it
     if run.problem_type == "regression":
         return table, np.zeros_like(table, dtype=bool)
     return table.max(axis=1, keepdims=True), (run.predicted == run.labels)[:, None]
@@ -246,10 +247,12 @@ def _row_statistics(run: Predictions) -> dict[str, tuple[FloatArray, Reduce]]:
         return {"mse": (error**2, _mean), "mae": (np.abs(error), _mean)}
     if run.problem_type == "multi_label_classification":
         cells = _f1_columns(run.labels, run.predicted.astype(np.float64))
-        right = (run.labels == run.predicted).mean(axis=1, keepdims=True)
+        right = run.labels == run.predicted
+        accuracies = {"label_accuracy": (right.mean(axis=1, keepdims=True), _mean)}
+        accuracies |= {"subset_accuracy": (right.all(axis=1, keepdims=True).astype(np.float64), _mean)}
         loss = binary_nll(run.probabilities, run.labels).mean(axis=1, keepdims=True)
         f1 = {"macro_f1": (cells, _macro_f1_all), "micro_f1": (cells, _micro_f1)}
-        return {"accuracy": (right, _mean), **f1, "nll": (loss, _mean)}
+        return {**accuracies, **f1, "nll": (loss, _mean)}
     identity = np.eye(len(run.class_names))
     cells = _f1_columns(identity[run.labels], identity[run.predicted])
     right = (run.labels == run.predicted).astype(np.float64)[:, None]

@@ -10,7 +10,10 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from PIL import Image, ImageOps
+from PIL import Image
+
+from hf_multimodal.models.processing_multimodal import to_rgb
+from hf_multimodal.storage import replaced
 
 from .fonts import ems
 
@@ -32,17 +35,9 @@ def box(axes: Axes, message: str) -> None:
     axes.text(0.5, 0.5, message, ha="center", va="center", color=GREY, fontsize=12, transform=axes.transAxes)
 
 
-def rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """A picture as pixels for the page: upright, on white, at most 1,024 pixels a side."""
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith(("I", "F")):  # 16-bit and float grey: convert() would clip them to white
-        grey = np.asarray(upright, dtype=np.float64)
-        spread = float(np.ptp(grey))
-        upright = Image.fromarray(((grey - grey.min()) / (spread or 1.0) * 255).astype(np.uint8))
-    if upright.has_transparency_data:
-        ground = Image.new("RGBA", upright.size, "white")
-        upright = Image.alpha_composite(ground, upright.convert("RGBA"))
-    picture = upright.convert("RGB")
+def rgb(image: Image.Image, value_range: tuple[float, float] | None = None) -> npt.NDArray[np.uint8]:
+    """A picture as pixels for the page: as the models see it, at most 1,024 pixels a side."""
+    picture = to_rgb(image, value_range).copy()
     picture.thumbnail((1024, 1024))  # only ever shrinks: more pixels than the page can show
     return np.asarray(picture)
 
@@ -87,6 +82,7 @@ def literal(drawn: Iterable[Text], families: list[str]) -> None:
 def save(figure: Figure, path: str | Path | None) -> None:
     """Write a figure as PNG; None writes nothing."""
     if path is not None:
-        with warnings.catch_warnings():
+        path = Path(path) if Path(path).suffix else Path(f"{path}.png")
+        with warnings.catch_warnings(), replaced(path) as part:
             warnings.filterwarnings("ignore", message="Glyph .* missing from")  # fonts.py has said it, with the cure
-            figure.savefig(path, dpi=DPI, bbox_inches="tight", pad_inches=0.12)
+            figure.savefig(part, dpi=DPI, bbox_inches="tight", pad_inches=0.12)

@@ -13,6 +13,7 @@ from sklearn.metrics import average_precision_score, f1_score, precision_recall_
 from transformers import EvalPrediction
 
 from .calibration import FloatArray, binary_nll, brier, ece, nll
+from .thresholds import decide
 
 IGNORE_INDEX = -100  # the label that transformers and torch read as "no label"
 
@@ -92,22 +93,28 @@ def classification_metrics(
 
 
 def multilabel_metrics(
-    probabilities: npt.ArrayLike, labels: npt.ArrayLike, class_names: Sequence[str]
+    probabilities: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    class_names: Sequence[str],
+    predicted: npt.ArrayLike | None = None,
 ) -> dict[str, Any]:
-    """Metrics of a classifier that says yes or no to each label of each row, yes from .5 on.
+    """Metrics of a classifier that says yes or no to each label of each row.
 
-    `accuracy`, `nll`, `brier` and `ece` are means over all n·K decisions. The majority baseline answers each label as
-    most rows do (no, at a tie). A label that no row has is left out of `mAP` (its average precision is undefined).
+    `label_accuracy` is the share of all n·K decisions that are right, `subset_accuracy` that of the rows in which all
+    are. `nll`, `brier` and `ece` are means over the n·K probabilities and do not depend on what is said: confidence
+    is that of the likelier answer. The majority baseline answers each label as most rows do (no, at a tie). A label
+    that no row has is left out of `mAP` (its average precision is undefined).
 
     Args:
         probabilities: (n, K), each in 0..1.
         labels: (n, K) of 0 and 1.
         class_names: The K names, in the order of the columns.
+        predicted: (n, K) of 0 and 1, what is said; None says yes from .5 on.
 
     Returns:
-        `accuracy`, `macro_f1`, `micro_f1`, `mAP`, `nll`, `brier`, `ece`, `majority_accuracy`, `majority_macro_f1`,
-        `majority_micro_f1`, `count` (rows), and `per_class` with `precision`, `recall`, `f1`, `support` and
-        `average_precision`.
+        `label_accuracy`, `subset_accuracy`, `macro_f1`, `micro_f1`, `mAP`, `nll`, `brier`, `ece`,
+        `majority_label_accuracy`, `majority_subset_accuracy`, `majority_macro_f1`, `majority_micro_f1`, `count`
+        (rows), and `per_class` with `precision`, `recall`, `f1`, `support` and `average_precision`.
 
     Raises:
         ValueError: Shapes disagree, or a value is no probability or no 0 or 1.
@@ -115,8 +122,8 @@ def multilabel_metrics(
     Example:
 
     >>> found = multilabel_metrics([[0.9, 0.2], [0.7, 0.6]], [[1, 0], [0, 1]], ["day", "sea"])
-    >>> found["accuracy"], found["mAP"], found["majority_accuracy"]
-    (0.75, 1.0, 0.5)
+    >>> found["label_accuracy"], found["subset_accuracy"], found["mAP"], found["majority_label_accuracy"]
+    (0.75, 0.5, 1.0, 0.5)
     """
     table = _check_probabilities(probabilities, class_names)
     raw = np.asarray(labels)
@@ -131,10 +138,13 @@ def multilabel_metrics(
         raise ValueError("no row has a label: there is nothing to measure.")
 
     target = raw.astype(np.int64)
-    predicted = (table >= 0.5).astype(np.int64)
+    likelier = decide(table)
+    said_so = likelier if predicted is None else np.asarray(predicted)
+    if said_so.shape != table.shape:
+        raise ValueError(f"predicted must have the shape of the probabilities {table.shape}, got {said_so.shape}.")
     majority = np.broadcast_to((target.mean(axis=0) > 0.5).astype(np.int64), target.shape)
-    hits, said, support = (target * predicted).sum(axis=0), predicted.sum(axis=0), target.sum(axis=0)
-    macro, micro, f1 = _multilabel_f1(target, predicted)
+    hits, said, support = (target * said_so).sum(axis=0), said_so.sum(axis=0), target.sum(axis=0)
+    macro, micro, f1 = _multilabel_f1(target, said_so)
     majority_macro, majority_micro, _ = _multilabel_f1(target, majority)
     areas = [
         float(average_precision_score(target[:, k], table[:, k])) if support[k] else 0.0
@@ -142,14 +152,16 @@ def multilabel_metrics(
     ]
     present = [area for area, rows in zip(areas, support, strict=True) if rows]
     return {
-        "accuracy": float((predicted == target).mean()),
+        "label_accuracy": float((said_so == target).mean()),
+        "subset_accuracy": float((said_so == target).all(axis=1).mean()),
         "macro_f1": macro,
         "micro_f1": micro,
         "mAP": float(np.mean(present)) if present else 0.0,
         "nll": float(binary_nll(table, target).mean()),
         "brier": float(((table - target) ** 2).mean()),
-        "ece": ece(np.maximum(table, 1 - table).ravel(), (predicted == target).ravel()),
-        "majority_accuracy": float((majority == target).mean()),
+        "ece": ece(np.maximum(table, 1 - table).ravel(), (likelier == target).ravel()),
+        "majority_label_accuracy": float((majority == target).mean()),
+        "majority_subset_accuracy": float((majority == target).all(axis=1).mean()),
         "majority_macro_f1": majority_macro,
         "majority_micro_f1": majority_micro,
         "count": len(target),
@@ -215,18 +227,19 @@ def regression_metrics(values: npt.ArrayLike, labels: npt.ArrayLike) -> dict[str
     }
 
 
-def outputs_from_logits(problem_type: str, logits: npt.ArrayLike) -> FloatArray:
+def outputs_from_logits(problem_type: str, logits: npt.ArrayLike, ids: Sequence[str] | None = None) -> FloatArray:
     """Turn a model's logits into what the metrics take.
 
     Args:
         problem_type: One of the keys of `METRICS`.
         logits: (n, K), any float dtype; (n,) or (n, 1) for regression.
+        ids: n names of the rows, for messages.
 
     Returns:
         Float64 probabilities (n, K) by softmax or sigmoid; for regression the values (n,).
 
     Raises:
-        ValueError: An unknown problem type.
+        ValueError: An unknown problem type, or logits that are not finite; the message names the first such row.
 
     Example:
 
@@ -235,6 +248,13 @@ def outputs_from_logits(problem_type: str, logits: npt.ArrayLike) -> FloatArray:
     """
     _check_problem_type(problem_type)
     table = np.asarray(logits, dtype=np.float64)
+    broken = np.flatnonzero(~np.isfinite(table).reshape(len(table), -1).all(axis=1))
+    if len(broken):
+        row = f"row {broken[0]}" + ("" if ids is None else f" (id {ids[broken[0]]!r})")
+        raise ValueError(
+            f"{row}: logits must be finite, got {np.atleast_1d(table[broken[0]]).tolist()}; {len(broken)} of "
+            f"{len(table)} rows are like this."
+        )
     if problem_type == "regression":
         return table[:, 0] if table.ndim == 2 and table.shape[1] == 1 else table
     if problem_type == "multi_label_classification":
@@ -244,7 +264,11 @@ def outputs_from_logits(problem_type: str, logits: npt.ArrayLike) -> FloatArray:
 
 
 def metrics_from_outputs(
-    problem_type: str, outputs: npt.ArrayLike, labels: npt.ArrayLike, class_names: Sequence[str]
+    problem_type: str,
+    outputs: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    class_names: Sequence[str],
+    predicted: npt.ArrayLike | None = None,
 ) -> dict[str, Any]:
     """Metrics by problem type: `METRICS[problem_type]`, with the class names where they matter.
 
@@ -253,12 +277,14 @@ def metrics_from_outputs(
         outputs: Probabilities (n, K), or values (n,) for regression.
         labels: As the function for that problem type takes them.
         class_names: The K names; unused for regression.
+        predicted: Of a multi-label problem, what is said; None says yes from .5 on. Others are decided by the
+            outputs alone.
 
     Raises:
         ValueError: An unknown problem type, or what the function for it refuses.
     """
     _check_problem_type(problem_type)
-    return METRICS[problem_type](outputs, labels, class_names)
+    return METRICS[problem_type](outputs, labels, class_names, predicted)
 
 
 @dataclass(frozen=True)
@@ -267,11 +293,13 @@ class ComputeMetrics:
 
     problem_type: str
     class_names: tuple[str, ...]
+    thresholds: tuple[float, ...] | None = None
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
         logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
         outputs = outputs_from_logits(self.problem_type, logits)
-        found = metrics_from_outputs(self.problem_type, outputs, prediction.label_ids, self.class_names)
+        said = decide(outputs, self.thresholds) if self.problem_type == "multi_label_classification" else None
+        found = metrics_from_outputs(self.problem_type, outputs, prediction.label_ids, self.class_names, said)
         return {name: float(value) for name, value in found.items() if name != "per_class"}
 
 
@@ -293,12 +321,15 @@ def metric_names(problem_type: str) -> list[str]:
     return [name for name in found if not name.startswith(left_out)]
 
 
-def compute_metrics_for(problem_type: str, class_names: Sequence[str]) -> ComputeMetrics:
+def compute_metrics_for(
+    problem_type: str, class_names: Sequence[str], thresholds: Sequence[float] | None = None
+) -> ComputeMetrics:
     """Make the `compute_metrics` argument of `transformers.Trainer`.
 
     Args:
         problem_type: One of the keys of `METRICS`.
         class_names: Names in the order of the logits (`id2label`); unused for regression.
+        thresholds: Of a multi-label problem, the probability from which on each label holds; None is .5 for all.
 
     Returns:
         A picklable function from an `EvalPrediction`, whose predictions are logits or a tuple that begins with
@@ -314,7 +345,7 @@ def compute_metrics_for(problem_type: str, class_names: Sequence[str]) -> Comput
     1.0
     """
     _check_problem_type(problem_type)
-    return ComputeMetrics(problem_type, tuple(class_names))
+    return ComputeMetrics(problem_type, tuple(class_names), None if thresholds is None else tuple(thresholds))
 
 
 def _check_problem_type(problem_type: str) -> None:
@@ -348,8 +379,8 @@ def _column(values: npt.ArrayLike, what: str) -> FloatArray:
     return table
 
 
-METRICS: dict[str, Callable[[Any, Any, Sequence[str]], dict[str, Any]]] = {
-    "single_label_classification": classification_metrics,
+METRICS: dict[str, Callable[[Any, Any, Sequence[str], Any], dict[str, Any]]] = {
+    "single_label_classification": lambda outputs, labels, names, _: classification_metrics(outputs, labels, names),
     "multi_label_classification": multilabel_metrics,
-    "regression": lambda values, labels, _: regression_metrics(values, labels),
+    "regression": lambda values, labels, *_: regression_metrics(values, labels),
 }

@@ -17,6 +17,7 @@ from PIL import Image
 
 from .drawing import GREY, blank, box, cut, literal, rgb, save, wrap
 from .fonts import ems, families_for
+from .thresholds import decide
 
 BLUE, ORANGE, GREEN = "#2b6cb0", "#dd6b20", "#2f855a"
 NAME_EMS = 15.0  # a longer class name is cut in its middle on an axis
@@ -24,7 +25,8 @@ TEXT_EMS, TEXT_LINES = 60.0, 14
 MOST_BARS = 30
 LOSSES = {"nll": "validation NLL", "mse": "validation squared error"}
 MISSING_LABELS = {"image": "no image", "text": "no text", "both": "half no image, half no text"}
-SCORES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "mAP": "mAP", "r2": "R²", "pearson": "Pearson's r"}
+SCORES = {"accuracy": "accuracy", "label_accuracy": "label accuracy", "macro_f1": "macro-F1", "mAP": "mAP"}
+SCORES |= {"r2": "R²", "pearson": "Pearson's r"}
 SCORES |= {"image_to_text_recall_at_1": "R@1, image to text", "text_to_image_recall_at_1": "R@1, text to image"}
 
 
@@ -56,9 +58,15 @@ def plot_history(log_history: Sequence[Mapping[str, Any]], path: str | Path | No
         if points:
             best = min(points, key=lambda epoch: (points[epoch], epoch))
             left.axvline(best, color=BLUE, linestyle=":", linewidth=1, label=f"lowest, epoch {best:g}")
-    for (key, label), color in zip(SCORES.items(), (BLUE, ORANGE, GREEN, BLUE, ORANGE, BLUE, ORANGE), strict=True):
+    for (key, label), color in zip(
+        SCORES.items(), (BLUE, BLUE, ORANGE, GREEN, BLUE, ORANGE, BLUE, ORANGE), strict=True
+    ):
         _line(right, _series(log_history, f"eval_{key}"), label, color, marker="o")
-    majority = list(_series(log_history, "eval_majority_accuracy").values())
+    majority = [
+        value
+        for name in ("accuracy", "label_accuracy")
+        for value in _series(log_history, f"eval_majority_{name}").values()
+    ]
     if majority:
         right.axhline(majority[-1], color=GREY, linestyle="--", linewidth=1, label="majority class")
     for axes, title in ((left, "Loss"), (right, "Validation")):
@@ -167,10 +175,9 @@ def plot_missing_curve(points: Sequence[Mapping[str, Any]], path: str | Path | N
             mean, sd = (np.array([point[metric][key] for point in own]) for key in ("mean", "sd"))
             axes.plot(rates, mean, color=color, marker="o", markersize=4, label=MISSING_LABELS[kind])
             axes.fill_between(rates, mean - sd, mean + sd, color=color, alpha=0.2, linewidth=0)
-        if metric == "accuracy" and "majority_accuracy" in points[0]:
-            axes.axhline(
-                points[0]["majority_accuracy"]["mean"], color=GREY, linestyle=":", linewidth=1, label="majority class"
-            )
+        if metric.endswith("accuracy") and f"majority_{metric}" in points[0]:
+            height = points[0][f"majority_{metric}"]["mean"]
+            axes.axhline(height, color=GREY, linestyle=":", linewidth=1, label="majority class")
         axes.set_xlabel("rows that lack something, %")
         axes.set_ylabel(names[metric].removeprefix("validation "))
     drawn = next(axes for axes in figure.axes if axes.get_visible())
@@ -188,6 +195,8 @@ def plot_prediction(
     path: str | Path | None = None,
     *,
     problem_type: str = "single_label_classification",
+    thresholds: Sequence[float] | None = None,
+    value_range: tuple[float, float] | None = None,
 ) -> Figure:
     """One example and its answer: picture, text, predicted class and a bar for each probability.
 
@@ -197,15 +206,17 @@ def plot_prediction(
         class_names: The K names.
         probabilities: (K,); for regression the one predicted value.
         path: PNG to write; None writes nothing.
-        problem_type: As in `metrics.METRICS`: the predicted class is the most probable one, every label from .5 on,
-            or the value.
+        problem_type: As in `metrics.METRICS`: the predicted class is the most probable one, every label from its
+            threshold on, or the value.
+        thresholds: (K,), of a multi-label problem; None is .5 for every label.
+        value_range: The processor's `image_value_range`, so that the picture is drawn as the model saw it.
 
     Returns:
         The figure; its axes are the picture, the bars (sorted, best on top, at most 30; none for regression) and
         the text; the answer is its title.
 
     Raises:
-        ValueError: Names and probabilities differ in number.
+        ValueError: Names and probabilities differ in number, or a value of the picture lies outside the range.
 
     Example:
 
@@ -218,7 +229,8 @@ def plot_prediction(
     if not regression and len(values) != len(class_names):
         raise ValueError(f"{len(class_names)} classes need as many probabilities, got {len(values)}.")
     lines = wrap(text, TEXT_EMS, TEXT_LINES) if text and text.strip() else []
-    title = wrap(_answer(values, class_names, problem_type), 44.0, 3)
+    chosen = None if regression else _chosen(values, problem_type, thresholds)
+    title = wrap(_answer(values, class_names, chosen), 44.0, 3)
     order = [] if regression else np.argsort(-values, kind="stable")[:MOST_BARS].tolist()
     upper, lower = max(3.0, 0.26 * len(order) + 0.6), 0.3 + 0.19 * max(len(lines), 1)
     figure = Figure(figsize=(9.2, upper + lower + 0.2 + 0.26 * len(title)), layout="constrained")
@@ -228,12 +240,12 @@ def plot_prediction(
     if image is None:
         box(picture, "no image")
     else:
-        picture.imshow(rgb(image))
+        picture.imshow(rgb(image, value_range))
         picture.set_axis_off()
-    if not regression:
+    if chosen is not None:
         bars = figure.add_subplot(grid[0, 1])
         names = _short_names(class_names)
-        _draw_bars(bars, [names[k] for k in order], values[order], _chosen(values, problem_type)[order])
+        _draw_bars(bars, [names[k] for k in order], values[order], chosen[order])
         if len(order) < len(values):
             bars.set_title(f"the {len(order)} most probable of {len(values)} classes", fontsize=9, color=GREY)
         drawn += bars.get_yticklabels()
@@ -253,14 +265,18 @@ def plot_prediction(
     return figure
 
 
-def _chosen(values: npt.NDArray[np.float64], problem_type: str) -> npt.NDArray[np.bool_]:
-    return values >= 0.5 if problem_type == "multi_label_classification" else np.arange(len(values)) == values.argmax()
+def _chosen(
+    values: npt.NDArray[np.float64], problem_type: str, thresholds: Sequence[float] | None
+) -> npt.NDArray[np.bool_]:
+    if problem_type == "multi_label_classification":
+        return decide(values, thresholds).astype(bool)
+    return np.arange(len(values)) == values.argmax()
 
 
-def _answer(values: npt.NDArray[np.float64], class_names: Sequence[str], problem_type: str) -> str:
-    if problem_type == "regression":
+def _answer(values: npt.NDArray[np.float64], class_names: Sequence[str], chosen: npt.NDArray[np.bool_] | None) -> str:
+    if chosen is None:
         return f"predicted: {values[0]:.4g}"
-    said = [name for name, yes in zip(class_names, _chosen(values, problem_type), strict=True) if yes]
+    said = [name for name, yes in zip(class_names, chosen, strict=True) if yes]
     return f"predicted: {', '.join(said) or 'none of the labels'}"
 
 

@@ -2,7 +2,10 @@
 
 The same table is written as TSV, JSONL or Parquet where the file is so named; only CSV is read back.
 
-Columns: `id, label, predicted, has_image, has_text`, then `prob_<class>` for each class (none for regression).
+Columns: `id, label, predicted, has_image, has_text`, then `prob_<class>` for each class (none for regression), and
+`row_count`, the same number in each row: of how many the table is, so that a table that was cut is not taken for a
+shorter one. In a CSV or TSV that has it a text that a spreadsheet would run as a formula, or that begins with a single
+quote, has one more before it (`data.spreadsheets`), which `read_predictions` takes away.
 Everything is read as text, so an id or a class called "NaN" stays what it is, and floats are written in full, so
 metrics from the file equal those of the run to the last digit. An empty `label` means that the row has none.
 Multi-label cells join the names by `|`, with `\\` before a `|` or a `\\` within a name; a lone `|` says that no label
@@ -23,12 +26,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hf_multimodal.data.choices import check_choice
+from hf_multimodal.data.spreadsheets import from_cell, write_csv
 from hf_multimodal.data.tables import TABLE_SUFFIXES
+from hf_multimodal.storage import naming_damage, replaced, write_text
 
 from .metrics import IGNORE_INDEX, METRICS, metrics_from_outputs
+from .thresholds import decide
 
 FIXED_COLUMNS = ["id", "label", "predicted", "has_image", "has_text"]
 PROBABILITY_PREFIX = "prob_"
+ROW_COUNT = "row_count"
 
 
 @dataclass(frozen=True)
@@ -87,8 +94,9 @@ class Predictions:
         labels: Sequence[Any] | npt.NDArray[Any] | None = None,
         has_image: npt.ArrayLike | None = None,
         has_text: npt.ArrayLike | None = None,
+        thresholds: npt.ArrayLike | None = None,
     ) -> "Predictions":
-        """Decide from a model's outputs: the most probable class, each label from .5 on, or the value itself.
+        """Decide from a model's outputs: the most probable class, each label from its threshold on, or the value.
 
         Args:
             problem_type: A key of `metrics.METRICS`.
@@ -99,6 +107,7 @@ class Predictions:
                 has one.
             has_image: (n,) whether the row came with an image; None means that all did.
             has_text: (n,) whether the row came with a text; None means that all did.
+            thresholds: Of a multi-label problem, broadcast to the probabilities; None is .5 for every label.
 
         Raises:
             ValueError: Shapes disagree, an id is there twice, or the problem type is unknown.
@@ -120,7 +129,7 @@ class Predictions:
             predicted = table[:, 0] if table.ndim == 2 and table.shape[1] == 1 else table
             table = np.empty((len(ids), 0))
         elif problem_type == "multi_label_classification":
-            predicted = (table >= 0.5).astype(np.int64)
+            predicted = decide(table, thresholds)
         else:
             predicted = table.argmax(axis=1)
         return cls(
@@ -161,14 +170,16 @@ class Predictions:
             ValueError: No row has a label.
         """
         rows = self.labelled
-        return metrics_from_outputs(self.problem_type, self.outputs[rows], self.labels[rows], self.class_names)
+        given = (self.outputs[rows], self.labels[rows], self.class_names, self.predicted[rows])
+        return metrics_from_outputs(self.problem_type, *given)
 
 
 def write_predictions(path: str | Path, predictions: Predictions) -> None:
     """Write the table, in UTF-8.
 
     Args:
-        path: The file; replaced if it exists. Its suffix says what is written: `.csv`, `.tsv`, `.jsonl` or `.parquet`.
+        path: The file; replaced as a whole if it exists. Its suffix says what is written: `.csv`, `.tsv`, `.jsonl` or
+            `.parquet`.
         predictions: What to write.
 
     Raises:
@@ -176,26 +187,22 @@ def write_predictions(path: str | Path, predictions: Predictions) -> None:
     """
     suffix = check_choice("the suffix of predictions", Path(path).suffix.lower(), TABLE_SUFFIXES)
     names, problem_type = predictions.class_names, predictions.problem_type
-    header = FIXED_COLUMNS + [PROBABILITY_PREFIX + name for name in names]
+    header = [*FIXED_COLUMNS, *(PROBABILITY_PREFIX + name for name in names)]
+    header += [ROW_COUNT] if predictions.ids else []  # a table without rows has no place for it
     rows: list[list[Any]] = []
     for row, name in enumerate(predictions.ids):
         label = _cell(problem_type, predictions.labels[row], names) if predictions.labelled[row] else None
         answer = _cell(problem_type, predictions.predicted[row], names)
         presence = [int(predictions.has_image[row]), int(predictions.has_text[row])]
-        rows.append([name, label, answer, *presence, *predictions.probabilities[row].tolist()])
+        rows.append([name, label, answer, *presence, *predictions.probabilities[row].tolist(), len(predictions.ids)])
     if suffix == ".parquet":
-        pq.write_table(pa.table({name: [row[place] for row in rows] for place, name in enumerate(header)}), path)
-        return
-    with open(path, "w", encoding="utf-8", newline="") as stream:
-        if suffix == ".jsonl":
-            records = (dict(zip(header, row, strict=True)) for row in rows)
-            stream.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-            return
-        # text cells are always quoted: the default leaves a bare carriage return unquoted, and it ends the row
-        delimiter = "\t" if suffix == ".tsv" else ","
-        writer = csv.writer(stream, quoting=csv.QUOTE_NONNUMERIC, delimiter=delimiter, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(["" if cell is None else cell for cell in row] for row in rows)
+        with replaced(path) as part:
+            pq.write_table(pa.table({name: [row[place] for row in rows] for place, name in enumerate(header)}), part)
+    elif suffix == ".jsonl":
+        records = (dict(zip(header, row, strict=True)) for row in rows)
+        write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    else:
+        write_csv(path, header, rows, "\t" if suffix == ".tsv" else ",")
 
 
 def read_predictions(path: str | Path, problem_type: str | None = None) -> Predictions:
@@ -208,13 +215,13 @@ def read_predictions(path: str | Path, problem_type: str | None = None) -> Predi
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is no CSV, a column is missing, a cell is not what its column holds, or an id is there
-            twice; the message names file, row (the header is row 1) and column.
+        ValueError: The file is no CSV, a column is missing, rows are missing, a cell is not what its column holds, or
+            an id is there twice; the message names file, row (the header is row 1) and column.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no table of predictions {str(path)!r}.")
     check_choice(f"the suffix of {str(path)!r}", Path(path).suffix.lower(), [".csv"])
-    with open(path, encoding="utf-8-sig", newline="") as stream:
+    with naming_damage(path), open(path, encoding="utf-8-sig", newline="") as stream:
         rows = list(csv.reader(stream))
     header, body = (rows[0], rows[1:]) if rows else ([], [])
     missing = [name for name in FIXED_COLUMNS if name not in header]
@@ -225,7 +232,10 @@ def read_predictions(path: str | Path, problem_type: str | None = None) -> Predi
             raise ValueError(f"{path}, row {number}: {len(header)} cells expected, got {len(row)}.")
     places = [place for place, name in enumerate(header) if name.startswith(PROBABILITY_PREFIX)]
     names = [header[place].removeprefix(PROBABILITY_PREFIX) for place in places]
+    counted = ROW_COUNT in header
     cells = {name: [row[header.index(name)] for row in body] for name in FIXED_COLUMNS}
+    if counted:
+        cells = {name: [from_cell(cell) for cell in column] for name, column in cells.items()}
 
     def numbers(values: Sequence[str], column: str) -> list[float]:
         found = []
@@ -236,6 +246,14 @@ def read_predictions(path: str | Path, problem_type: str | None = None) -> Predi
                 raise ValueError(f"{path}, row {number}, column {column!r}: {value!r} is not a number.") from None
         return found
 
+    if counted:
+        count = max(numbers([row[header.index(ROW_COUNT)] for row in body], ROW_COUNT), default=1)
+        if len(body) < count:
+            written = f"the {count:.0f}" if body else "the"
+            raise ValueError(
+                f"{path} holds {len(body)} of {written} rows that were written: it was cut. Write it again; a choice "
+                f"of its rows needs their own number in the column {ROW_COUNT!r}."
+            )
     columns = [numbers([row[place] for row in body], header[place]) for place in places]
     table = np.array(columns, dtype=np.float64).reshape(len(names), len(body)).T
     kind = problem_type or _guess_problem_type(table, cells["predicted"], names)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
+from hf_multimodal.storage import replaced_files, write_text
+
 from .plots import plot_confusion, plot_history
 from .predictions import Predictions, write_predictions
 
@@ -41,14 +43,14 @@ def write_run(
     if clash:
         raise ValueError(f"entries of extra must not be named like a split, got {clash}.")
     folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = dict(extra or {})
     for split, answers in predictions.items():
         if answers.labelled.any():
             found[split] = answers.metrics()
-    write_json(folder / "metrics.json", found)
     reported = next(iter(predictions.values()))
-    write_predictions(folder / "predictions.csv", reported)
+    with replaced_files(folder, last="metrics.json") as new:
+        write_json(new / "metrics.json", found)
+        write_predictions(new / "predictions.csv", reported)
     if reported.problem_type == "single_label_classification" and reported.labelled.any():
         rows = reported.labelled
         classes = np.arange(len(reported.class_names))
@@ -70,7 +72,7 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
         ValueError: A number is NaN or infinite; the message names its place.
     """
     text = json.dumps(_plain(content, ""), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
-    Path(path).write_text(text + "\n", encoding="utf-8")
+    write_text(path, text + "\n")
 
 
 def _plain(value: Any, place: str) -> Any:
@@ -101,4 +103,4 @@ def update_region(path: str | Path, name: str, text: str) -> None:
     if content.count(start) != 1 or content.count(end) != 1 or content.index(start) > content.index(end):
         raise ValueError(f"{path}: needs one {start} and, after it, one {end}.")
     head, tail = content.split(start)[0], content.split(end)[1]
-    file.write_text(f"{head}{start}\n{text.strip(chr(10))}\n{end}{tail}", encoding="utf-8")
+    write_text(file, f"{head}{start}\n{text.strip(chr(10))}\n{end}{tail}")

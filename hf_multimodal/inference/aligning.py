@@ -7,7 +7,8 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from hf_multimodal.data.arguments import SourceArguments
-from hf_multimodal.data.checks import describe_bad_samples, missing_columns, write_bad_samples
+from hf_multimodal.data.checks import describe_bad_samples, first_reasons, missing_columns, write_bad_samples
+from hf_multimodal.data.images import value_range_of
 from hf_multimodal.data.pairs import group_pairs
 from hf_multimodal.evaluation.report import write_json
 from hf_multimodal.evaluation.retrieval import retrieval_metrics
@@ -100,8 +101,11 @@ def evaluate_aligner(
         raise ValueError(f"{source.data}: {' Also, '.join(missing)}")
     folder = args.folder
     listing = None if folder is None else folder / "bad_samples.csv"
-    chosen, bad_samples = source.check(chosen, "both", listing, prediction=True)
+    checks: dict[str, Any] = {"prediction": True, "image_value_range": value_range_of(processor)}
+    chosen, bad_samples = source.check(chosen, "both", listing, **checks)
     pictures, incomplete = group_pairs(chosen.splits["test"])
+    if not len(pictures):
+        raise ValueError(f"{source.data} has no pair of a picture and a caption.{first_reasons(bad_samples)}")
     options = {"batch_size": args.batch_size, "num_workers": args.num_workers}
     found = measure_retrieval(model, processor, pictures, **options, show_progress=True)
     result = {"test": {**found, "incomplete_pairs": incomplete}}

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from hf_multimodal.data.arguments import SourceArguments
-from hf_multimodal.data.checks import missing_columns, write_bad_samples
+from hf_multimodal.data.checks import write_bad_samples
 from hf_multimodal.data.choices import check_choice
-from hf_multimodal.data.images import open_image
+from hf_multimodal.data.images import open_image, value_range_of
 from hf_multimodal.data.lab import write_lab_predictions
 from hf_multimodal.data.tables import TABLE_SUFFIXES
 from hf_multimodal.evaluation.plots import plot_prediction
 from hf_multimodal.evaluation.predictions import Predictions, write_predictions
-from hf_multimodal.inference.choosing import SPLITS, load_rows
+from hf_multimodal.inference.choosing import SPLITS, check_columns, load_rows
 from hf_multimodal.inference.predicting import (
     LoadingArguments,
     class_names_of,
@@ -108,7 +108,9 @@ def answer_example(args: PredictionArguments, on_bad_sample: str = "error") -> d
         picture = open_image(args.image) if args.image is not None and predictions.has_image[0] else None
         values = predictions.outputs[0]
         Path(args.show).parent.mkdir(parents=True, exist_ok=True)
-        plot_prediction(picture, args.text, names, values, args.show, problem_type=predictions.problem_type)
+        options: dict[str, Any] = {"problem_type": predictions.problem_type, "value_range": value_range_of(processor)}
+        options["thresholds"] = getattr(model.config, "thresholds", None)
+        plot_prediction(picture, args.text, names, values, args.show, **options)
     return result
 
 
@@ -122,16 +124,20 @@ def answer_data(args: PredictionArguments, source: SourceArguments) -> dict[str,
     Returns:
         `rows`, `bad_samples`, `neither` (rows with neither image nor text), and the number of rows by `predicted`
         class.
+
+    Raises:
+        ValueError: If the data have no column of what the model reads, unless it is a robust classifier and they have
+            the other one.
     """
     model, processor = load_model(args.model, args.revision, args.trust_remote_code)
     modality = modality_of(model.config)
     options = {"label_names": class_names_of(model.config) or None, "problem_type": model.config.problem_type}
     rows = load_rows(args.model, args.split, source, prediction=True, **options)
-    for sentence in missing_columns(rows, modality, labels=False):
-        warnings.warn(f"{source.data}: {sentence}", stacklevel=2)
+    check_columns(rows, model.config, str(source.data))
     output = Path(args.output or "predictions.csv")
     listing = output.with_suffix(".bad_samples.csv")
-    chosen, bad_samples = source.check(rows, modality, listing, prediction=True)
+    options = {"prediction": True, "image_value_range": value_range_of(processor)}
+    chosen, bad_samples = source.check(rows, modality, listing, **options)
     predictions = predict_dataset(
         model,
         processor,

@@ -1,18 +1,21 @@
 """Which rows of the data a script evaluates or predicts, and what it takes over from the run that left the model."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from datasets import DatasetDict
 
 from hf_multimodal.data.arguments import SourceArguments
+from hf_multimodal.data.checks import missing_columns
 from hf_multimodal.data.command_line import CommandLine
 from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.data.splits import complete_splits
 from hf_multimodal.data.tables import DEFAULT_COLUMNS
+from hf_multimodal.inference.predicting import modality_of
+from hf_multimodal.sharing.runs import read_arguments
 
 SPLITS = ("all", "train", "validation", "test")
 SPLIT_ARGUMENTS = ("split_seed", "no_stratify", "group_duplicates")
@@ -21,8 +24,7 @@ READING_ARGUMENTS = ("image_root", "encoding", "data_config")
 
 def run_arguments(model: str) -> dict[str, Any]:
     """The arguments in the `run.yaml` beside a model; empty where there is none."""
-    file = Path(model, "run.yaml")
-    return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file.is_file() else {}
+    return read_arguments(Path(model, "run.yaml"))
 
 
 def parse_arguments(
@@ -102,3 +104,24 @@ def load_rows(
     origin = data.sources.get(split) or next(iter(data.sources.values()))
     name = "predict" if prediction else "test"
     return replace(data, splits=DatasetDict({name: rows}), sources={name: origin})
+
+
+def check_columns(data: LoadedData, config: Any, source: str) -> None:
+    """Refuse data that have no column at all of what a model reads; an empty column is one of missing cells.
+
+    Args:
+        data: As loaded.
+        config: The model's. A robust classifier answers from the one column that there is, with a warning.
+        source: Where the data come from, for the message.
+
+    Raises:
+        ValueError: If a column is not there that the model needs.
+    """
+    sentences = missing_columns(data, modality_of(config), labels=False)
+    left = [name for name in ("image", "text") if name in data.columns]
+    if sentences and config.model_type == "multimodal_robust_fusion" and left:
+        warnings.warn(f"{source}: {sentences[0]} All rows are answered from their {left[0]} alone.", stacklevel=3)
+    elif sentences:
+        robust = " Only a robust classifier answers from one side." if config.model_type == "multimodal_fusion" else ""
+        alone = robust if left and modality_of(config) == "both" else ""
+        raise ValueError(f"{source}: {' Also, '.join(sentences)}{alone}")

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 
 from hf_multimodal.data.choices import check_choice
 from hf_multimodal.data.collator import ON_BAD_IMAGE
-from hf_multimodal.data.images import BadImageError, open_image
+from hf_multimodal.data.images import BadImageError, open_rgb, value_range_of
 from hf_multimodal.models import AlignerModel
-from hf_multimodal.models.processing_multimodal import padding_of, to_rgb
+from hf_multimodal.models.processing_multimodal import padding_of
 
 
 def is_single(given: Any) -> bool:
@@ -192,7 +192,7 @@ class _PictureBatch:
             if image is None:
                 continue
             try:
-                opened[row] = to_rgb(open_image(image))
+                opened[row] = open_rgb(image, value_range_of(self.processor))
             except BadImageError as error:
                 errors[row] = error
         if not opened:

@@ -1,18 +1,28 @@
 """Evaluation of a trained model on labelled data, alone or against another run."""
 
 import warnings
+from collections import Counter
 from typing import Any
 
+from datasets import Dataset
+
 from hf_multimodal.data.arguments import SourceArguments
-from hf_multimodal.data.checks import BadSample, describe_bad_samples, missing_columns, write_bad_samples
+from hf_multimodal.data.checks import (
+    BadSample,
+    BadSamplesError,
+    describe_bad_samples,
+    missing_columns,
+    write_bad_samples,
+)
 from hf_multimodal.data.counts import presence
+from hf_multimodal.data.images import value_range_of
 from hf_multimodal.data.presence import MissingRate, take_away
 from hf_multimodal.evaluation.bootstrap import bootstrap_intervals, paired_bootstrap
 from hf_multimodal.evaluation.plots import plot_missing_curve
 from hf_multimodal.evaluation.predictions import Predictions, read_predictions
 from hf_multimodal.evaluation.report import write_run
 from hf_multimodal.inference.aligning import evaluate_aligner
-from hf_multimodal.inference.choosing import load_rows, run_arguments
+from hf_multimodal.inference.choosing import check_columns, load_rows, run_arguments
 from hf_multimodal.inference.evaluation_arguments import EvaluationArguments
 from hf_multimodal.inference.missing_curve import answers_by_presence, missing_curve
 from hf_multimodal.inference.predicting import (
@@ -24,6 +34,7 @@ from hf_multimodal.inference.predicting import (
 from hf_multimodal.sharing.tables import curve_table, markdown_table
 
 ALIGNER = "multimodal_aligner"
+SHOWN_LABELS = 20
 CLASSIFIERS = ("multimodal_fusion", "multimodal_robust_fusion")
 
 
@@ -60,8 +71,7 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
     missing = missing_columns(chosen, modality_of(model.config))
     if "label" not in chosen.columns:
         raise ValueError(f"{source.data}: {' Also, '.join(missing)}")
-    for sentence in missing:
-        warnings.warn(f"{source.data}: {sentence}", stacklevel=2)
+    check_columns(chosen, model.config, str(source.data))
     folder = args.folder
     run = {} if args.missing is None or folder is None else run_arguments(str(folder))
     if run and run.get("eval_missing") != args.missing:
@@ -70,7 +80,16 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
         )
     listing = None if folder is None else folder / "bad_samples.csv"
     before = chosen.splits["test"]
-    chosen, bad_samples = source.check(chosen, modality_of(model.config), listing)
+    unknown = unknown_labels(before, names)
+    value_range = value_range_of(processor)
+    try:
+        chosen, bad_samples = source.check(chosen, modality_of(model.config), listing, image_value_range=value_range)
+    except BadSamplesError as error:
+        if unknown:
+            error.add_note(unknown)
+        raise
+    if unknown:
+        warnings.warn(f"{unknown} They are left out: the metrics are those of the other rows.", stacklevel=2)
     complete = rows = chosen.splits["test"]
     if args.missing is not None:
         rows = take_away(rows, before, MissingRate.parse(args.missing), args.missing_seed)
@@ -114,6 +133,31 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
     if args.missing_curve:
         print(f"\n{curve_table(extra['missing_curve'])}")
     return result | extra
+
+
+def unknown_labels(rows: Dataset, names: list[str]) -> str:
+    """A sentence on the labels that are none of a model's classes, each with the number of its rows.
+
+    Args:
+        rows: As `load_data` gives them for the classes of the model.
+        names: These classes; none for regression.
+
+    Returns:
+        The sentence; empty where the model knows all labels.
+    """
+    if not names or "faults" not in rows.column_names:
+        return ""
+    cells = [fault["value"] for found in rows["faults"] for fault in found if fault["column"] == "label"]
+    counts = Counter(cell for cell in cells if cell)
+    if not counts:
+        return ""
+    said = [f"{cell!r} ({count} row{'s' if count > 1 else ''})" for cell, count in counts.most_common(SHOWN_LABELS)]
+    more = f" and {len(counts) - SHOWN_LABELS} more" if len(counts) > SHOWN_LABELS else ""
+    return (
+        f"{counts.total()} of {len(rows)} rows have a label that is none of the model's classes: "
+        f"{', '.join(said)}{more}. Its classes are {names[:SHOWN_LABELS]}"
+        f"{f' and {len(names) - SHOWN_LABELS} more' if len(names) > SHOWN_LABELS else ''}."
+    )
 
 
 def compare(predictions: Predictions, theirs: Predictions) -> dict[str, Any]:

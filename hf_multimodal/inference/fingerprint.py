@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from hf_multimodal.data.images import value_range_of
+
 VOLATILE = {"transformers_version", "_name_or_path", "_commit_hash", "dtype", "torch_dtype", "auto_map"}
 VOLATILE |= {"architectures", "custom_pipelines", "processor_class"}  # what saving, loading and casting change
 
@@ -34,10 +36,13 @@ def fingerprint(model: PreTrainedModel, processor: Any) -> dict[str, str]:
     else:
         words = tokenizer.get_vocab()
     pictures = _lasting(processor.image_processor.to_dict())
+    decisive = [pictures, words, tokenizer.model_max_length, tokenizer.padding_side]
+    value_range = value_range_of(processor)
+    decisive += [] if value_range is None else [value_range]  # without one, what it was before there were any
     return {
         "weights": weights.hexdigest(),
         "configuration": _hash(_lasting(model.config.to_dict())),
-        "processor": _hash([pictures, words, tokenizer.model_max_length, tokenizer.padding_side]),
+        "processor": _hash(decisive),
     }
 
 

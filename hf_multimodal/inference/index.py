@@ -217,7 +217,8 @@ class EmbeddingIndex:
         table, lines = folder / f"{self.what}.safetensors", folder / f"{self.what}.jsonl"
         save_file({"embeds": self.embeds}, table)
         entries = zip(self.ids, self.payload, strict=True)
-        lines.write_text("".join(json.dumps({"id": name, "payload": load}) + "\n" for name, load in entries))
+        content = "".join(json.dumps({"id": name, "payload": load}) + "\n" for name, load in entries)
+        lines.write_text(content, encoding="utf-8", newline="\n")
         files = {file.name: _hash(file) for file in (table, lines)}
         return {"count": len(self), "offered": self.offered, "files": files}
 

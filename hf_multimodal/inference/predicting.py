@@ -17,7 +17,10 @@ from hf_multimodal.evaluation.metrics import outputs_from_logits
 from hf_multimodal.evaluation.predictions import Predictions
 from hf_multimodal.models.configuration_aligner import AlignerConfig
 from hf_multimodal.models.configuration_vision_text import VisionTextConfig
+from hf_multimodal.models.features import warn_of_missing
+from hf_multimodal.models.modeling_vision_text import VisionTextPreTrainedModel, check_finite
 from hf_multimodal.sharing.pickles import refuse_pickled_model
+from hf_multimodal.storage import naming_damage, recover
 
 
 @dataclass(kw_only=True)
@@ -49,19 +52,31 @@ def load_model(
     Raises:
         FileNotFoundError: If `folder` is a path at which there is nothing.
         OSError: If there are no safetensors.
-        ValueError: If pickled weights lie beside a model of this package, the model needs code and
-            `trust_remote_code` is False, or a revision of a folder is asked for.
+        ValueError: If weights are missing, left over (of a model of this package), damaged or not finite, pickled
+            ones lie beside a model of this package, the model needs code and `trust_remote_code` is False, or a
+            revision of a folder is asked for.
     """
     check_folder("model", str(folder))
     if revision is not None and Path(folder).is_dir():
         raise ValueError(f"revision {revision!r} is for models on the Hub, and {str(folder)!r} is a folder.")
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    config = AutoConfig.from_pretrained(folder, **options)
-    if isinstance(config, VisionTextConfig):  # those of others, CLIP's for one, often hold both
-        refuse_pickled_model(folder, revision)
-    model = AutoModel.from_pretrained(folder, use_safetensors=True, **options)
-    return model.eval().to(device), AutoProcessor.from_pretrained(folder, **options)
+    if Path(folder).is_dir():
+        recover(folder)
+    with naming_damage(folder):
+        config = AutoConfig.from_pretrained(folder, **options)
+        if isinstance(config, VisionTextConfig):  # those of others, CLIP's for one, often hold both
+            refuse_pickled_model(folder, revision)
+        model, info = AutoModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
+    if not isinstance(model, VisionTextPreTrainedModel):  # ours look at themselves
+        lost = sorted(info["missing_keys"])
+        if lost:
+            kind = type(model).__name__
+            raise ValueError(f"{folder} is no whole {kind}: it lacks {len(lost)} weights, such as {lost[0]}.")
+        check_finite(folder, model)
+    with naming_damage(folder):
+        processor = AutoProcessor.from_pretrained(folder, **options)
+    return model.eval().to(device), processor
 
 
 def modality_of(config: Any) -> str:
@@ -119,7 +134,8 @@ def predict_dataset(
     """Run a model over a data set.
 
     Texts of like length share a batch, so that little is spent on padding; the answers come back in the order of the
-    data set. An example with neither image nor text is answered too, and flagged in `has_image` and `has_text`.
+    data set. An example with neither image nor text is answered too, and flagged in `has_image` and `has_text`. A
+    plain fused classifier that has to answer from one side alone warns once.
 
     Args:
         model: A trained classifier; it is put into eval mode and stays on its device.
@@ -134,7 +150,7 @@ def predict_dataset(
         Probabilities, or values for regression, with labels and presence.
 
     Raises:
-        ValueError: If the data set has no rows, or the model no classes.
+        ValueError: If the data set has no rows, the model no classes, or its logits are not finite.
     """
     if len(dataset) == 0:
         raise ValueError("there are no rows to predict.")
@@ -149,7 +165,12 @@ def predict_dataset(
     for batch in tqdm(loader, desc="Predicting", disable=not show_progress):
         masks.append(batch["modality_mask"])
         logits.append(model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).logits.cpu())
-    return as_predictions(model, dataset, torch.cat(logits)[back], torch.cat(masks)[back])
+    present = torch.cat(masks)[back]
+    if model.config.model_type == "multimodal_fusion" and modality_of(model.config) == "both":
+        for column, name in enumerate(("image", "text")):
+            if not present[:, column].all():
+                warn_of_missing(name)
+    return as_predictions(model, dataset, torch.cat(logits)[back], present)
 
 
 def as_predictions(
@@ -162,17 +183,21 @@ def as_predictions(
         dataset: Columns `id`, and `label` where there are labels.
         logits: (rows, num_labels).
         present: (rows, 2), 1 = what the model was shown, column 0 image, column 1 text.
+
+    Raises:
+        ValueError: If logits are not finite; the message names the row.
     """
-    problem_type = model.config.problem_type
+    problem_type, ids = model.config.problem_type, list(dataset["id"])
     has_image, has_text = present.numpy().T
     return Predictions.from_outputs(
         problem_type,
-        list(dataset["id"]),
-        outputs_from_logits(problem_type, logits.float().numpy()),
+        ids,
+        outputs_from_logits(problem_type, logits.float().numpy(), ids),
         class_names_of(model.config),
         labels=list(dataset["label"]) if "label" in dataset.column_names else None,
         has_image=has_image,
         has_text=has_text,
+        thresholds=getattr(model.config, "thresholds", None),
     )
 
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from hf_multimodal.data.images import BadImageError, open_image
+from hf_multimodal.data.images import BadImageError, open_rgb
 from hf_multimodal.evaluation.drawing import GREY, blank, box, cut, literal, rgb, save, wrap
 from hf_multimodal.evaluation.fonts import families_for
 from hf_multimodal.inference.index import Hits
@@ -18,7 +18,12 @@ INCHES = 2.3  # side of a picture's field
 
 
 def result_sheet(
-    query: Any, hits: Hits, path: str | Path | None = None, *, pictures: Mapping[str, Any] | None = None
+    query: Any,
+    hits: Hits,
+    path: str | Path | None = None,
+    *,
+    pictures: Mapping[str, Any] | None = None,
+    value_range: tuple[float, float] | None = None,
 ) -> Figure:
     """Draw a query and the pictures it found, best first, each with its rank, its cosine and its id.
 
@@ -28,6 +33,7 @@ def result_sheet(
             `image` in the payload.
         path: PNG to write; None writes nothing.
         pictures: Pictures by id, for those that were added from memory.
+        value_range: The processor's `image_value_range`, so that pictures are drawn as the model saw them.
 
     Returns:
         The figure: axes of the query, then of each hit.
@@ -57,11 +63,12 @@ def result_sheet(
             fields[0].text(0.5, 0.5, "\n".join(lines), ha="center", va="center", transform=fields[0].transAxes)
         )
     else:
-        _show(fields[0], query)
+        _show(fields[0], query, value_range)
     names = [cut(name, 19.0) for name in hits.ids]
     for rank, (axes, name, score) in enumerate(zip(fields[1:], names, hits.scores, strict=True), start=1):
         payload, known = hits.payload[rank - 1], pictures or {}
-        _show(axes, known.get(hits.ids[rank - 1]) or (Path(payload["image"]) if "image" in payload else None))
+        found = known.get(hits.ids[rank - 1]) or (Path(payload["image"]) if "image" in payload else None)
+        _show(axes, found, value_range)
         drawn += [axes.set_title(f"{rank}   {score:.3f}", loc="left", fontsize=10), _label(axes, name)]
     families = families_for(*lines, *names)
     literal(drawn, families)
@@ -71,10 +78,10 @@ def result_sheet(
     return figure
 
 
-def _show(axes: Axes, picture: Any) -> None:
+def _show(axes: Axes, picture: Any, value_range: tuple[float, float] | None) -> None:
     """Draw a picture into a square field, or say why not."""
     try:
-        opened = None if picture is None else open_image(picture)
+        opened = None if picture is None else open_rgb(picture, value_range)
     except BadImageError:
         box(axes, "cannot be read")
     else:

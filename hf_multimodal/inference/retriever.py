@@ -13,6 +13,7 @@ from hf_multimodal.data.choices import check_choice
 from hf_multimodal.inference.embedding import check_embeds, embed_images, embed_texts, is_single, several
 from hf_multimodal.inference.fingerprint import fingerprint
 from hf_multimodal.inference.index import EmbeddingIndex, Hits
+from hf_multimodal.storage import recover, replaced_files
 
 logger = logging.getLogger(__name__)
 
@@ -218,13 +219,13 @@ class Retriever:
         """Write the index: embeddings as safetensors, ids and payload as JSON lines, and the model's fingerprint.
 
         Args:
-            folder: Where to; made if absent, an index in it is replaced.
+            folder: Where to; made if absent. An index in it is replaced as a whole: whatever happens, what is there
+                afterwards is the old one or the new.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        parts = {index.what: index.save(folder) for index in (self.images, self.texts)}
-        manifest = json.dumps({"index": self.images.kind, "fingerprint": self.fingerprint, **parts}, indent=2)
-        (folder / MANIFEST).write_text(manifest + "\n", encoding="utf-8")
+        with replaced_files(folder, last=MANIFEST) as new:
+            parts = {index.what: index.save(new) for index in (self.images, self.texts)}
+            manifest = json.dumps({"index": self.images.kind, "fingerprint": self.fingerprint, **parts}, indent=2)
+            (new / MANIFEST).write_text(manifest + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path, model: PreTrainedModel, processor: Any, **options: Any) -> "Retriever":
@@ -244,6 +245,8 @@ class Retriever:
             ValueError: If the index was made by another model, or a file is cut short or was changed.
         """
         folder = Path(folder)
+        if folder.is_dir():
+            recover(folder)
         if not (folder / MANIFEST).is_file():
             raise FileNotFoundError(f"there is no index in {str(folder)!r}: it has no {MANIFEST}.")
         try:

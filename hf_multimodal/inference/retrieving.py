@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from hf_multimodal.data.arguments import SourceArguments
-from hf_multimodal.data.checks import MODALITIES, missing_columns, write_bad_samples
+from hf_multimodal.data.checks import MODALITIES, first_reasons, missing_columns, write_bad_samples
 from hf_multimodal.data.choices import check_choice
+from hf_multimodal.data.images import value_range_of
 from hf_multimodal.inference.choosing import SPLITS, load_rows
 from hf_multimodal.inference.index import KINDS, Hits
 from hf_multimodal.inference.predicting import LoadingArguments, load_model
@@ -102,7 +103,9 @@ def index_data(args: IndexArguments, source: SourceArguments) -> dict[str, int]:
         warnings.warn(f"{source.data}: {sentence}", stacklevel=2)
     folder = Path(args.index_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    checked, bad_samples = source.check(loaded, args.modality, folder / "bad_samples.csv", prediction=True)
+    model, processor = load_model(args.model, args.revision, args.trust_remote_code)
+    options: dict[str, Any] = {"prediction": True, "image_value_range": value_range_of(processor)}
+    checked, bad_samples = source.check(loaded, args.modality, folder / "bad_samples.csv", **options)
     write_bad_samples(folder / "bad_samples.csv", bad_samples)
     rows = checked.splits["predict"]
     first: dict[str, int] = {}
@@ -112,9 +115,10 @@ def index_data(args: IndexArguments, source: SourceArguments) -> dict[str, int]:
                 first.setdefault(f"row {row}" if name is None else name, row)
     texts = [] if args.modality == "image" else [row for row, text in enumerate(rows["text"]) if text is not None]
     if not first and not texts:
-        raise ValueError(f"{source.data} has nothing to index: no picture and no text.")
+        raise ValueError(f"{source.data} has nothing to index: no picture and no text.{first_reasons(bad_samples)}")
     retriever = Retriever(
-        *load_model(args.model, args.revision, args.trust_remote_code),
+        model,
+        processor,
         index=args.index,
         batch_size=args.batch_size,
         num_workers=args.num_workers,
@@ -158,5 +162,6 @@ def search_index(args: SearchArguments) -> dict[str, Any]:
     print(f"the first {len(hits.ids)} of {pool} {args.find}\n\n{table}")
     if args.sheet is not None:
         Path(args.sheet).parent.mkdir(parents=True, exist_ok=True)
-        result_sheet(args.text if args.image is None else Path(args.image), hits, args.sheet)
+        query = args.text if args.image is None else Path(args.image)
+        result_sheet(query, hits, args.sheet, value_range=value_range_of(loaded[1]))
     return {**asdict(hits), "pool": pool}

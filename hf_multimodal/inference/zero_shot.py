@@ -124,6 +124,7 @@ class ZeroShotClassifier:
         )
         for error in bad.values():
             warnings.warn(f"{error}: it is treated as missing.", stacklevel=2)
+        names = [str(row) for row in range(len(images))] if ids is None else list(several("ids", ids))
         similarity = torch.zeros(len(images), len(self.class_names))
         if rows:
             similarity[rows] = embeds @ self.class_embeds.T
@@ -131,8 +132,8 @@ class ZeroShotClassifier:
         has_image[rows] = True
         return Predictions.from_outputs(
             self.problem_type,
-            [str(row) for row in range(len(images))] if ids is None else several("ids", ids),
-            outputs_from_logits(self.problem_type, pair_logits(self.model, similarity).numpy()),
+            names,
+            outputs_from_logits(self.problem_type, pair_logits(self.model, similarity).numpy(), names),
             self.class_names,
             labels=labels,
             has_image=has_image,

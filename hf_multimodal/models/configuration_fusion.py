@@ -1,5 +1,6 @@
 """Configuration of the fused image+text classifier."""
 
+import math
 from copy import deepcopy
 from typing import Any
 
@@ -27,10 +28,17 @@ class FusionConfig(VisionTextConfig):
         fusion_heads: Attention heads of the same two; divides `hidden_size`.
         label_smoothing: Share of each target spread over all classes (single-label only).
         class_weights: One factor a class for its examples' loss (single-label) or its positives' loss (multi-label).
+        thresholds: One number between 0 and 1 a label, from which probability on it holds (multi-label); None is .5
+            for every label. The logits do not depend on them.
+        target_mean: One number an output (regression): the mean of the training targets. With `target_std` the heads
+            learn targets of mean 0 and deviation 1, whatever the unit; logits and metrics are in that unit. None
+            scales nothing.
+        target_std: Likewise their standard deviations, above 0.
 
     Raises:
         ValueError: On an unknown fusion, a `label_smoothing` outside [0, 1), a `fusion_heads` that does not divide
-            `hidden_size`, or `class_weights` of another number than there are labels.
+            `hidden_size`, `class_weights`, `thresholds`, `target_mean` or `target_std` of another number than there
+            are labels, a threshold that is no number between 0 and 1, or one of the last two without the other.
 
     Example:
 
@@ -55,6 +63,9 @@ class FusionConfig(VisionTextConfig):
     fusion_heads: int = 4
     label_smoothing: float | int = 0.0
     class_weights: list[float] | None = None
+    thresholds: list[float] | None = None
+    target_mean: list[float] | None = None
+    target_std: list[float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {**super().to_dict(), "custom_pipelines": deepcopy(CUSTOM_PIPELINES)}
@@ -65,7 +76,8 @@ class FusionConfig(VisionTextConfig):
             kwargs.pop("custom_pipelines", None)
         asked = kwargs.get("num_labels")
         if asked is not None and self.id2label is not None and asked != len(self.id2label):
-            self.class_weights = None  # a new head was asked for: the weights were those of the old classes
+            # A new head was asked for: they were the old classes'.
+            self.class_weights = self.thresholds = self.target_mean = self.target_std = None
         super().__post_init__(**kwargs)
         if self.fusion not in FUSIONS:
             raise ValueError(f"fusion must be one of {list(FUSIONS)}, got {self.fusion!r}.")
@@ -75,3 +87,16 @@ class FusionConfig(VisionTextConfig):
             raise ValueError(f"fusion_heads must divide hidden_size {self.hidden_size}, got {self.fusion_heads}.")
         if self.class_weights is not None and len(self.class_weights) != self.num_labels:
             raise ValueError(f"class_weights needs one number a label ({self.num_labels}), got {self.class_weights}.")
+        if self.thresholds is not None:
+            if len(self.thresholds) != self.num_labels:
+                raise ValueError(f"thresholds needs one number a label ({self.num_labels}), got {self.thresholds}.")
+            if not all(0 < threshold < 1 for threshold in self.thresholds):
+                raise ValueError(f"thresholds must lie between 0 and 1, got {self.thresholds}.")
+        if (self.target_mean is None) != (self.target_std is None):
+            raise ValueError("target_mean and target_std go together: give both, or neither.")
+        for name in ("target_mean", "target_std"):
+            values = getattr(self, name)
+            if values is not None and len(values) != self.num_labels:
+                raise ValueError(f"{name} needs one number an output ({self.num_labels}), got {values}.")
+        if self.target_std is not None and not all(0 < deviation < math.inf for deviation in self.target_std):
+            raise ValueError(f"target_std must be above 0, got {self.target_std}.")

@@ -51,7 +51,7 @@ class VisionTextConfig(PreTrainedConfig):
             model's own for CLIP, SigLIP and recurrent models, `mean` for the rest.
 
     Raises:
-        ValueError: If `image_pooling` or `text_pooling` is none of these.
+        ValueError: If `image_pooling` or `text_pooling` is none of these, or `id2label` leaves out a number.
     """
 
     sub_configs: ClassVar[dict[str, type]] = {"vision_config": AutoConfig, "text_config": AutoConfig}
@@ -75,6 +75,11 @@ class VisionTextConfig(PreTrainedConfig):
         if id2label is None and label2id is not None:
             id2label = {int(index): name for name, index in label2id.items()}
         if id2label is not None:
+            if not isinstance(id2label, dict) or sorted(map(int, id2label)) != list(range(len(id2label))):
+                raise ValueError(
+                    "id2label names the classes by their numbers from 0 on, as dict(enumerate(names)) does, got "
+                    f"{id2label!r}."
+                )
             label2id = {name: int(index) for index, name in id2label.items()}
         self.id2label, self.label2id = id2label, label2id
         super().__post_init__(**kwargs)

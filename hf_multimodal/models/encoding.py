@@ -45,6 +45,7 @@ class Encoder:
     _text_inputs: frozenset[str]
     _reads_mask: bool
     _text_length: int | None
+    _longest_text: int | None
 
     def encode(
         self,
@@ -150,6 +151,7 @@ class Encoder:
     ) -> Encoded:
         inputs = None
         if input_ids is not None:
+            self._check_length(input_ids)
             tokens_here = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             if self._text_length is not None and (short := self._text_length - input_ids.shape[1]) > 0:
                 config = self.config.text_config  # SigLIP's model reads the last position of a fixed length
@@ -160,6 +162,18 @@ class Encoder:
                 inputs["token_type_ids"] = token_type_ids
         run = partial(self._run_text, **{name: kwargs[name] for name in ASKED if name in kwargs})
         return self._encode_present(self.text_model, run, inputs, present, batch, device)
+
+    def _check_length(self, input_ids: torch.Tensor) -> None:
+        """Say that texts are too long before the text model ends in an error about the sizes of tensors."""
+        if torch.compiler.is_compiling() or torch.compiler.is_exporting():
+            return
+        longest, length = self._longest_text, input_ids.shape[1]
+        if longest is not None and length > longest:
+            raise ValueError(
+                f"input_ids are {length} tokens long, and the text model ({self.text_model.config.model_type}) reads "
+                f"{longest}: leave the processor's truncation on, and max_length and tokenizer.model_max_length at no "
+                "more than that."
+            )
 
     def _run_vision(self, pixel_values: torch.Tensor, keep_states: bool = False, **asked: Any) -> Encoded:
         pixel_values = pixel_values.to(self.vision_model.dtype)

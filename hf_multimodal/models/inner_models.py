@@ -148,6 +148,8 @@ PROBED = (
 TEXT_WIDTHS = {"embedding_gemma2_text": "embedding_dim", "opt": "word_embed_proj_dim"}
 SIDES = {"vision_config": ("pixel_values",), "text_config": ("input_ids", "attention_mask")}
 
+POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
+
 
 def model_class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
     """The class that `AutoModel` would choose, or ours.
@@ -360,7 +362,9 @@ def load_model(
     loading: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
     if getattr(config, side, None) is not None:
         config = getattr(config, side)
-        loading["key_mapping"] = {rf"^{side.replace('config', 'model')}\.": ""}  # which some classes take off themselves
+        loading["key_mapping"] = {
+            rf"^{side.replace('config', 'model')}\.": ""
+        }  # which some classes take off themselves
     if layers is not None:
         most = getattr(config, "num_hidden_layers", 0)
         if not 0 < layers <= most:
@@ -470,6 +474,18 @@ def parts_of_like_length(attention_mask: torch.Tensor) -> list[tuple[torch.Tenso
 def accepted(model: nn.Module, names: tuple[str, ...]) -> frozenset[str]:
     """Which of the named arguments the model's `forward` takes."""
     return frozenset(names) & set(inspect.signature(model.forward).parameters)
+
+
+def longest_text(model: nn.Module) -> int | None:
+    """Number of tokens that a text model has learned positions for; None where it has no table of them.
+
+    RoBERTa and its kin count from behind the number of the padding, so they read fewer than their table has rows.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.split(".")[-1] in POSITION_TABLES:
+            before = getattr(module, "offset", 0) if module.padding_idx is None else module.padding_idx + 1
+            return module.num_embeddings - before
+    return None
 
 
 def image_size_of(config: PreTrainedConfig) -> tuple[int, int]:

@@ -11,9 +11,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .configuration_aligner import AlignerConfig
-from .contrastive_losses import LOSSES, SCALED_LOSSES, loss_both_ways
+from .contrastive_losses import LOSSES, SCALED_LOSSES, Pairs
 from .encoding import check_mask
-from .gathering import gather_rows
+from .gathering import distributed_run, gather_rows
 from .modeling_vision_text import VisionTextPreTrainedModel
 from .warm_start import Trained, common_fields, start_from
 
@@ -89,9 +89,14 @@ class Scaling(nn.Module):
         scale = math.log(10) if scale is None else float(scale)
         return {"logit_scale": scale, "logit_bias": float(config.logit_bias_init_value)}
 
+    @property
+    def scale(self) -> torch.Tensor:
+        """What cosines are multiplied by."""
+        return self.logit_scale.exp().clamp(max=100)
+
     def forward(self, similarity: torch.Tensor) -> torch.Tensor:
         """Logits in the shape of the cosines."""
-        logits = similarity * self.logit_scale.exp().clamp(max=100)
+        logits = similarity * self.scale
         return logits if self.logit_bias is None else logits + self.logit_bias
 
     @torch.no_grad()
@@ -281,11 +286,12 @@ class AlignerModel(VisionTextPreTrainedModel):
         )
         image_embeds = to_unit_length(image.embeds)
         text_embeds = to_unit_length(text.embeds).to(image_embeds.dtype)
+        both = pixel_values is not None and input_ids is not None
         loss = incomplete = None
         if return_loss:
-            loss, incomplete = self.contrastive_loss(image_embeds, text_embeds, mask, image_ids)
+            whole = both and modality_mask is None
+            loss, incomplete = self.contrastive_loss(image_embeds, text_embeds, None if whole else mask, image_ids)
         # One input alone has nothing to be compared with, and the first output is what pipelines take for the feature.
-        both = pixel_values is not None and input_ids is not None
         logits = self.scaling(image_embeds @ text_embeds.T) if both else None
         return AlignerOutput(
             loss=loss,
@@ -314,15 +320,18 @@ class AlignerModel(VisionTextPreTrainedModel):
             text_embeds: (n * images, projection_dim), of length 1; rows n * r to n * r + n - 1 belong to image r.
             modality_mask: (images, 2), 1 = present.
             image_ids: (n * images,) or (images,), as in `forward`.
-            cells: How many similarities are held at once, as for gradient caching; None holds all.
+            cells: How many similarities are held at once, as in [`Pairs`].
 
         Returns:
             The loss, float32 or wider, and the number of pairs that it left out.
         """
         device = image_embeds.device
         captions = len(text_embeds) // len(image_embeds)
-        mask = image_embeds.new_ones(len(image_embeds), 2) if modality_mask is None else modality_mask.to(device)
-        complete = mask.bool().all(dim=1).repeat_interleave(captions)
+        complete = None
+        if modality_mask is not None:
+            complete = modality_mask.to(device).bool().all(dim=1).repeat_interleave(captions)
+        elif self.training and distributed_run():  # another process may have a mask
+            complete = torch.ones(len(text_embeds), dtype=torch.bool, device=device)
         if image_ids is not None:
             image_ids = torch.as_tensor(image_ids, device=device)
             if image_ids.shape == image_embeds.shape[:1]:
@@ -335,19 +344,17 @@ class AlignerModel(VisionTextPreTrainedModel):
         image_embeds = image_embeds.repeat_interleave(captions, dim=0)
         if self.training:
             self.scaling.bring_back()
-            image_embeds, text_embeds, complete = map(gather_rows, (image_embeds, text_embeds, complete))
+            image_embeds, text_embeds = gather_rows(image_embeds), gather_rows(text_embeds)
+            complete = None if complete is None else gather_rows(complete)
             image_ids = None if image_ids is None else gather_rows(image_ids)
-        if image_ids is None:
+        if image_ids is None and captions > 1:
             image_ids = torch.arange(len(text_embeds), device=device) // captions
+        incomplete = torch.zeros((), dtype=torch.long, device=device) if complete is None else (~complete).sum()
+        if device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere looking means waiting
+            complete = None if incomplete == 0 else complete
+            image_ids = None if image_ids is None or len(image_ids.unique()) == len(image_ids) else image_ids
         wide = torch.promote_types(image_embeds.dtype, torch.float32)
-        loss = loss_both_ways(
-            self._loss,
-            image_embeds.to(wide),
-            text_embeds.to(wide),
-            self.scaling,
-            complete,
-            image_ids,
-            self.config,
-            cells,
-        )
-        return loss, (~complete).sum()
+        images, texts = image_embeds.to(wide), text_embeds.to(wide)
+        scaling = self.scaling
+        pairs = Pairs(images, texts, scaling.scale, scaling.logit_bias, complete, image_ids, cells)
+        return self._loss(pairs, self.config), incomplete

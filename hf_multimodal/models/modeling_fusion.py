@@ -11,7 +11,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from .configuration_fusion import FusionConfig
 from .features import Features, warn_of_missing
 from .fusion import FUSIONS, LateFusion
-from .losses import classification_loss
+from .losses import classification_loss, in_target_units, warn_of_no_labels
 from .modeling_vision_text import VisionTextPreTrainedModel
 from .warm_start import Trained, common_fields, start_from
 
@@ -119,20 +119,26 @@ class FusionForImageTextClassification(VisionTextPreTrainedModel):
             modality_mask: (batch, 2), 1 = present, column 0 image, column 1 text.
             labels: (batch,) class numbers; (batch, num_labels) of 0 and 1 for multi-label; (batch,) or
                 (batch, num_labels) numbers for regression. Without a `problem_type` in the config their type decides,
-                as in transformers.
+                as in transformers. What is -100 (in regression NaN) has no label: the loss is the mean over the
+                examples that have one.
 
         Returns:
             [`ImageTextClassifierOutput`]
+
+        Raises:
+            ValueError: On labels of another shape, or, on the CPU, that no class has.
         """
         if not torch.compiler.is_compiling() and len(self.config.modalities) == 2:
             for name, value in (("pixel_values", pixel_values), ("input_ids", input_ids)):
                 if value is None:
                     warn_of_missing(name)
+        if labels is None and self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            warn_of_no_labels("its class weights and its label smoothing")
         features = self.encode(pixel_values, input_ids, attention_mask, token_type_ids, modality_mask, **kwargs)
         fused = self.fusion(features)
-        logits = self.classifier(fused)
+        logits = in_target_units(self.classifier(fused), self.config)
         return ImageTextClassifierOutput(
-            loss=None if labels is None else classification_loss(logits, labels, self.config).mean(),
+            loss=None if labels is None else classification_loss(logits, labels, self.config),
             logits=logits,
             fused_embeds=fused,
             image_embeds=features.embeds[:, 0],
@@ -144,4 +150,4 @@ class FusionForImageTextClassification(VisionTextPreTrainedModel):
 
     def answer(self, features: Features) -> torch.Tensor:
         """(batch, num_labels) logits from what `encode` gives, as `forward` answers."""
-        return self.classifier(self.fusion(features))
+        return in_target_units(self.classifier(self.fusion(features)), self.config)

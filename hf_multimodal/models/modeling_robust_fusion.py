@@ -12,7 +12,7 @@ from .configuration_robust_fusion import RobustFusionConfig
 from .encoding import check_mask
 from .features import Features
 from .fusion import FUSIONS, LateFusion
-from .losses import classification_loss
+from .losses import classification_loss, in_target_units, warn_of_no_labels
 from .modeling_fusion import ImageTextClassifierOutput
 from .modeling_vision_text import VisionTextPreTrainedModel
 from .stack import Stack
@@ -142,7 +142,12 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
 
         Returns:
             [`RobustFusionOutput`]
+
+        Raises:
+            ValueError: On labels of another shape, or, on the CPU, that no class has.
         """
+        if labels is None and self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            warn_of_no_labels("its class weights, its label smoothing and the losses of the image and the text head")
         features = self.encode(pixel_values, input_ids, attention_mask, token_type_ids, modality_mask, **kwargs)
         present = features.modality_mask
         check_mask("fusion_mask", fusion_mask, present.shape[0])
@@ -176,13 +181,13 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
             joint_mask: (batch, 2), within the features' mask: what the joint branch reads.
 
         Returns:
-            (batch, 3, num_labels), heads joint, image, text, and the (batch, fusion's output_size) that the joint
-            classifier reads.
+            (batch, 3, num_labels), heads joint, image, text, of a regression in the unit of the targets, and the
+            (batch, fusion's output_size) that the joint classifier reads.
         """
         fused = self.fusion(self._joint_features(features, joint_mask.bool()))
         image, text = self.unimodal(features).chunk(2, dim=-1)
         logits = (self.classifier(fused), self.image_classifier(image), self.text_classifier(text))
-        return torch.stack(logits, dim=1), fused
+        return torch.stack([in_target_units(head, self.config) for head in logits], dim=1), fused
 
     def _joint_features(self, features: Features, mask: torch.Tensor) -> Features:
         """What the joint branch reads: `mask` (batch, 2) bool of it, missing embeddings in place of the rest.
@@ -208,11 +213,11 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
         joint_mask: torch.Tensor,
         present: torch.Tensor,
     ) -> torch.Tensor:
-        """Each head's loss over the examples that it can read, all divided by the size of the batch."""
+        """Each head's loss over the examples that it can read, all divided by the number of labelled ones."""
         readable = (joint_mask.any(dim=1), present[:, 0], present[:, 1])
         weights = (1.0, self.config.unimodal_loss_weight, self.config.unimodal_loss_weight)
         terms = [
-            weight * classification_loss(logits, labels, self.config).masked_fill(~here.bool(), 0.0).mean()
+            weight * classification_loss(logits, labels, self.config, here.bool())
             for logits, here, weight in zip(heads.unbind(dim=1), readable, weights, strict=True)
         ]
         return torch.stack(terms).sum()

@@ -1,11 +1,11 @@
 """The adapter that every model of this package stands on: any vision model, any text model, projected to one width."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
 from .configuration_vision_text import FIXED_LENGTH_TEXT, VisionTextConfig
@@ -19,6 +19,7 @@ from .inner_models import (
     has_pooler,
     image_widths,
     load_model,
+    longest_text,
     projection,
     shared_dtype,
     text_pooling_of,
@@ -29,6 +30,61 @@ FEATURE_PIPELINES = ("feature-extraction", "image-feature-extraction")  # of tra
 
 if TYPE_CHECKING:
     from .processing_multimodal import MultimodalProcessor  # noqa: F401  the processor travels with every model
+
+WHERE = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "force_download", "proxies")
+
+
+def check_keys(name_or_path: Any, info: Any, families: Sequence[Any], **where: Any) -> None:
+    """Refuse a checkpoint whose weights are not those that its own configuration asks for.
+
+    Args:
+        name_or_path: Folder, or name on the Hub.
+        info: What transformers says of the loading. Keys that were asked for by another configuration than the
+            checkpoint's, or another class, may be missing or left over.
+        families: Classes of which one saved it; that of another class is not looked at.
+        where: Revision, token and so on.
+
+    Raises:
+        ValueError: If weights are missing or left over.
+    """
+    missing, unexpected = set(info["missing_keys"]), set(info["unexpected_keys"])
+    if not missing and not unexpected:
+        return
+    settings, _ = PreTrainedConfig.get_config_dict(name_or_path, **where)
+    family = next((one for one in families if one.__name__ in (settings.get("architectures") or ())), None)
+    if family is None:
+        return
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        own = family(family.config_class.from_dict(settings)).state_dict().keys()
+    missing, unexpected = missing & own, unexpected - own
+    if missing or unexpected:
+        raise ValueError(
+            f"{name_or_path} holds no whole {family.__name__}: its weights are not those that its configuration asks "
+            f"for, missing {sorted(missing)[:5]}, unexpected {sorted(unexpected)[:5]} ({len(missing)} and "
+            f"{len(unexpected)} in all). Take another checkpoint, or save the model again."
+        )
+
+
+def check_finite(name_or_path: Any, model: nn.Module) -> None:
+    """Refuse weights that are NaN or infinite; those that are still on a disk are not looked at.
+
+    Args:
+        name_or_path: Where they are from, for the message.
+        model: The model that was loaded.
+
+    Raises:
+        ValueError: If there are any; the message names their tensors.
+    """
+    broken = [
+        name
+        for name, value in model.state_dict().items()
+        if value.is_floating_point() and value.itemsize > 1 and not value.is_meta and not value.isfinite().all()
+    ]
+    if broken:
+        raise ValueError(
+            f"{name_or_path} holds weights that are NaN or infinite: {broken[:5]} ({len(broken)} tensors in all). The "
+            "training diverged, or the file was damaged: take another checkpoint."
+        )
 
 
 class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
@@ -60,9 +116,9 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
         super().__init__(config)
         if config.vision_config is None and config.text_config is None:
             raise ValueError("a model needs a vision_config, a text_config, or both; both are None.")
-        weights = getattr(config, "class_weights", None)
-        if weights is not None and len(weights) != config.num_labels:
-            config.class_weights = None  # a new head was asked for by other labels: the weights were the old classes'
+        for name in ("class_weights", "thresholds", "target_mean", "target_std"):
+            if len(getattr(config, name, None) or ()) not in (0, config.num_labels):
+                setattr(config, name, None)  # a new head was asked for by other labels: they were the old classes'
         self.token_features = token_features
         self.vision_model: Any = None
         self.text_model: Any = None
@@ -86,6 +142,7 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
             self._reads_mask = strategy != "pooler"  # a model's own pooler may look at padding
             fixed = self.text_model.config.model_type in FIXED_LENGTH_TEXT
             self._text_length = self.text_model.config.max_position_embeddings if fixed else None
+            self._longest_text = longest_text(self.text_model)
             self._text_inputs = accepted(self.text_model, ("token_type_ids", "use_cache"))
             width = text_width(self.text_model.config)
             self.text_projection = projection(width, config.hidden_size)
@@ -188,13 +245,29 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
         super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, *args: Any, use_safetensors: bool | None = None, **kwargs: Any) -> Any:
-        """As in transformers, but weights are read from safetensors alone: a pickle can run code when it is opened.
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,
+        *args: Any,
+        use_safetensors: bool | None = None,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """As in transformers, but a checkpoint that is not whole is an error, where transformers warns and goes on.
 
-        `use_safetensors=False` asks for pickles all the same.
+        Its weights must be those that its own configuration asks for, no fewer and no more, and finite. What another
+        configuration brings (`loss="sigmoid"`, a new head) starts anew, as in transformers. Weights are read from
+        safetensors alone: a pickle can run code when it is opened. `use_safetensors=False` asks for pickles all the
+        same.
+
+        Args:
+            pretrained_model_name_or_path: Folder, or name on the Hub.
+            *args, output_loading_info, **kwargs: As in transformers.
+            use_safetensors: As above.
 
         Raises:
-            ValueError: If a pipeline of transformers that gives features loads a classifier: it would give the logits.
+            ValueError: If weights are missing, left over, or not finite; the message names them. If a pipeline of
+                transformers that gives features loads a classifier: it would give the logits.
         """
         task = kwargs.get("_from_pipeline")
         if task in FEATURE_PIPELINES and "AutoModelForSequenceClassification" in cls.auto_classes:
@@ -203,9 +276,21 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
                 "fused_embeds, image_embeds and text_embeds of model(**processor(images=..., text=..., "
                 "return_tensors='pt')); an AlignerModel runs in that pipeline."
             )
-        found = super().from_pretrained(*args, use_safetensors=use_safetensors is not False, **kwargs)
-        (found[0] if isinstance(found, tuple) else found)._freeze_unread()
-        return found
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path,
+            *args,
+            use_safetensors=use_safetensors is not False,
+            output_loading_info=True,
+            **kwargs,
+        )
+        if pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None:
+            where = {name: kwargs[name] for name in WHERE if name in kwargs}
+            check_keys(
+                pretrained_model_name_or_path, info, (cls, *VisionTextPreTrainedModel.__subclasses__()), **where
+            )
+            check_finite(pretrained_model_name_or_path, model)
+        model._freeze_unread()
+        return (model, info) if output_loading_info else model
 
     def _freeze_unread(self) -> None:
         """Freeze what nothing reads: loading makes every parameter learn, whatever it did when it was built."""

@@ -53,7 +53,8 @@ class ImageTextClassificationPipeline(TextClassificationPipeline):
     """Classify examples of a picture and a text, of which any may lack one, with either classifier of this package.
 
     The scores are those of the model on that example alone, whatever stands beside it in its batch. `top_k`,
-    `function_to_apply` and the form of the answers are those of `pipeline("text-classification")`. An example with
+    `function_to_apply` and the form of the answers are those of `pipeline("text-classification")`; where the model has
+    `thresholds` of its own, each answer also says whether its label is `predicted`. An example with
     neither is answered with the class prior by a robust classifier; a plain one warns of whatever is missing.
 
     Args:
@@ -115,7 +116,8 @@ class ImageTextClassificationPipeline(TextClassificationPipeline):
 
         Returns:
             For one example `{"label": ..., "score": ...}`, or with `top_k` a list of these; for a list of examples a
-            list, for anything else that is many an iterator over it.
+            list, for anything else that is many an iterator over it. Of a multi-label model with `thresholds` in its
+            configuration each also has `predicted`: whether the label's probability is at least its threshold.
 
         Raises:
             ValueError: If an example is no dict or has nothing that the model reads, or on an argument that is not
@@ -171,6 +173,27 @@ class ImageTextClassificationPipeline(TextClassificationPipeline):
                 if not model_inputs["modality_mask"][:, column].all():
                     self._warn_of_missing(SIDES[column])
         return {"logits": self.model(**model_inputs).logits}
+
+    def postprocess(self, model_outputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The scores, and where the model has thresholds, which labels hold.
+
+        Raises:
+            ValueError: Logits that are NaN or infinite are no answer.
+        """
+        if not model_outputs["logits"].isfinite().all():
+            raise ValueError(
+                f"logits must be finite, got {model_outputs['logits'].flatten().tolist()} for an example."
+            )
+        answers = super().postprocess(model_outputs, *args, **kwargs)
+        config = self.model.config
+        thresholds = getattr(config, "thresholds", None)  # a model may have come with older code
+        if thresholds is None or config.problem_type != "multi_label_classification":
+            return answers
+        probabilities = model_outputs["logits"][0].double().sigmoid().tolist()
+        holds = {config.id2label[k]: probabilities[k] >= limit for k, limit in enumerate(thresholds)}
+        for answer in answers if isinstance(answers, list) else [answers]:
+            answer["predicted"] = holds[answer["label"]]
+        return answers
 
     def _warn_of_missing(self, name: str) -> None:
         if len(self.reads) == 2:

@@ -1,21 +1,40 @@
 """One processor for image and text together, either of which an example may lack."""
 
+import math
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, CLIPImageProcessor
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
+from transformers.utils import logging
 
 from .configuration_torchvision import TORCHVISION_PREFIX
 from .configuration_vision_text import FIXED_LENGTH_TEXT
 
+logger = logging.get_logger(__name__)
+
 PARTS = ("image_processor", "tokenizer")
 PICTURES = (Image.Image, np.ndarray, torch.Tensor)
+EIGHT_BITS = (np.uint8, np.bool_)
+UINT16_RANGE = (0, 65535)
+LAYOUTS = (None, "channels_first", "channels_last")
+CUT_TO_8_BITS = "cut_to_8_bits"  # key of a picture's `info`
+ORIENTATION = 0x0112  # EXIF tag
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # what brings an image of that orientation upright
+COUNT_BEHIND_PADDING = ("camembert", "data2vec-text", "ibert", "lilt", "longformer", "luke", "mpnet", "xmod")
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 
 
@@ -33,48 +52,252 @@ class _ClassOrInstance:
         return lambda: self.function(instance)
 
 
-def to_rgb(image: Any) -> Any:
-    """Bring a picture into the one form that all image processors take: upright, three channels of 8 bits.
+class ImageValues(NamedTuple):
+    """The lowest and the highest value of an image, and the range that its values are scaled from."""
 
-    EXIF rotation is applied, 16-bit and float grey is scaled to 8 bits, transparency is laid on white. Arrays and
-    tensors of three channels pass as they are.
+    lowest: float
+    highest: float
+    low: float
+    high: float
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether the image uses under a tenth of its range, as 12 bits in a file of 16 do."""
+        return self.highest - self.lowest < 0.1 * (self.high - self.low)
+
+
+def check_value_range(value_range: Any) -> tuple[float, float] | None:
+    """Check an `image_value_range`; None is allowed and stated none.
+
+    Raises:
+        ValueError: If it is not two finite numbers, the lower one first.
+
+    Example:
+
+    >>> check_value_range([0, 4095])
+    (0.0, 4095.0)
+    """
+    if value_range is None:
+        return None
+    try:
+        low, high = (float(end) for end in value_range)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(
+            "image_value_range must be two finite numbers, the value of black and that of white, such as 0 4095, got "
+            f"{value_range!r}."
+        )
+    return low, high
+
+
+def load_pixels(image: Image.Image) -> None:
+    """Decode the pixels of a PIL image, and note in its `info` where Pillow keeps the upper 8 of 16 bits a channel.
+
+    Pillow does so with colours of 16 bits, and tells of it only before the pixels are decoded.
+    """
+    if _dtype_of(image) in EIGHT_BITS and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())):
+        image.info[CUT_TO_8_BITS] = True
+    image.load()
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turn a PIL image as its EXIF orientation says, and take out what says so.
+
+    Unlike Pillow's own `exif_transpose` it writes no EXIF anew, makes no copy where nothing is to turn, and leaves an
+    image whose EXIF cannot be read as it lies.
+
+    Raises:
+        Exception: Whatever Pillow raises on pixels that cannot be decoded.
+    """
+    load_pixels(image)
+    try:
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # Pillow passes on whatever its parser meets; the pixels are whole
+        return image
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    for name in ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"):
+        turned.info.pop(name, None)
+    return turned
+
+
+def image_values(image: Any, value_range: tuple[float, float] | None = None) -> ImageValues | None:
+    """Find the values of an image that is not of 8 bits, and refuse those outside their range.
 
     Args:
-        image: PIL picture, or array or tensor (height, width), (height, width, channels), (channels, height, width).
+        image: PIL image or array.
+        value_range: As for `to_rgb`.
+
+    Returns:
+        None for an image of 8 bits, whose values are 0 to 255 and to which no stated range applies.
+
+    Raises:
+        ValueError: If a value lies outside the range, or is not finite.
+
+    Example:
+
+    >>> image_values(Image.new("I;16", (2, 2), 4095))
+    ImageValues(lowest=4095, highest=4095, low=0, high=65535)
+    """
+    if isinstance(image, Image.Image) and CUT_TO_8_BITS in image.info:
+        if value_range not in (None, UINT16_RANGE):
+            raise ValueError(
+                "its colours have 16 bits a channel, of which Pillow keeps the upper 8, so that image_value_range "
+                f"{_words(value_range)} cannot be applied: save it with 8 bits a channel, or give an array."
+            )
+        ends = np.array(image.getextrema()).reshape(-1, 2)[:3]  # without alpha
+        return ImageValues(ends.min().item() * 257, ends.max().item() * 257, *UINT16_RANGE)
+    kind = _dtype_of(image)
+    if kind in EIGHT_BITS:
+        return None
+    floats = np.issubdtype(kind, np.floating)
+    usual = UINT16_RANGE if kind == np.uint16 else (0, 1) if floats else (0, 255)
+    low, high = usual if value_range is None else value_range
+    lowest, highest = _extremes(image)
+    rounding = 1e-6 * (high - low) if floats else 0  # what resizing may add to a value at the end of the range
+    if not (low - rounding <= lowest and highest <= high + rounding):
+        values = f"its values of type {kind.name} lie between {lowest:.8g} and {highest:.8g}, outside"
+        if value_range is not None:
+            raise ValueError(f"{values} image_value_range {_words(value_range)}.")
+        raise ValueError(
+            f"{values} {_words(usual)}: state what black and white are by the processor's image_value_range (in "
+            "training --image_value_range), such as 0 255 or 0 4095."
+        )
+    return ImageValues(lowest, highest, low, high)
+
+
+def to_rgb(image: Any, value_range: tuple[float, float] | None = None, layout: str | None = None) -> Image.Image:
+    """Bring an image into the one form that every model here sees: upright, RGB, 8 bits a channel.
+
+    EXIF rotation is applied and transparency is laid on white. Values that are not of 8 bits are scaled from their
+    range to 0..255 and rounded, never by what the image happens to hold, so that a series keeps its brightness. An
+    array or tensor gives what a PIL image of the same values gives.
+
+    Args:
+        image: PIL image, or array or tensor (height, width), (height, width, channels) or (channels, height, width)
+            with 1 channel, 3 (RGB) or 4 (RGBA), of booleans, integers or floats.
+        value_range: The value of black and that of white in images and arrays of 16-bit or 32-bit integers or floats.
+            By default they are 0 and 65535 for 16 unsigned bits, 0 and 1 for floats, 0 and 255 for other integers.
+            Images of 8 bits (and boolean arrays) always span 0..255 (False..True): it does not apply to them.
+        layout: `"channels_first"` or `"channels_last"`, for an array whose shape may mean either.
 
     Raises:
         TypeError: On anything else, a path or a URL (or a list of one) for instance: nothing is opened or fetched.
+        ValueError: If a value lies outside the range or is not finite, an array's shape is none of these or may mean
+            two of them, or a PIL image cannot be decoded.
 
     Example:
 
     >>> to_rgb(Image.new("LA", (2, 2), (0, 0))).getpixel((0, 0))
     (255, 255, 255)
+    >>> to_rgb(np.array([[0, 2048, 4095]], dtype=np.uint16), value_range=(0, 4095)).getpixel((1, 0))
+    (128, 128, 128)
     """
+    return _convert(image, value_range, layout)[0]
+
+
+def _convert(
+    image: Any, value_range: tuple[float, float] | None, layout: str | None
+) -> tuple[Image.Image, ImageValues | None]:
+    """What `to_rgb` gives, and the values that it found."""
     if isinstance(image, (str, bytes, os.PathLike, dict)):  # a dict is what `datasets` has before decoding
         raise TypeError(f"images must be pictures, not paths or URLs; open {image!r:.80} with PIL.Image.open first.")
-    if isinstance(image, (np.ndarray, torch.Tensor)) and image.ndim in (2, 3):
-        return to_rgb(Image.fromarray(np.asarray(image))) if image.ndim == 2 else image
-    if not isinstance(image, Image.Image):
-        shape = f" of shape {tuple(image.shape)}" if hasattr(image, "shape") else ""
+    if not isinstance(image, PICTURES):
         raise TypeError(
-            "an image must be a PIL picture, or an array or tensor of two or three dimensions, got "
-            f"{type(image).__name__}{shape}; None stands for a missing one."
+            f"an image must be a PIL picture, or an array or tensor, got {type(image).__name__}; None stands for a "
+            "missing one."
         )
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, dtype=np.float64)
-        # 16-bit pictures span 0..65535; plain `convert` would clip all of it to white.
-        top = (
-            65535.0 if image.mode.startswith("I") and values.max(initial=0) > 255 else max(values.max(initial=0), 255)
+    picture: Any
+    if isinstance(image, Image.Image):
+        try:
+            picture = upright(image)
+        except Exception as error:  # Pillow passes on whatever a decoder meets
+            raise ValueError(f"it is cut off or broken ({error}).") from error
+        if 0 in image.size:
+            raise ValueError(f"it has no pixels: it is {image.width} x {image.height}.")
+    else:
+        picture = _channels_last(image, layout)
+    values = image_values(picture, value_range)
+    if values is not None and _dtype_of(picture) not in EIGHT_BITS:
+        picture = _to_8_bits(picture, values.low, values.high)
+    if isinstance(picture, np.ndarray):
+        picture = Image.fromarray(picture)
+    if picture.mode == "RGB":
+        return picture, values
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB"), values
+
+
+def _words(value_range: tuple[float, float]) -> str:
+    return f"{value_range[0]:.8g} to {value_range[1]:.8g}"
+
+
+def _dtype_of(image: Any) -> np.dtype:
+    """The type of an image's values; every mode of Pillow but its 16-bit and 32-bit ones is of 8 bits."""
+    if not isinstance(image, Image.Image):
+        return image.dtype.newbyteorder("=")
+    deep = {"I": np.int32, "F": np.float32, "I;16": np.uint16}
+    return np.dtype(deep.get(image.mode[:4], np.uint8))
+
+
+def _bands(image: Any) -> Iterator[np.ndarray]:
+    """The rows of an image as arrays that fit a cache, so that no large copy is made."""
+    shape = (image.height, image.width) if isinstance(image, Image.Image) else image.shape
+    rows = max(1, 2**18 // max(1, math.prod(shape[1:])))
+    for top in range(0, shape[0], rows):
+        if isinstance(image, Image.Image):
+            yield np.asarray(image.crop((0, top, shape[1], min(top + rows, shape[0]))))
+        else:
+            yield image[top : top + rows]
+
+
+def _extremes(image: Any) -> tuple[float, float]:
+    """The lowest and the highest value, both NaN where one is."""
+    ends = np.array([(band.min(), band.max()) for band in _bands(image)])
+    return ends.min().item(), ends.max().item()
+
+
+def _to_8_bits(image: Any, low: float, high: float) -> np.ndarray:
+    """(height, width) or (height, width, channels) of 8 bits, `low` at 0 and `high` at 255."""
+    scaled: list[np.ndarray] = []
+    for band in _bands(image):
+        values = band.astype(np.float64)
+        values -= low
+        values *= 255 / (high - low)
+        scaled.append(np.rint(values, out=values).clip(0, 255, out=values).astype(np.uint8))
+    return np.concatenate(scaled)
+
+
+def _channels_last(image: np.ndarray | torch.Tensor, layout: str | None) -> np.ndarray:
+    """An array as Pillow takes it: (height, width) or (height, width, 3 or 4), booleans as 0 and 255."""
+    shape = tuple(image.shape)
+    if isinstance(image, torch.Tensor):
+        image = image.detach().cpu()
+        image = (image.float() if image.dtype in (torch.float16, torch.bfloat16) else image).numpy()
+    if image.dtype.kind not in "biuf":
+        raise TypeError(f"an array must hold booleans, integers or floats, got type {image.dtype}.")
+    if layout not in LAYOUTS:
+        raise ValueError(f"input_data_format must be one of {LAYOUTS}, got {layout!r}.")
+    deep = image.ndim == 3
+    first = deep and layout != "channels_last" and shape[0] in (1, 3, 4)
+    last = deep and layout != "channels_first" and shape[2] in (1, 3, 4)
+    if first and last:
+        raise ValueError(
+            f"an array of shape {shape} may have its channels first or last: say which by input_data_format="
+            '"channels_first" or "channels_last", or give a PIL picture.'
         )
-        return Image.fromarray((values * (255 / top)).round().clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    if not (image.ndim == 2 or first or last) or 0 in shape:
+        raise ValueError(
+            "an array must be (height, width), (height, width, channels) or (channels, height, width), with 1, 3 or "
+            f"4 channels, and not empty, got shape {shape}."
+        )
+    image = np.moveaxis(image, 0, 2) if first else image
+    image = image[:, :, 0] if deep and image.shape[2] == 1 else image
+    return image * np.uint8(255) if image.dtype == np.bool_ else image
 
 
 def image_processor_of(name_or_path: str) -> Any:
@@ -116,9 +339,11 @@ class MultimodalProcessor(ProcessorMixin):
         tokenizer: Any tokenizer of transformers, or None. One without padding token pads with its end token. Texts are
             padded to the longest of a batch, or as the tokenizer was made to: SigLIP's text model needs
             `AutoTokenizer.from_pretrained(..., padding="max_length")`.
+        image_value_range: The value of black and that of white in images that are not of 8 bits, as `to_rgb` takes
+            it: (0, 4095) for 12 bits in files of 16. Saved with the processor.
 
     Raises:
-        ValueError: If both parts are None.
+        ValueError: If both parts are None, or the range is none.
 
     Example:
 
@@ -132,13 +357,20 @@ class MultimodalProcessor(ProcessorMixin):
     _auto_class = "AutoProcessor"
     valid_processor_kwargs = MultimodalProcessorKwargs
 
-    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None) -> None:
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        chat_template: str | None = None,
+        image_value_range: Any = None,
+    ) -> None:
         self.image_processor = image_processor
         self.tokenizer = tokenizer
         if image_processor is None and tokenizer is None:
             raise ValueError("a processor needs an image_processor, a tokenizer, or both; both are None.")
         if tokenizer is not None and tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
+        self.image_value_range = check_value_range(image_value_range)
         super().__init__(**{name: getattr(self, name) for name in self.get_attributes()}, chat_template=chat_template)
 
     @_ClassOrInstance
@@ -147,7 +379,10 @@ class MultimodalProcessor(ProcessorMixin):
 
     @classmethod
     def from_vision_text_pretrained(
-        cls, vision_model_name_or_path: str | None = None, text_model_name_or_path: str | None = None
+        cls,
+        vision_model_name_or_path: str | None = None,
+        text_model_name_or_path: str | None = None,
+        image_value_range: Any = None,
     ) -> "MultimodalProcessor":
         """The image processor of one checkpoint and the tokenizer of another.
 
@@ -155,7 +390,8 @@ class MultimodalProcessor(ProcessorMixin):
 
         Args:
             vision_model_name_or_path: Hub name or folder, or None.
-            text_model_name_or_path: Likewise.
+            text_model_name_or_path: Hub name or folder, or None.
+            image_value_range: Of the processor.
         """
         image_processor = tokenizer = None
         if vision_model_name_or_path is not None:
@@ -167,11 +403,11 @@ class MultimodalProcessor(ProcessorMixin):
             config = getattr(config, "text_config", None) or config
             positions = getattr(config, "max_position_embeddings", None)
             if positions is not None:
-                if "roberta" in config.model_type or config.model_type == "mpnet":
+                if "roberta" in config.model_type or config.model_type in COUNT_BEHIND_PADDING:
                     positions -= config.pad_token_id + 1  # these begin to count behind the padding's place
                 tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
             tokenizer.init_kwargs["padding"] = padding_of(config)
-        return cls(image_processor, tokenizer)
+        return cls(image_processor, tokenizer, image_value_range=image_value_range)
 
     def keep_whole_pictures(self) -> None:
         """Resize pictures to the size that would be cropped to, stretched if need be, and cut nothing off.
@@ -219,6 +455,7 @@ class MultimodalProcessor(ProcessorMixin):
                 there may be a list of one, or of none, as processors of several pictures an example have it.
             text: A string or a list of strings and `None`s; left out, no example has one.
             kwargs: Of the image processor and the tokenizer (`return_tensors="pt"`, `max_length`, ...).
+                `input_data_format` says of arrays where their channels are.
 
         Returns:
             `pixel_values` (batch, channels, height, width) where images were given, `input_ids` and
@@ -227,8 +464,9 @@ class MultimodalProcessor(ProcessorMixin):
             many are no examples but each to be compared with each, by an aligner: they come without a mask.
 
         Raises:
-            ValueError: If nothing is given, the lists differ in length and lack something, or a side is given that
-                this processor has no part for.
+            ValueError: If nothing is given, the lists differ in length and lack something, a side is given that this
+                processor has no part for, or a text has more tokens than the text model reads. If an image has values
+                outside `image_value_range`, or a shape that is none or is ambiguous; the message names its row.
             TypeError: If an image is a path or a text is not a string.
         """
         images = images if images is None or isinstance(images, (list, tuple)) else self._as_list(images)
@@ -292,7 +530,8 @@ class MultimodalProcessor(ProcessorMixin):
     def _pixel_values(self, images: list, kwargs: dict[str, Any]) -> torch.Tensor:
         """(batch, channels, height, width), zeros where a picture is missing."""
         present = [row for row, image in enumerate(images) if image is not None]
-        pictures = [to_rgb(images[row]) for row in present] or [Image.new("RGB", (32, 32))]
+        pictures = [self._to_rgb(images[row], row, kwargs) for row in present] or [Image.new("RGB", (32, 32))]
+        kwargs = {name: value for name, value in kwargs.items() if name != "input_data_format"}
         pixels = self.image_processor(pictures, **{**kwargs, "return_tensors": "pt"})["pixel_values"]
         if len(present) == len(images):
             return pixels
@@ -301,12 +540,46 @@ class MultimodalProcessor(ProcessorMixin):
             batch[present] = pixels
         return batch
 
+    def _to_rgb(self, image: Any, row: int, kwargs: dict[str, Any]) -> Image.Image:
+        try:
+            picture, values = _convert(image, self.image_value_range, kwargs.get("input_data_format"))
+            if values is not None and kwargs.get("do_rescale") is False and not isinstance(image, Image.Image):
+                raise ValueError(
+                    "leave do_rescale=False out: whatever its range, an array is brought to 0..255 first."
+                )
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"image in row {row}: {error}") from error
+        if values is not None and values.is_narrow:
+            used = _words((values.low, values.high))
+            logger.warning_once(
+                f"an image uses under a tenth of its range, {used}. If fewer bits are in use, say so by the "
+                "processor's image_value_range, (0, 4095) for 12 bits."
+            )
+        return picture
+
     def _tokens(self, text: list[str | None], present: np.ndarray, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Tokens; a missing text is one padding token between whatever the tokenizer puts around it, all masked."""
         blank = self.tokenizer.pad_token
         tokens = self.tokenizer([one if here else blank for one, here in zip(text, present, strict=True)], **kwargs)
+        self._check_length(tokens)
         if "attention_mask" in tokens and not present.all():
             masks = tokens["attention_mask"]
             for row in np.flatnonzero(~present):
                 masks[row] = masks[row] * 0 if kwargs.get("return_tensors") else [0] * len(masks[row])
         return dict(tokens)
+
+    def _check_length(self, tokens: Any) -> None:
+        """Say that a text is too long before the text model ends in an error about the sizes of tensors."""
+        longest = self.tokenizer.model_max_length
+        width = max(len(row) for row in tokens["input_ids"])
+        if width > longest:
+            lengths = [int(sum(row)) for row in tokens["attention_mask"]] if "attention_mask" in tokens else [width]
+            row = int(np.argmax(lengths))
+            what = f"the text of row {row} has {lengths[row]} tokens"
+            if lengths[row] <= longest:
+                what = f"texts are padded to {width} tokens"
+            raise ValueError(
+                f"{what}, and the text model reads {longest} (tokenizer.model_max_length, to be raised if the model "
+                "reads more): leave truncation on, and max_length at no more than that."
+            )

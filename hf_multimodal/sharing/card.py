@@ -6,6 +6,8 @@ from urllib.parse import quote
 
 from PIL import Image
 
+from hf_multimodal.storage import naming_damage, replaced, write_text
+
 from .metadata import card_metadata
 from .runs import Run, keep_for_card, read_run
 from .sections import evaluation, limits, summary, training, usage
@@ -64,11 +66,14 @@ def write_card(folder: str | Path, output: str | Path | None = None, **added: An
     beside = path.parent if output is None else path.with_suffix("")
     found = {name: source for name in PICTURES if (source := Path(folder, name)).is_file()}
     where = {name: quote((beside / name).relative_to(path.parent).as_posix()) for name in found}
-    card = model_card(read_run(folder, where))
+    run = read_run(folder, where)
+    with naming_damage(Path(folder, "metrics.json")):
+        card = model_card(run)
     for name, source in found.items():
         if source.resolve() != (beside / name).resolve():
             beside.mkdir(parents=True, exist_ok=True)
-            Image.open(source).convert("RGB").quantize(COLOURS).save(beside / name, optimize=True)
+            with replaced(beside / name) as part:
+                Image.open(source).convert("RGB").quantize(COLOURS).save(part, optimize=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(card, encoding="utf-8", newline="\n")
+    write_text(path, card)
     return path

@@ -10,6 +10,8 @@ from .tables import plain
 # Our name of a metric: the Hub's, and how people call it.
 HUB_METRICS = {
     "accuracy": ("accuracy", "accuracy"),
+    "label_accuracy": ("label_accuracy", "label accuracy"),
+    "subset_accuracy": ("accuracy", "subset accuracy"),  # what the Hub's metric is for several labels
     "macro_f1": ("f1", "macro-F1"),
     "mAP": ("mean_average_precision", "mAP"),
     "nll": ("nll", "NLL"),

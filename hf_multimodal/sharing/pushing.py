@@ -9,6 +9,7 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
+from transformers import AutoModel, PreTrainedConfig
 
 from .files import WEIGHTS, read_card, shared_files
 from .pickles import refuse_pickles
@@ -126,8 +127,14 @@ def push(args: PushArguments) -> dict[str, Any]:
 
     Returns:
         `repo_id`, `revision` (the commit's hash) and `files`.
+
+    Raises:
+        ValueError: If the weights are not those that the configuration asks for; nothing is pushed.
     """
     files = shared_files(args.model)
+    model_type = PreTrainedConfig.get_config_dict(args.model)[0].get("model_type", "")
+    if model_type.startswith("multimodal_"):
+        AutoModel.from_pretrained(args.model)  # refuses weights that are missing, left over or not finite
     commit = push_folder(
         args.model,
         args.repo_id,

@@ -13,6 +13,8 @@ import yaml
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from hf_multimodal.storage import naming_damage, replaced, write_text
+
 # What a card may repeat of a run's arguments. No path, name of a user or token is among them, whatever run.yaml holds.
 HYPERPARAMETERS = (
     "from_scratch",
@@ -37,6 +39,7 @@ HYPERPARAMETERS = (
     "label_smoothing",
     "class_weights",
     "oversample",
+    "threshold",
     "weight_average",
     "early_stopping_patience",
     "metric_for_best_model",
@@ -54,6 +57,7 @@ HYPERPARAMETERS = (
     "max_length",
     "augment",
     "whole_pictures",
+    "image_value_range",
     "missing",
     "eval_missing",
     "complete_only",
@@ -159,6 +163,11 @@ class Run:
         return self.config.get("problem_type") or "single_label_classification"
 
     @property
+    def thresholds(self) -> list[float] | None:
+        """From which probability on each label holds, in the order of the logits; None is .5 for all."""
+        return self.config.get("thresholds") if self.problem_type == "multi_label_classification" else None
+
+    @property
     def class_names(self) -> list[str]:
         """In the order of the logits; none for regression and an aligner."""
         if self.is_aligner or self.problem_type == "regression":
@@ -226,16 +235,64 @@ def keep_for_card(
             raise FileNotFoundError(f"{file} holds no missing_curve: scripts/evaluate.py --missing_curve writes it.")
         metrics["missing_curve"] = measured["missing_curve"]
         if not Path(folder).samefile(curve):
-            shutil.copyfile(Path(curve, "missing_curve.png"), Path(folder, "missing_curve.png"))
+            with replaced(Path(folder, "missing_curve.png")) as part:
+                shutil.copyfile(Path(curve, "missing_curve.png"), part)
     text = json.dumps(metrics, sort_keys=True, indent=2)  # in ASCII, whatever the author's text holds
-    Path(folder, "metrics.json").write_text(text + "\n", encoding="utf-8")
+    write_text(Path(folder, "metrics.json"), text + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ValueError: If it holds none; the message names the file.
+    """
+    with naming_damage(path):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return dict(found.items())
+
+
+def read_arguments(path: Path) -> dict[str, Any]:
+    """The arguments in a `run.yaml`; empty where there is none.
+
+    Raises:
+        ValueError: If it holds something else; the message names the file.
+    """
+    if not path.is_file():
+        return {}
+    with naming_damage(path):
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return dict(found.items())
 
 
 def _metrics(folder: str | Path) -> dict[str, Any]:
     for needed in ("config.json", "metrics.json"):
         if not Path(folder, needed).is_file():
             raise FileNotFoundError(f"{folder} is no folder of a run: it has no {needed}.")
-    return json.loads(Path(folder, "metrics.json").read_text(encoding="utf-8"))
+    return read_json(Path(folder, "metrics.json"))
+
+
+def with_label_accuracy(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What an older multi-label run called `accuracy`, which is that of each label, under the name of today.
+
+    Args:
+        metrics: Of a `metrics.json` of a multi-label run, of whatever age.
+    """
+
+    def renamed(scores: Mapping[str, Any]) -> dict[str, Any]:
+        names = {"accuracy": "label_accuracy", "majority_accuracy": "majority_label_accuracy"}
+        return {names.get(name, name): value for name, value in scores.items()}
+
+    found = dict(metrics)
+    for name in ("test", "validation", "difference"):
+        if name in found:
+            found[name] = renamed(found[name])
+    for name in ("intervals", "baselines"):
+        found[name] = {which: renamed(entry) for which, entry in (found.get(name) or {}).items()}
+    for entry in found["baselines"].values():
+        entry["difference"] = renamed(entry["difference"])
+    found["missing_curve"] = [renamed(point) for point in found.get("missing_curve") or []]
+    return {name: entry for name, entry in found.items() if name in metrics}
 
 
 def read_run(folder: str | Path, pictures: Mapping[str, str]) -> Run:
@@ -249,8 +306,10 @@ def read_run(folder: str | Path, pictures: Mapping[str, str]) -> Run:
         FileNotFoundError: If the folder holds no run.
     """
     path, metrics = Path(folder), _metrics(folder)
-    listing = path / "run.yaml"
-    arguments = (yaml.safe_load(listing.read_text(encoding="utf-8")) or {}) if listing.is_file() else {}
+    config = read_json(path / "config.json")
+    if config.get("problem_type") == "multi_label_classification":
+        metrics = with_label_accuracy(metrics)
+    arguments = read_arguments(path / "run.yaml")
     added = metrics.get("card", {})
     known = {
         entry.name: source[entry.name]
@@ -260,7 +319,7 @@ def read_run(folder: str | Path, pictures: Mapping[str, str]) -> Run:
     }
     return Run(
         name=added.get("repo_id") or metrics.get("run", {}).get("repo_id") or path.resolve().name,
-        config=json.loads((path / "config.json").read_text(encoding="utf-8")),
+        config=config,
         metrics=metrics,
         arguments=arguments,
         card=CardArguments(**known),

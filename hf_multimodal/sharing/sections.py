@@ -11,6 +11,8 @@ MOST_CLASSES = 50
 TRANSFORMERS = "5.20"  # as pyproject.toml asks for
 METRICS = {
     "accuracy": "accuracy",
+    "label_accuracy": "label accuracy",
+    "subset_accuracy": "subset accuracy",
     "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro-F1",
     "weighted_f1": "weighted F1",
@@ -49,6 +51,9 @@ ANSWERS = {
 print([model.config.id2label[number] for number in probabilities.argmax(-1).tolist()])""",
     "multi_label_classification": """probabilities = logits.sigmoid()
 print([[model.config.id2label[k] for k, p in enumerate(row) if p >= 0.5] for row in probabilities.tolist()])""",
+    "thresholds": """thresholds = model.config.thresholds
+holds = [[p >= t for p, t in zip(row, thresholds)] for row in logits.sigmoid().tolist()]
+print([[model.config.id2label[k] for k, one in enumerate(row) if one] for row in holds])""",
     "regression": "print(logits[:, 0].tolist())",
 }
 
@@ -64,6 +69,12 @@ def summary(run: Run) -> str:
         what = f"A classifier that reads {READS[run.modality]} and answers {_answer(run)}."
         if run.problem_type == "regression":
             what = f"A model that reads {READS[run.modality]} and answers a number."
+            if run.config.get("target_std") is not None:
+                mean, deviation = run.config["target_mean"][0], run.config["target_std"][0]
+                what += (
+                    f" It learned the targets scaled by the mean {mean:.4g} and the deviation {deviation:.4g} of its "
+                    "training rows, and answers in their own unit."
+                )
         if run.family == "multimodal_robust_fusion":
             what += " Either may be missing."
     return f"{what}\n\n{_models(run)}"
@@ -75,9 +86,10 @@ def usage(run: Run) -> str:
     if run.is_aligner:
         snippet += ALIGNING
     else:
+        kind = "thresholds" if run.thresholds else run.problem_type
         inputs = INPUTS["incomplete" if run.family == "multimodal_robust_fusion" else run.modality]
         snippet += f'inputs = processor({inputs}, return_tensors="pt")\nlogits = model(**inputs).logits\n'
-        snippet += ANSWERS[run.problem_type]
+        snippet += ANSWERS[kind]
     if run.modality == "text":
         snippet = snippet.removeprefix("from PIL import Image\n")
     folder = "" if "/" in run.name else f" {inline(run.name)} is the folder of this card: give its path."
@@ -117,7 +129,7 @@ def evaluation(run: Run) -> str:
     found = run.metrics[run.split]
     if run.is_aligner:
         return _joined([_retrieval(run, found), _retrieval_ceiling(run)])
-    parts = [_scores(run, found), _ceiling(run), _per_class(found)]
+    parts = [_scores(run, found), _ceiling(run), _thresholds(run), _per_class(run, found)]
     if "confusion.png" in run.pictures:
         parts.append(f"![Confusion matrix]({run.pictures['confusion.png']})")
     return _joined([*parts, _baselines(run), _missing(run)])
@@ -133,6 +145,8 @@ def limits(run: Run) -> str:
         said.append("Recall falls as the pool grows: the numbers hold for the pools above.")
     if run.family == "multimodal_fusion" and run.modality == "both":
         said.append("Not made for examples that lack their image or their text: a robust classifier is.")
+    for head in run.facts.get("untrained_heads", ()):
+        said.append(f"The {inline(head)} head got no gradient in training, so it has no weight in what is answered.")
     per_class = found.get("per_class", {})
     if len(per_class) > 1:
         worst = min(per_class, key=lambda name: per_class[name]["f1"])
@@ -254,6 +268,10 @@ def _course(run: Run) -> str:
         )
     if run.hyperparameters.get("fit_on_validation"):
         kept += ", and the validation rows were trained on too"
+    if facts.get("stopped_early"):
+        kept = f"training stopped early, of {facts['planned_steps']:,} steps that were planned; {kept}"
+    if facts.get("resumed_from_step") is not None:
+        kept = f"resumed after step {facts['resumed_from_step']:,}, the seconds being those since; {kept}"
     return (
         f"{facts['steps']:,} steps of {facts['examples_per_step']:,} examples ({facts['epochs']:g} epochs) in "
         f"{facts['train_seconds']:,.0f} seconds, seed {facts['seed']}; {kept}."
@@ -287,7 +305,15 @@ def _ceiling(run: Run) -> str:
     )
 
 
-def _per_class(found: Mapping[str, Any]) -> str:
+def _thresholds(run: Run) -> str:
+    if not run.thresholds:
+        return ""
+    if run.hyperparameters.get("threshold") == "tuned":
+        return "A label is said to hold from a threshold on: its own, that of the best F1 on the validation rows."
+    return f"A label is said to hold from the probability {run.thresholds[0]:g} on."
+
+
+def _per_class(run: Run, found: Mapping[str, Any]) -> str:
     per_class = found.get("per_class", {})
     if not 0 < len(per_class) <= MOST_CLASSES:
         return ""
@@ -295,7 +321,12 @@ def _per_class(found: Mapping[str, Any]) -> str:
         [inline(name), entry["f1"], entry["precision"], entry["recall"], entry["support"]]
         for name, entry in per_class.items()
     ]
-    return markdown_table(rows, ["class", "F1", "precision", "recall", "rows"])
+    columns = ["class", "F1", "precision", "recall", "rows"]
+    if run.thresholds:
+        limits = dict(zip(map(inline, run.class_names), run.thresholds, strict=True))
+        rows = [[*row, limits[row[0]]] for row in rows]
+        columns.append("threshold")
+    return markdown_table(rows, columns)
 
 
 def _retrieval(run: Run, found: Mapping[str, Any]) -> str:

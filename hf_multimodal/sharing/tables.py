@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 LONGEST_TEXT = 200
-CURVE_METRICS = ("accuracy", "macro_f1", "mAP", "nll", "ece", "mse", "mae")
+CURVE_METRICS = ("accuracy", "label_accuracy", "subset_accuracy", "macro_f1", "mAP", "nll", "ece", "mse", "mae")
 # As entities, since no reader of HTML, templates or tables takes one for markup, whatever it makes of a backslash.
 _MARKUP = re.compile(r"[\\`*_\[\]#!~$@^]|:(?=/)|(?<=www)\.|^[-+=:]|(?<=\d)[.)](?=\s)", re.IGNORECASE)
 _ENTITIES = {character: f"&#{ord(character)};" for character in "&<>{}|"}

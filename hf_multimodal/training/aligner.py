@@ -8,6 +8,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.utils import logging
 
+from hf_multimodal.data.checks import first_reasons
 from hf_multimodal.data.pairs import group_pairs
 from hf_multimodal.evaluation.plots import plot_history
 from hf_multimodal.evaluation.report import write_json
@@ -18,11 +19,11 @@ from hf_multimodal.training.aligner_arguments import AlignerDataArguments, Align
 from hf_multimodal.training.aligner_trainer import AlignerTrainer, flat_metrics
 from hf_multimodal.training.arguments import DataArguments, parse_training_arguments
 from hf_multimodal.training.building import build_for_data
-from hf_multimodal.training.checkpoints import find_checkpoint
 from hf_multimodal.training.dry_run import dry_run
 from hf_multimodal.training.facts import pool_ceiling, run_facts
 from hf_multimodal.training.preparing import prepare_training_data
-from hf_multimodal.training.running import finish_run, fit, push_run, save_run, trainer_options
+from hf_multimodal.training.run_folder import claim_output_dir
+from hf_multimodal.training.running import checkpoint_of, finish_run, fit, push_run, save_run, trainer_options
 
 logger = logging.get_logger(__name__)
 
@@ -46,7 +47,17 @@ def train_aligner(argv: list[str] | None = None, description: str | None = None)
     assert isinstance(model_args, AlignerModelArguments)
     if training_args.world_size > 1:
         training_args.dataloader_drop_last = True  # negatives are gathered from batches of one size
-    folder = Path(str(training_args.output_dir)) if training_args.process_index == 0 else None
+    with claim_output_dir(training_args, data_args.dry_run) as folder:
+        return _train(model_args, data_args, training_args, given, folder)
+
+
+def _train(
+    model_args: AlignerModelArguments,
+    data_args: DataArguments,
+    training_args: TrainingArguments,
+    given: dict[str, Any],
+    folder: Path | None,
+) -> dict[str, Any]:
     data, bad_samples = prepare_training_data(data_args, "both", folder, labelled=False)
     pictures: dict[str, Dataset] = {}
     incomplete: dict[str, int] = {}
@@ -58,12 +69,13 @@ def train_aligner(argv: list[str] | None = None, description: str | None = None)
                 "%s: %d rows lack their picture or their caption and are left out.", split, incomplete[split]
             )
         if not len(pictures[split]):
-            raise ValueError(f"{data_args.data}: the split {split!r} has no pair of a picture and a caption.")
+            reasons = first_reasons(bad_samples, rows, data.sources.get(split))
+            raise ValueError(f"{data_args.data}: the split {split!r} has no pair of a picture and a caption.{reasons}")
     if data_args.dry_run:
         report = dry_run(model_args, data_args, training_args, data, bad_samples, pictures["train"])
         return report | {"incomplete_pairs": incomplete}
 
-    checkpoint = find_checkpoint(training_args.resume_from_checkpoint, str(training_args.output_dir))
+    checkpoint = checkpoint_of(model_args, training_args)
     model, processor = build_for_data(model_args, data_args, data, training_args.seed)
     trainer = build_trainer(model_args, data_args, training_args, pictures, model, processor)
     model, run = fit(trainer, checkpoint, model_args)

@@ -11,7 +11,13 @@ from hf_multimodal.data.pair_collator import PairCollator
 from hf_multimodal.models import AlignerModel, MultimodalProcessor
 from hf_multimodal.models.configuration_aligner import PROJECTIONS
 from hf_multimodal.models.contrastive_losses import LOSSES, TRIPLET_MININGS
-from hf_multimodal.training.arguments import FROM_SCRATCH_DEFAULTS, TRAINING_DEFAULTS, DataArguments, ModelArguments
+from hf_multimodal.training.arguments import (
+    FROM_SCRATCH_DEFAULTS,
+    TRAINING_DEFAULTS,
+    USUAL_THRESHOLD,
+    DataArguments,
+    ModelArguments,
+)
 
 
 @dataclass
@@ -61,6 +67,7 @@ class AlignerModelArguments(ModelArguments):
     label_smoothing: float = field(init=False, default=0.0)
     class_weights: str = field(init=False, default="none")
     oversample: bool = field(init=False, default=False)
+    threshold: str = field(init=False, default=USUAL_THRESHOLD)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,7 +99,8 @@ class AlignerDataArguments(DataArguments):
         default=None, metadata={"help": "Column by which recalls are told apart, to see what aligns badly."}
     )
     # What is about labels, or about incomplete examples, which no aligner reads.
-    label_column: str | None = field(init=False, default=None)
+    label_column: list[str] | None = field(init=False, default=None)
+    allow_untrained_classes: bool = field(init=False, default=False)
     problem_type: str | None = field(init=False, default=None)
     no_stratify: bool = field(init=False, default=False)
     missing: str | None = field(init=False, default=None)

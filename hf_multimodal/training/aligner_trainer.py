@@ -34,12 +34,12 @@ class AlignerTrainer(MultimodalTrainer):
         super().__init__(*args, **kwargs)
         self.cache_chunk_size = cache_chunk_size
 
-    def training_step(
-        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    def _forward_and_backward(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any
     ) -> torch.Tensor:
-        """One batch, forward and backward, in chunks if so asked."""
+        """In chunks if so asked."""
         if self.cache_chunk_size is None:
-            return super().training_step(model, inputs, num_items_in_batch)
+            return super()._forward_and_backward(model, inputs, num_items_in_batch)
         model.train()
         share = self.current_gradient_accumulation_steps
         output = backward_in_chunks(

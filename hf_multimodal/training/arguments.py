@@ -18,11 +18,15 @@ from hf_multimodal.data.presence import MissingRate, PresenceRedraw
 from hf_multimodal.models import FusionForImageTextClassification, MultimodalProcessor
 from hf_multimodal.models.configuration_vision_text import IMAGE_POOLINGS, TEXT_POOLINGS
 from hf_multimodal.models.fusion import FUSIONS
+from hf_multimodal.models.processing_multimodal import check_value_range
 from hf_multimodal.sharing.runs import CardArguments
+from hf_multimodal.training.checkpoints import refuse_finished_run
 from hf_multimodal.training.freezing import parse_layers
 from hf_multimodal.training.from_scratch import RECURRENT_CELLS
 
 CLASS_WEIGHTS = ("none", "balanced")
+TUNED = "tuned"
+USUAL_THRESHOLD = "0.5"
 
 # Where these differ from transformers' own: a run that measures itself each epoch, keeps the best and can be resumed.
 TRAINING_DEFAULTS: dict[str, Any] = {
@@ -43,7 +47,6 @@ TRAINING_DEFAULTS: dict[str, Any] = {
     "hub_strategy": "end",  # what is pushed is the run's whole folder, which only then stands
     "logging_nan_inf_filter": False,
     "remove_unused_columns": False,
-    "label_names": ["labels"],
     "train_sampling_strategy": "group_by_length",
     "dataloader_num_workers": min(4, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),
     "dataloader_persistent_workers": True,
@@ -52,9 +55,12 @@ TRAINING_DEFAULTS: dict[str, Any] = {
 # Where an argument means something else than in transformers.
 HELP = {
     "per_device_train_batch_size": "Examples a step on all processes together (times gradient_accumulation_steps), so "
-    "that one YAML file means the same optimisation on any number of them."
+    "that one YAML file means the same optimisation on any number of them.",
+    "label_names": "Names of the classes in order. Default: read off the labels; of multi-hot lists class_0, class_1, "
+    "and so on.",
 }
-NOT_REPEATED = ("resume_from_checkpoint", "dry_run", "hub_token")  # a token is written nowhere
+# Of one call alone; a token is written nowhere.
+NOT_REPEATED = ("resume_from_checkpoint", "overwrite_output_dir", "dry_run", "hub_token")
 # Small random models: larger batches, more epochs, and a common space no wider than they are.
 FROM_SCRATCH_DEFAULTS: dict[str, Any] = {"per_device_train_batch_size": 64, "num_train_epochs": 4, "hidden_size": 64}
 # With no validation rows left, nothing is chosen: the last step is the result.
@@ -131,7 +137,20 @@ class ModelArguments(CardArguments):
     )
     label_smoothing: float = field(default=0.0, metadata={"help": "Share of each target spread over all classes."})
     class_weights: str = field(default="none", metadata={"help": "'balanced' weighs classes by inverse frequency."})
+    no_target_scaling: bool = field(
+        default=False,
+        metadata={
+            "help": "Regression: learn the targets as they are, not scaled by mean and deviation of the training rows."
+        },
+    )
     oversample: bool = field(default=False, metadata={"help": "Repeat rare classes until all are equally frequent."})
+    threshold: str = field(
+        default=USUAL_THRESHOLD,
+        metadata={
+            "help": "Multi-label: the probability from which on a label is said to hold, a number for all labels, or "
+            "'tuned': for each label that of the best F1 on the validation rows. Saved in the model's configuration."
+        },
+    )
     weight_average: float = field(
         default=0.0,
         metadata={
@@ -140,6 +159,13 @@ class ModelArguments(CardArguments):
     )
     early_stopping_patience: int = field(
         default=3, metadata={"help": "Stop after so many evaluations without a better validation NLL; 0: never."}
+    )
+    accept_other_processes: bool = field(
+        default=False,
+        metadata={
+            "help": "Resume a checkpoint that another number of processes wrote; its random numbers are not those of "
+            "the whole run."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -170,12 +196,24 @@ class ModelArguments(CardArguments):
             raise ValueError("vision_layers needs a pretrained vision model.")
         if self.word_vectors is not None and not (self.from_scratch and self.modality != "image"):
             raise ValueError("word_vectors needs from_scratch and a text model.")
+        if self.class_weights != "none" and self.oversample:
+            raise ValueError(
+                "class_weights 'balanced' and oversample correct the same imbalance, so that both together turn it "
+                "round: leave one of them out."
+            )
+        if self.threshold != TUNED and not 0 < _number(self.threshold) < 1:
+            raise ValueError(f"threshold must be a number between 0 and 1, or {TUNED!r}, got {self.threshold!r}.")
         if not 0 <= self.weight_average < 1:
             raise ValueError(f"weight_average must lie in [0, 1), got {self.weight_average}.")
         if self.lora_rank < 0:
             raise ValueError(f"lora_rank must be 0 or more, got {self.lora_rank}.")
         if self.lora_rank and self.from_scratch:
             raise ValueError("lora_rank needs pretrained weights, so it cannot go with from_scratch.")
+
+    @property
+    def fixed_threshold(self) -> float | None:
+        """What `threshold` names for all labels; None where it is the usual one, or tuned."""
+        return None if self.threshold == TUNED or float(self.threshold) == 0.5 else float(self.threshold)
 
     def _check_recurrent_cell(self) -> None:
         """Refuse what would else be looked for on the Hub."""
@@ -253,6 +291,13 @@ class DataArguments(SourceArguments):
         default=False,
         metadata={"help": "Resize pictures to what the vision model reads and cut nothing off their borders."},
     )
+    image_value_range: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "The values of black and of white in images of 16-bit or 32-bit integers or floats: 0 4095 for 12 "
+            "bits. Default: 0 65535 for 16 bits, 0 1 for floats, 0 255 for others. Images of 8 bits need none."
+        },
+    )
     augmented_states: int = field(
         default=4,
         metadata={
@@ -278,12 +323,27 @@ class DataArguments(SourceArguments):
         default=False,
         metadata={"help": "Final fit, all choices made: train on the validation rows too, keep the last step."},
     )
-    dry_run: bool = field(default=False, metadata={"help": "Report on data and model, run one step, write nothing."})
+    allow_untrained_classes: bool = field(
+        default=False, metadata={"help": "Train although a class has no training row, so that it cannot be learned."}
+    )
+    overwrite_output_dir: bool = field(
+        default=False,
+        metadata={"help": "Replace the finished run in output_dir, which is an error without this flag."},
+    )
+    dry_run: bool = field(
+        default=False,
+        metadata={
+            "help": "Report on data and model, run one step, write nothing; exit status 2 if the run would not start."
+        },
+    )
+    # The flag is transformers' own, which means the names of the model's inputs; `parse_training_arguments` moves it.
+    label_names: list[str] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.augmented_states < 1:
             raise ValueError(f"augmented_states must be 1 or more, got {self.augmented_states}.")
+        check_value_range(self.image_value_range)
         for rate in (self.missing, self.eval_missing):
             if rate is not None:
                 MissingRate.parse(rate)
@@ -291,7 +351,9 @@ class DataArguments(SourceArguments):
     def load(self, **options: Any) -> LoadedData:
         """Load the data; of a controlled task no more rows than are wanted."""
         sizes = {"train_size": self.max_train_samples, "validation_size": self.max_eval_samples}
-        return super().load(**{name: size for name, size in sizes.items() if size is not None}, **options)
+        sizes = {name: size for name, size in sizes.items() if size is not None}
+        labels = {"label_names": self.label_names, "untrained_names": self.allow_untrained_classes}
+        return super().load(**sizes, **labels, **options)
 
 
 def parse_training_arguments(
@@ -313,6 +375,7 @@ def parse_training_arguments(
         processes, and the arguments that repeat the run on any number of them.
 
     Raises:
+        FileExistsError: If the output folder holds a finished run that is neither resumed nor to be replaced.
         ValueError: On an unknown flag, key or choice, arguments that contradict each other, or
             `label_smoothing_factor`.
     """
@@ -329,13 +392,17 @@ def parse_training_arguments(
             "label_smoothing_factor takes the labels away from the model, so that its own loss never sees them: "
             "use --label_smoothing."
         )
+    if training_args.label_names is not None and not model_args.reads_labels:
+        raise ValueError(f"label_names {training_args.label_names} have no use: an aligner reads no labels.")
+    data_args.label_names, training_args.label_names = training_args.label_names, ["labels"]
     if data_args.data is None:
         raise ValueError("data is needed: a table, a folder, a Hub data set, or controlled:<task>.")
-    for name in ("augment", "whole_pictures"):
+    for name in ("augment", "whole_pictures", "image_value_range"):
         if getattr(data_args, name) and model_args.modality == "text":
             raise ValueError(f"{name} has no use with modality 'text'.")
-    if data_args.whole_pictures and model_args.from_fusion is not None:
-        raise ValueError("from_fusion brings its own way to prepare pictures: leave whole_pictures out.")
+    for name in ("whole_pictures", "image_value_range"):
+        if getattr(data_args, name) and model_args.from_fusion is not None:
+            raise ValueError(f"from_fusion brings its own way to prepare pictures: leave {name} out.")
     all_open = parse_layers(model_args.freeze_vision_layers, "freeze_vision_layers") == 0
     if data_args.frozen_states is not None and all_open:
         raise ValueError("frozen_states needs freeze_vision_layers: no layer of the vision model is frozen.")
@@ -343,6 +410,8 @@ def parse_training_arguments(
         raise ValueError(f"max_length {data_args.max_length} has no use with modality 'image'.")
     if data_args.fit_on_validation and (training_args.eval_strategy != "no" or training_args.load_best_model_at_end):
         raise ValueError("fit_on_validation leaves no rows to evaluate on: eval_strategy must be 'no'.")
+    if data_args.fit_on_validation and model_args.threshold == TUNED:
+        raise ValueError("fit_on_validation leaves no rows to tune the thresholds on: give a threshold as a number.")
     if data_args.fit_on_validation and model_args.fits_stack:
         raise ValueError("fit_on_validation leaves no rows to fit the stack on: add no_stack.")
     training_args.learning_rate, model_args.head_learning_rate = model_args.learning_rates(training_args.learning_rate)
@@ -358,5 +427,15 @@ def parse_training_arguments(
         training_args.greater_is_better = False
     if training_args.dataloader_num_workers == 0:
         training_args.dataloader_persistent_workers = False
+    if not data_args.overwrite_output_dir:
+        refuse_finished_run(str(training_args.output_dir), training_args.resume_from_checkpoint)
     given = {name: value for name, value in line.given().items() if name not in NOT_REPEATED}
     return model_args, data_args, training_args, given
+
+
+def _number(text: str) -> float:
+    """What a text says, NaN where it says no number."""
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")

@@ -1,21 +1,23 @@
 """The rivals of a robust classifier: the same models trained alone or plainly fused, and their answers combined."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from transformers import TrainingArguments
 
-from hf_multimodal.data.checks import BadSample
+from hf_multimodal.data.checks import BadSample, first_reasons
 from hf_multimodal.data.command_line import flags_of
 from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.evaluation.bootstrap import paired_bootstrap
 from hf_multimodal.evaluation.calibration import EPSILON
 from hf_multimodal.evaluation.predictions import Predictions, read_predictions
 from hf_multimodal.evaluation.report import write_json, write_run
+from hf_multimodal.evaluation.thresholds import NEUTRAL
 from hf_multimodal.sharing.tables import markdown_table
 from hf_multimodal.training.arguments import DataArguments, ModelArguments, parse_training_arguments
 from hf_multimodal.training.preparing import keep_readable
@@ -43,6 +45,7 @@ UNUSED = {
         "augment",
         "augmented_states",
         "whole_pictures",
+        "image_value_range",
     ),
 }
 NOT_TAKEN = ("push_to_hub", "hub_model_id", "hub_strategy", "hub_token", "run_name", "base_models")
@@ -73,15 +76,20 @@ def baseline_arguments(given: Mapping[str, Any], name: str, output_dir: str) -> 
 
 
 def parse_baselines(given: Mapping[str, Any], output_dir: str) -> dict[str, tuple[Any, ...]]:
-    """The rivals' arguments as `parse_training_arguments` gives them, by name; what is wrong with them shows here."""
-    return {name: parse_training_arguments(flags_of(baseline_arguments(given, name, output_dir))) for name in TRAINED}
+    """The rivals' arguments as `parse_training_arguments` gives them, by name; what is wrong with them shows here.
+
+    Their folders lie in the robust run's: where that one may be written, so may these.
+    """
+    flags = {name: flags_of(baseline_arguments(given, name, output_dir)) for name in TRAINED}
+    return {name: parse_training_arguments([*own, "--overwrite_output_dir"]) for name, own in flags.items()}
 
 
-def rows_of_rivals(data: LoadedData) -> dict[str, LoadedData]:
+def rows_of_rivals(data: LoadedData, bad_samples: Sequence[BadSample] = ()) -> dict[str, LoadedData]:
     """The rows that each rival can read, by name; whether all of them can be trained shows here.
 
     Args:
         data: The robust run's checked rows.
+        bad_samples: What the checks let pass; the first are named where a rival has no row.
 
     Raises:
         ValueError: If a rival has nothing to train on, or nothing to stop on.
@@ -94,7 +102,7 @@ def rows_of_rivals(data: LoadedData) -> dict[str, LoadedData]:
             if not len(rows):
                 raise ValueError(
                     f"baselines: {name!r} has no row in the split {str(split)!r}: every one lacks "
-                    f"{' or '.join(needed)}. Take less away, or leave baselines out."
+                    f"{' or '.join(needed)}. Take less away, or leave baselines out.{first_reasons(bad_samples)}"
                 )
         found[name] = replace(data, splits=splits)
     return found
@@ -127,7 +135,7 @@ def compare_with_baselines(
         return {}
     problem_type = next(iter(answers.values())).problem_type
     robust = read_predictions(Path(output_dir, "predictions.csv"), problem_type)
-    answers |= combine(answers, robust)
+    answers |= combine(answers, robust, {name: _thresholds(rivals[name][2].output_dir) for name in answers})
     found = {}
     for name, theirs in answers.items():
         if name not in TRAINED:
@@ -143,7 +151,15 @@ def compare_with_baselines(
     return {"baselines": found}
 
 
-def combine(answers: Mapping[str, Predictions], robust: Predictions) -> dict[str, Predictions]:
+def _thresholds(folder: str) -> list[float] | None:
+    return json.loads(Path(folder, "config.json").read_text(encoding="utf-8")).get("thresholds")
+
+
+def combine(
+    answers: Mapping[str, Predictions],
+    robust: Predictions,
+    thresholds: Mapping[str, Sequence[float] | None] = MappingProxyType({}),
+) -> dict[str, Predictions]:
     """Rivals that need no training of their own, from the answers of those that were trained.
 
     `dispatch` takes plain fusion where both are there and else the model of what is there; `averaged` and, for
@@ -153,17 +169,21 @@ def combine(answers: Mapping[str, Predictions], robust: Predictions) -> dict[str
     Args:
         answers: `image alone`, `text alone` and `plain fusion` on the same rows, in the same order.
         robust: The robust run's, which tell what each row has.
+        thresholds: Of each of those that were trained, for a multi-label problem; joined as the answers are. One that
+            is None or not there is .5.
     """
     present = np.stack([robust.has_image, robust.has_text], axis=1)
     weight = np.where(present.any(axis=1, keepdims=True), present, True)[..., None].astype(float)  # (rows, 2, 1)
-    alone = [answers[f"{modality} alone"].outputs.reshape(len(robust.ids), -1) for modality in ("image", "text")]
-    single = np.stack(alone, axis=1)  # (rows, 2, classes)
-    fused = answers["plain fusion"].outputs.reshape(len(robust.ids), -1)
-    averaged = (weight * single).sum(axis=1) / weight.sum(axis=1)
-    tables = {
-        "dispatch": np.where(present.all(axis=1, keepdims=True), fused, averaged),
-        "averaged": averaged,
-    }
+    trained = ("image alone", "text alone", "plain fusion")
+    outputs = {name: answers[name].outputs.reshape(len(robust.ids), -1) for name in trained}
+    single = np.stack([outputs["image alone"], outputs["text alone"]], axis=1)  # (rows, 2, classes)
+
+    def joined(image: np.ndarray, text: np.ndarray, fused: np.ndarray) -> dict[str, np.ndarray]:
+        averaged = (weight * np.stack([image, text], axis=1)).sum(axis=1) / weight.sum(axis=1)
+        return {"dispatch": np.where(present.all(axis=1, keepdims=True), fused, averaged), "averaged": averaged}
+
+    tables = joined(*outputs.values())
+    limits = joined(*(np.broadcast_to(thresholds.get(name) or NEUTRAL, outputs[name].shape) for name in trained))
     if robust.problem_type == "single_label_classification":
         tables["summed logs"] = _normalised(weight * np.log(np.clip(single, EPSILON, 1)))
     return {
@@ -175,6 +195,7 @@ def combine(answers: Mapping[str, Predictions], robust: Predictions) -> dict[str
             labels=list(robust.labels),
             has_image=robust.has_image,
             has_text=robust.has_text,
+            thresholds=limits.get(name),
         )
         for name, table in tables.items()
     }

@@ -12,7 +12,7 @@ from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.models import MultimodalProcessor
 from hf_multimodal.models.processing_multimodal import padding_of
 from hf_multimodal.sharing.pickles import refuse_pickled_model
-from hf_multimodal.training.arguments import SHAPED_BY_FUSION, DataArguments, ModelArguments
+from hf_multimodal.training.arguments import SHAPED_BY_FUSION, USUAL_THRESHOLD, DataArguments, ModelArguments
 from hf_multimodal.training.freezing import freeze_layers
 from hf_multimodal.training.from_scratch import text_part, vision_part
 from hf_multimodal.training.lora import add_lora
@@ -61,6 +61,7 @@ def build_model_and_processor(
     texts: Iterable[str | None],
     max_length: int | None,
     whole_pictures: bool = False,
+    image_value_range: Any = None,
     **config_kwargs: Any,
 ) -> tuple[PreTrainedModel, MultimodalProcessor]:
     """Build what a training run starts from.
@@ -70,6 +71,7 @@ def build_model_and_processor(
         texts: The training texts, for a tokenizer from scratch.
         max_length: Longest text in tokens; None means what the text model reads.
         whole_pictures: Whether pictures are resized and not cropped.
+        image_value_range: Of the processor, unless a fused classifier brings its own.
         config_kwargs: Further fields of the configuration (`id2label`, `problem_type`, `class_weights`, ...).
 
     Returns:
@@ -86,7 +88,7 @@ def build_model_and_processor(
         text_config, tokenizer = text_part(args.text_model, texts, vectors) if sees_texts else (None, None)
         if tokenizer is not None:
             tokenizer.init_kwargs["padding"] = padding_of(text_config)
-        processor = MultimodalProcessor(image_processor, tokenizer)
+        processor = MultimodalProcessor(image_processor, tokenizer, image_value_range=image_value_range)
         config = args.model_class.config_class(vision_config=vision_config, text_config=text_config, **fields)
         model = args.model_class(config)
         if vectors is not None:
@@ -97,14 +99,15 @@ def build_model_and_processor(
         _check_trained(args.from_fusion, fields)
         processor = MultimodalProcessor.from_pretrained(args.from_fusion, trust_remote_code=False)
         brought = (*SHAPED_BY_FUSION, "id2label", "num_labels")
-        # Without class weights of its own the run has none, whatever the fused one had.
-        given = {"class_weights": None} | {name: value for name, value in fields.items() if name not in brought}
+        # Without class weights or thresholds of its own the run has none, whatever the fused one had.
+        given = {"class_weights": None, "thresholds": None} | {
+            name: value for name, value in fields.items() if name not in brought
+        }
         model = args.model_class.from_fusion(args.from_fusion, **given)
     else:
-        processor = MultimodalProcessor.from_vision_text_pretrained(args.vision_model, args.text_model)
-        model = args.model_class.from_vision_text_pretrained(
-            args.vision_model, args.text_model, vision_layers=args.vision_layers, **fields
-        )
+        names = (args.vision_model, args.text_model)
+        processor = MultimodalProcessor.from_vision_text_pretrained(*names, image_value_range=image_value_range)
+        model = args.model_class.from_vision_text_pretrained(*names, vision_layers=args.vision_layers, **fields)
     if whole_pictures:
         processor.keep_whole_pictures()
     if max_length is not None and processor.tokenizer is not None:
@@ -133,7 +136,7 @@ def build_for_data(
 
     Args:
         model_args: Choices of the model.
-        data_args: Its `max_length` and `whole_pictures`.
+        data_args: Its `max_length`, `whole_pictures` and `image_value_range`.
         data: The data.
         seed: Of the random weights.
 
@@ -141,14 +144,14 @@ def build_for_data(
         The model, a peft model where LoRA is asked for, and the processor.
 
     Raises:
-        ValueError: If `label_smoothing` is asked for where an example has no single class.
+        ValueError: If `label_smoothing` is asked for where an example has no single class, or a `threshold` where it
+            has one.
     """
     fields = _label_fields(model_args, data) if model_args.reads_labels else {}
     set_seed(seed)
     texts = data.splits["train"]["text"]
-    model, processor = build_model_and_processor(
-        model_args, texts, data_args.max_length, whole_pictures=data_args.whole_pictures, **fields
-    )
+    fields |= {"whole_pictures": data_args.whole_pictures, "image_value_range": data_args.image_value_range}
+    model, processor = build_model_and_processor(model_args, texts, data_args.max_length, **fields)
     return (add_lora(model, model_args.lora_rank) if model_args.lora_rank else model), processor
 
 
@@ -156,12 +159,39 @@ def _label_fields(model_args: ModelArguments, data: LoadedData) -> dict[str, Any
     """What the labels of a data set say of a classifier's configuration."""
     if model_args.label_smoothing and data.problem_type != "single_label_classification":
         raise ValueError(f"label_smoothing needs one class an example, but problem_type is {data.problem_type!r}.")
+    if model_args.threshold != USUAL_THRESHOLD and data.problem_type != "multi_label_classification":
+        raise ValueError(
+            f"threshold is for labels of which several may hold, but problem_type is {data.problem_type!r}."
+        )
     fields: dict[str, Any] = {"problem_type": data.problem_type}
     fields |= {"id2label": data.id2label} if data.id2label else {"num_labels": 1}
-    if model_args.class_weights == "balanced":
+    if data.problem_type == "regression":
+        fields |= target_scale(data.splits["train"]["label"][:], model_args.no_target_scaling)
+    if model_args.fixed_threshold is not None:
+        fields["thresholds"] = [model_args.fixed_threshold] * len(data.id2label)
+    if model_args.class_weights == "balanced" and not data.refusals:  # a dry run goes on although a class has no row
         labels = data.splits["train"]["label"][:]
         fields["class_weights"] = balanced_class_weights(labels, data.problem_type, len(data.id2label))
     return fields
+
+
+def target_scale(targets: Sequence[float], off: bool = False) -> dict[str, list[float] | None]:
+    """The configuration's `target_mean` and `target_std`, from training rows.
+
+    Args:
+        targets: (rows,) numbers in the user's unit.
+        off: Scale nothing.
+
+    Example:
+
+    >>> target_scale([10.0, 30.0]), target_scale([5.0, 5.0])["target_std"]
+    ({'target_mean': [20.0], 'target_std': [10.0]}, [1.0])
+    """
+    if off:
+        return {"target_mean": None, "target_std": None}
+    values = np.asarray(targets, dtype=np.float64)
+    deviation = float(values.std())
+    return {"target_mean": [float(values.mean())], "target_std": [deviation if deviation > 0 else 1.0]}
 
 
 def parameter_counts(model: nn.Module) -> dict[str, int]:

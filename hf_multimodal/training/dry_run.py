@@ -37,15 +37,19 @@ def dry_run(
 
     Returns:
         The report: `problem_type` of a classifier, `splits` (rows by class and by presence), `source` (kind,
-        encodings), `bad_samples` (each with its action), `tokens_cut` by split, `max_length`, `parameters`,
-        `trainable_parameters`, `loss` of the step.
+        encodings), `bad_samples` (each with its action), `warnings` about labels and classes, `image_values` (what is
+        odd about the range of the images' values, or None), `tokens_cut` by split, `max_length`, `parameters`,
+        `trainable_parameters`, `loss` of the step, and `refusals`: why the run itself would not start, empty if it
+        would.
     """
     model, processor = build_for_data(model_args, data_args, data, training_args.seed)
     report: dict[str, Any] = {
-        "source": data.report,
+        "source": {name: value for name, value in data.report.items() if name != "image_values"},
         **({"problem_type": data.problem_type} if model_args.reads_labels else {}),
         "splits": count_rows(data.splits, data.id2label),
         "bad_samples": [f"{sample} [{sample.action}]" for sample in bad_samples],
+        "warnings": list(data.warnings),
+        "image_values": data.report.get("image_values"),
     }
     if processor.tokenizer is not None:
         longest = processor.tokenizer.model_max_length
@@ -57,9 +61,28 @@ def dry_run(
     report |= parameter_counts(model)
     rows = data.splits["train"] if examples is None else examples
     report["loss"] = _one_step(model, processor, rows, model_args, training_args)
+    refused = sum(sample.action == "error" for sample in bad_samples)
+    bad = [
+        f"{refused} bad sample{'s are' if refused > 1 else ' is'} refused (on_bad_sample={data_args.on_bad_sample!r})."
+    ]
+    report["refusals"] = [*(bad if refused else []), *data.refusals]
     if training_args.process_index == 0:
         _print(report, data_args.on_bad_sample)
     return report
+
+
+def exit_status(report: dict[str, Any]) -> int:
+    """What a script ends with: 2 after a dry run of what would not start, else 0.
+
+    Args:
+        report: What the script returned.
+
+    Example:
+
+    >>> exit_status({"refusals": ["2 bad samples are refused."]}), exit_status({"refusals": []}), exit_status({})
+    (2, 0, 0)
+    """
+    return 2 if report.get("refusals") else 0
 
 
 def _one_step(
@@ -107,7 +130,16 @@ def _print(report: dict[str, Any], on_bad_sample: str) -> None:
     print(f"\nbad samples: {len(bad)}" + (f"; on_bad_sample={on_bad_sample!r}" if bad else ""))
     if bad:
         print(first_lines(bad, 20))
+    for sentence in report["warnings"]:
+        print(f"warning: {sentence}")
+    if report["image_values"] is not None:
+        print(f"image values: {report['image_values']}")
     if "tokens_cut" in report:
         print(f"tokens cut at {report['max_length']}: {report['tokens_cut']}")
     print(f"parameters: {report['parameters']:,}, of which trainable: {report['trainable_parameters']:,}")
     print(f"loss of one step: {report['loss']:.4f}")
+    print(
+        "\n".join(["\nThe run would not start:", *report["refusals"]])
+        if report["refusals"]
+        else "\nThe run would start."
+    )

@@ -42,6 +42,8 @@ def run_facts(
         (args, entry.name) for args in (model_args, data_args, training_args) for entry in fields(args) if entry.init
     ]
     values = {name: getattr(args, name) for args, name in asked if name in HYPERPARAMETERS}
+    if data.problem_type != "multi_label_classification":
+        values.pop("threshold", None)
     if not training_args.load_best_model_at_end:
         values = {name: value for name, value in values.items() if name not in CHOOSING}
     kind = data.report.get("kind")

@@ -16,9 +16,10 @@ from PIL import Image
 from torch import nn
 from tqdm.auto import tqdm
 
-from hf_multimodal.data.images import open_image
+from hf_multimodal.data.archives import read_file
+from hf_multimodal.data.images import open_rgb
 from hf_multimodal.models.inner_models import image_size_of
-from hf_multimodal.models.processing_multimodal import to_rgb
+from hf_multimodal.storage import replaced
 from hf_multimodal.training.freezing import find_blocks
 
 AS_IT_IS = -1  # the version of a picture that is not augmented
@@ -26,7 +27,7 @@ AS_IT_IS = -1  # the version of a picture that is not augmented
 
 def picture_key(image: Any) -> str:
     """Name a picture cell (`{"bytes", "path"}`) by its content."""
-    content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+    content = image["bytes"] if image["bytes"] is not None else read_file(image["path"])
     return hashlib.sha256(content).hexdigest()
 
 
@@ -45,6 +46,7 @@ class FrozenStates:
         augmented: Cells of the pictures that are read in augmented versions.
         augment: Makes them; called with (picture, version, a number that the picture's content gives).
         versions: How many of each.
+        value_range: The processor's `image_value_range`.
         batch_size: Pictures a forward pass.
 
     Raises:
@@ -61,18 +63,26 @@ class FrozenStates:
         augmented: Sequence[Any] = (),
         augment: Callable[[Image.Image, int, int], Image.Image] | None = None,
         versions: int = 0,
+        value_range: tuple[float, float] | None = None,
         batch_size: int = 32,
     ) -> None:
         vision_model = model.vision_model
         self.layers = frozen_layers(vision_model)
         self.augment, self.versions, self.batch_size = augment, versions, batch_size
+        self.value_range = value_range
         plain, drawn = (
             {picture_key(image): image for image in cells if image is not None} for cells in (images, augmented)
         )
         wanted = [(key, AS_IT_IS) for key in sorted(plain)]
         wanted += [(key, version) for key in sorted(drawn) for version in range(versions)]
         self.rows = {named: row for row, named in enumerate(wanted)}
-        names = [image_processor.to_json_string(), self.layers, repr(augment) if drawn else None, *self.rows]
+        names = [
+            image_processor.to_json_string(),
+            value_range,
+            self.layers,
+            repr(augment) if drawn else None,
+            *self.rows,
+        ]
         digest = hashlib.sha256(json.dumps(names).encode())
         for parameter in vision_model.parameters():
             if not parameter.requires_grad:
@@ -81,7 +91,8 @@ class FrozenStates:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{self.path}.lock"):  # of runs that begin together, the first computes what all read
             if not self.path.is_file():
-                self._compute(vision_model, image_processor, {**drawn, **plain})
+                with replaced(self.path) as unfinished:
+                    self._compute(unfinished, vision_model, image_processor, {**drawn, **plain})
 
     @cached_property
     def states(self) -> np.ndarray:
@@ -92,8 +103,7 @@ class FrozenStates:
         return {name: value for name, value in self.__dict__.items() if name != "states"}
 
     @torch.inference_mode()
-    def _compute(self, vision_model: nn.Module, image_processor: Any, cells: dict[str, Any]) -> None:
-        unfinished = self.path.with_suffix(".part")
+    def _compute(self, path: Path, vision_model: nn.Module, image_processor: Any, cells: dict[str, Any]) -> None:
         states: Any = None
         names = list(self.rows)
         for start in tqdm(range(0, len(names), self.batch_size), desc="Frozen layers"):
@@ -102,16 +112,14 @@ class FrozenStates:
             found = states_after(vision_model, self.layers, pixels).float().cpu().numpy()
             if states is None:
                 shape = (len(names), *found.shape[1:])
-                states = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float32, shape=shape)
+                states = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
             states[start : start + len(found)] = found
         states.flush()
-        unfinished.rename(self.path)
 
     def _picture(self, cell: Any, key: str, version: int) -> Image.Image:
-        picture = open_image(cell)
-        if version != AS_IT_IS and self.augment is not None:
-            picture = self.augment(picture, version, int(key[:12], 16))
-        return to_rgb(picture)
+        augment = None if version == AS_IT_IS else self.augment
+        changed = None if augment is None else lambda picture: augment(picture, version, int(key[:12], 16))
+        return open_rgb(cell, self.value_range, changed)
 
     def batch(self, images: Sequence[Any], epoch: int | None = None) -> torch.Tensor:
         """Read the states of some pictures.

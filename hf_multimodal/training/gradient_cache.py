@@ -10,7 +10,7 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 
 from hf_multimodal.models.modeling_aligner import AlignerOutput
 
-CELLS = 1_000_000  # similarities held at once: a few arrays of 4 MB
+CELLS = 2**20  # similarities held at once: a few arrays of 4 MB
 
 
 class RandomState:

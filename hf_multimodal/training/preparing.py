@@ -9,8 +9,9 @@ import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from transformers.utils import logging
 
-from hf_multimodal.data.checks import BadSample, missing_columns
-from hf_multimodal.data.counts import presence
+from hf_multimodal.data.checks import BadSample, first_reasons, missing_columns
+from hf_multimodal.data.classes import check_classes
+from hf_multimodal.data.counts import class_counts, presence
 from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.data.presence import MissingRate, take_away
 from hf_multimodal.data.splits import complete_splits
@@ -32,11 +33,12 @@ def prepare_training_data(
 
     Returns:
         Data with the splits `train`, `validation` (unless the final fit trains on it) and `test`, and all bad samples
-        that the policy let pass, in a dry run also those that it refuses.
+        that the policy let pass, in a dry run also those that it refuses. What is odd about the classes is in the
+        data's `warnings`, and why a dry run's data would be refused in its `refusals`.
 
     Raises:
-        ValueError: If there is nothing to train on, the data lack a column that the modality needs, or there is a bad
-            sample that the policy does not allow.
+        ValueError: If there is nothing to train on, the data lack a column that the modality needs, there is a bad
+            sample that the policy does not allow, or a class has no training row.
     """
     data = args.load()
     if "train" not in data.splits:
@@ -57,25 +59,58 @@ def prepare_training_data(
     listing = None if args.dry_run or folder is None else folder / "bad_samples.csv"
     used_data = replace(data, splits=DatasetDict(used))
     # A dry run reports bad samples instead of stopping at them.
-    checked, bad_samples = args.check(used_data, modality, listing, prediction=not labelled, refuse=not args.dry_run)
+    options: dict[str, Any] = {"prediction": not labelled, "image_value_range": args.image_value_range}
+    checked, bad_samples = args.check(used_data, modality, listing, refuse=not args.dry_run, **options)
     hidden = dict(checked.splits)
     for name, rows in checked.splits.items():
         rate = args.eval_missing if name == "test" else args.missing
         if rate is not None:
             hidden[name] = take_away(rows, used[name], MissingRate.parse(rate), args.missing_seed)
     checked = replace(checked, splits=DatasetDict(hidden))
+    needed: tuple[str, ...] = ()
     if args.complete_only:
-        checked = replace(checked, splits=keep_readable(checked.splits, ("image", "text")))
+        needed = ("image", "text")
     elif args.missing is not None and modality != "both":
-        checked = replace(checked, splits=keep_readable(checked.splits, (modality,)))
-    for name, rows in checked.splits.items():
-        if len(rows) == 0:
-            raise ValueError(f"{args.data}: no usable row is left in the split {str(name)!r}.")
+        needed = (modality,)
+    if needed:
+        readable = keep_readable(checked.splits, needed)
+        for split, rows in readable.items():
+            if not len(rows):
+                name = str(split)
+                reasons = first_reasons(bad_samples, used[name], data.sources.get(name))
+                raise ValueError(
+                    f"{args.data}: no usable row is left in the split {name!r}: none of its "
+                    f"{len(checked.splits[split])} rows has {' and '.join(needed)}.{reasons}"
+                )
+        checked = replace(checked, splits=readable)
+    if labelled and checked.problem_type == "single_label_classification" and len(checked.id2label) == 1:
+        raise ValueError(
+            f"{args.data}: all rows have one class, {checked.id2label[0]!r}, in column {checked.columns['label']!r}, "
+            "and a classifier needs two. Is that the column of the labels? For numbers problem_type is 'regression'."
+        )
     if args.fit_on_validation:
-        splits = dict(checked.splits)
-        splits["train"] = concatenate_datasets([splits["train"], splits.pop("validation")])
-        checked = replace(checked, splits=DatasetDict(splits))
+        joined = dict(checked.splits)
+        joined["train"] = concatenate_datasets([joined["train"], joined.pop("validation")])
+        checked = replace(checked, splits=DatasetDict(joined))
+    if labelled and not checked.generated:
+        checked = _check_classes(checked, splits["train"], args)
     return checked, bad_samples
+
+
+def _check_classes(data: LoadedData, all_training: Dataset, args: DataArguments) -> LoadedData:
+    """Log what is odd about the classes, and refuse one without training rows, but in a dry run."""
+    cut: list[str] = []
+    if args.max_train_samples is not None:
+        counts = class_counts(all_training["label"][:], data.id2label)
+        cut = [name for name in data.id2label.values() if counts[name]]
+    warnings, refusals = check_classes(
+        data.splits, data.id2label, cut=cut, allow_untrained=args.allow_untrained_classes
+    )
+    for sentence in warnings:
+        logger.warning("%s: %s", args.data, sentence)
+    if refusals and not args.dry_run:
+        raise ValueError(f"{args.data}: {' '.join(refusals)}")
+    return replace(data, warnings=(*data.warnings, *warnings), refusals=tuple(refusals))
 
 
 def keep_readable(splits: DatasetDict, needed: Sequence[str]) -> DatasetDict:
@@ -102,17 +137,18 @@ def first_rows(dataset: Dataset, limit: int | None) -> Dataset:
     return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
 
 
-def token_lengths(dataset: Dataset, tokenizer: Any) -> np.ndarray:
+def token_lengths(dataset: Dataset, tokenizer: Any, column: str = "text") -> np.ndarray:
     """Lengths of all texts in tokens, before they are cut.
 
     Args:
-        dataset: Rows with `text`; a missing one counts as empty.
+        dataset: The rows; a missing text counts as empty.
         tokenizer: The tokenizer.
+        column: Of the texts.
 
     Returns:
         (rows,) integers.
     """
-    texts = [text or "" for text in dataset["text"][:]]
+    texts = [text or "" for text in dataset[column][:]]
     if not texts:
         return np.zeros(0, dtype=int)
     encoded = tokenizer(texts, truncation=False, padding=False, return_attention_mask=False, verbose=False)
@@ -120,7 +156,7 @@ def token_lengths(dataset: Dataset, tokenizer: Any) -> np.ndarray:
 
 
 def add_lengths(splits: DatasetDict, tokenizer: Any) -> DatasetDict:
-    """Add the column `length` that groups texts of like length into batches.
+    """Add the column `length`, without which `Trainer` cannot group texts of like length into batches.
 
     Args:
         splits: Rows with `text`.
@@ -131,9 +167,7 @@ def add_lengths(splits: DatasetDict, tokenizer: Any) -> DatasetDict:
     """
     if tokenizer is None:
         return splits
-    return DatasetDict(
-        {name: _with_lengths(rows, _batching_lengths(rows, tokenizer)) for name, rows in splits.items()}
-    )
+    return DatasetDict({name: _with_lengths(rows, batching_lengths(rows, tokenizer)) for name, rows in splits.items()})
 
 
 def _with_lengths(rows: Dataset, lengths: np.ndarray) -> Dataset:
@@ -146,10 +180,19 @@ def _with_lengths(rows: Dataset, lengths: np.ndarray) -> Dataset:
     return Dataset(rows.data, info=rows.info.copy()).add_column("length", of_all.tolist()).select(chosen)
 
 
-def _batching_lengths(rows: Dataset, tokenizer: Any) -> np.ndarray:
-    """Lengths in tokens; a row without text gets that of another, or all such rows would share their batches."""
-    lengths = token_lengths(rows, tokenizer).clip(max=tokenizer.model_max_length)
-    has_text = np.array([bool(text) for text in rows["text"][:]], dtype=bool)
+def batching_lengths(rows: Dataset, tokenizer: Any, column: str = "text") -> np.ndarray:
+    """Lengths in tokens; a row without text gets that of another, or all such rows would share their batches.
+
+    Args:
+        rows: The rows.
+        tokenizer: The tokenizer.
+        column: Of the texts.
+
+    Returns:
+        (rows,) integers, cut at what the model reads.
+    """
+    lengths = token_lengths(rows, tokenizer, column).clip(max=tokenizer.model_max_length)
+    has_text = np.array([bool(text) for text in rows[column][:]], dtype=bool)
     if has_text.any():
         lengths[~has_text] = np.random.default_rng(0).choice(lengths[has_text], (~has_text).sum())
     return lengths

@@ -1,20 +1,21 @@
 """Arguments of a robust classifier's training run, and the run with its rivals."""
 
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, ClassVar
 
 from datasets import Dataset
 
 from hf_multimodal.data.choices import check_folder
 from hf_multimodal.data.counts import presence
+from hf_multimodal.data.images import value_range_of
 from hf_multimodal.data.presence import SHARES, PresenceRedraw
-from hf_multimodal.models import RobustFusionForImageTextClassification
+from hf_multimodal.models import MultimodalProcessor, RobustFusionForImageTextClassification
 from hf_multimodal.sharing.card import write_card
 from hf_multimodal.training.arguments import SHAPED_BY_FUSION, ModelArguments, parse_training_arguments
 from hf_multimodal.training.baselines import compare_with_baselines, parse_baselines, rows_of_rivals
 from hf_multimodal.training.dry_run import dry_run
 from hf_multimodal.training.preparing import prepare_training_data
+from hf_multimodal.training.run_folder import claim_output_dir
 from hf_multimodal.training.running import push_run, run_training
 
 
@@ -97,16 +98,20 @@ def train_robust(argv: list[str] | None = None, description: str | None = None) 
     model_args, data_args, training_args, given = parse_training_arguments(argv, description, RobustModelArguments)
     output_dir = str(training_args.output_dir)
     assert isinstance(model_args, RobustModelArguments)
+    if model_args.from_fusion is not None:  # which brings its processor, by whose range the images are checked
+        brought = MultimodalProcessor.from_pretrained(model_args.from_fusion, trust_remote_code=False)
+        value_range = value_range_of(brought)
+        data_args.image_value_range = None if value_range is None else list(value_range)
     rivals = parse_baselines(given, output_dir) if model_args.baselines else {}
-    folder = Path(output_dir) if training_args.process_index == 0 else None
-    data, bad_samples = prepare_training_data(data_args, model_args.modality, folder)
-    rows = rows_of_rivals(data) if rivals else {}
-    if data_args.dry_run:
-        return dry_run(model_args, data_args, training_args, data, bad_samples)
-    metrics = run_training(model_args, data_args, training_args, data, bad_samples, given)
-    if rivals:
-        metrics = metrics | compare_with_baselines(rivals, rows, bad_samples, output_dir)
-        if metrics:
-            write_card(output_dir)
-    push_run(training_args)
-    return metrics
+    with claim_output_dir(training_args, data_args.dry_run) as folder:
+        data, bad_samples = prepare_training_data(data_args, model_args.modality, folder)
+        rows = rows_of_rivals(data, bad_samples) if rivals else {}
+        if data_args.dry_run:
+            return dry_run(model_args, data_args, training_args, data, bad_samples)
+        metrics = run_training(model_args, data_args, training_args, data, bad_samples, given)
+        if rivals:
+            metrics = metrics | compare_with_baselines(rivals, rows, bad_samples, output_dir)
+            if metrics:
+                write_card(output_dir)
+        push_run(training_args)
+        return metrics

@@ -14,22 +14,31 @@ from hf_multimodal.data.augmentation import ImageAugmentation
 from hf_multimodal.data.checks import BadSample, write_bad_samples
 from hf_multimodal.data.choices import check_choice
 from hf_multimodal.data.collator import MultimodalCollator
+from hf_multimodal.data.counts import presence
 from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.data.presence import write_presence
 from hf_multimodal.evaluation.bootstrap import bootstrap_intervals
 from hf_multimodal.evaluation.metrics import compute_metrics_for, metric_names
 from hf_multimodal.evaluation.report import write_run
+from hf_multimodal.evaluation.thresholds import tune_thresholds
 from hf_multimodal.inference.predicting import predict_dataset
 from hf_multimodal.models import MultimodalProcessor
 from hf_multimodal.sharing.card import write_card
 from hf_multimodal.sharing.pushing import push_folder
-from hf_multimodal.training.arguments import DataArguments, ModelArguments, parse_training_arguments
+from hf_multimodal.storage import replaced_files, write_text
+from hf_multimodal.training.arguments import TUNED, DataArguments, ModelArguments, parse_training_arguments
 from hf_multimodal.training.building import build_for_data, parameter_counts
-from hf_multimodal.training.checkpoints import find_checkpoint, remove_checkpoints
+from hf_multimodal.training.checkpoints import (
+    find_checkpoint,
+    remove_earlier_checkpoints,
+    set_checkpoints_aside,
+    step_of,
+)
 from hf_multimodal.training.dry_run import dry_run
 from hf_multimodal.training.facts import run_facts
 from hf_multimodal.training.frozen_states import FrozenStates, pictures_of, reading_states
 from hf_multimodal.training.preparing import add_lengths, prepare_training_data
+from hf_multimodal.training.run_folder import claim_output_dir
 from hf_multimodal.training.stacking import fit_stack, set_prior
 from hf_multimodal.training.trainer import MultimodalTrainer
 
@@ -47,13 +56,32 @@ def train(argv: list[str] | None = None, description: str | None = None) -> dict
         What `metrics.json` holds, or the report of a dry run; an empty dict on all ranks but the first.
     """
     model_args, data_args, training_args, given = parse_training_arguments(argv, description)
-    folder = Path(str(training_args.output_dir)) if training_args.process_index == 0 else None
-    data, bad_samples = prepare_training_data(data_args, model_args.modality, folder)
-    if data_args.dry_run:
-        return dry_run(model_args, data_args, training_args, data, bad_samples)
-    metrics = run_training(model_args, data_args, training_args, data, bad_samples, given)
-    push_run(training_args)
-    return metrics
+    with claim_output_dir(training_args, data_args.dry_run) as folder:
+        data, bad_samples = prepare_training_data(data_args, model_args.modality, folder)
+        if model_args.modality == "both" and training_args.process_index == 0:
+            warn_of_incomplete_rows(data.splits["train"])
+        if data_args.dry_run:
+            return dry_run(model_args, data_args, training_args, data, bad_samples)
+        metrics = run_training(model_args, data_args, training_args, data, bad_samples, given)
+        push_run(training_args)
+        return metrics
+
+
+def warn_of_incomplete_rows(rows: Dataset) -> None:
+    """Say before the training of a plain fused classifier that a robust one is made for rows such as these.
+
+    Args:
+        rows: The training rows.
+    """
+    incomplete = int((~presence(rows)).any(axis=1).sum())
+    if incomplete:
+        logger.warning(
+            "%d of %d training rows lack their image or their text. A fused classifier learns from zeros in their "
+            "place and answers badly from one side alone: scripts/train_robust_fusion.py trains one that is made for "
+            "such rows, --complete_only leaves them out.",
+            incomplete,
+            len(rows),
+        )
 
 
 def build_trainer(
@@ -91,7 +119,7 @@ def build_trainer(
     return MultimodalTrainer(
         **options,
         eval_collator=MultimodalCollator(processor, on_empty="keep", states=options["data_collator"].states),
-        compute_metrics=compute_metrics_for(data.problem_type, list(data.id2label.values())),
+        compute_metrics=compute_metrics_for(data.problem_type, list(data.id2label.values()), model.config.thresholds),
         oversample=model_args.oversample,
     )
 
@@ -133,6 +161,7 @@ def trainer_options(
         if augment is not None:  # versions that do not depend on the seed, for all runs
             versions = data_args.augmented_states
             kept = {"images": measured, "augmented": taught, "augment": ImageAugmentation(0), "versions": versions}
+        kept["value_range"] = processor.image_value_range
         states = FrozenStates(data_args.frozen_states, model, processor.image_processor, **kept)
     assert model_args.head_learning_rate is not None
     drawn = {"seed": training_args.seed, "augment": augment, "states": states}
@@ -169,12 +198,12 @@ def run_training(
     Returns:
         What `metrics.json` holds; an empty dict on all ranks but the first.
     """
-    checkpoint = find_checkpoint(training_args.resume_from_checkpoint, str(training_args.output_dir))
+    checkpoint = checkpoint_of(model_args, training_args)
     model, processor = build_for_data(model_args, data_args, data, training_args.seed)
     trainer = build_trainer(model_args, data_args, training_args, data, model, processor)
     model, run = fit(trainer, checkpoint, model_args)
     if model_args.fits_stack:
-        fit_stack(
+        run["untrained_heads"] = fit_stack(
             model,
             processor,
             data.splits["validation"],
@@ -186,6 +215,8 @@ def run_training(
         set_prior(model, data.splits["train"]["label"][:])
     if not trainer.is_world_process_zero():
         return {}
+    if model_args.threshold == TUNED:
+        tune(model, processor, data.splits["validation"], training_args)
 
     folder = save_run(trainer, model, bad_samples, given)
     if data_args.missing is not None or data_args.eval_missing is not None:
@@ -216,12 +247,41 @@ def run_training(
     return metrics
 
 
+def checkpoint_of(model_args: ModelArguments, args: TrainingArguments) -> str | None:
+    """The checkpoint that a run is to be resumed from, or None.
+
+    Args:
+        model_args: Whether another number of processes is accepted.
+        args: Say what to resume, and how many processes there are.
+    """
+    return find_checkpoint(
+        args.resume_from_checkpoint, str(args.output_dir), args.world_size, model_args.accept_other_processes
+    )
+
+
+def tune(model: Any, processor: MultimodalProcessor, rows: Dataset, training_args: TrainingArguments) -> None:
+    """Write into the configuration from which probability on each label holds, as the validation rows have it best.
+
+    Args:
+        model: The trained model, its stack fitted where it has one.
+        processor: Its processor.
+        rows: The validation rows; those without labels are left out.
+        training_args: Batch size and workers.
+    """
+    sizes = {"batch_size": training_args.per_device_eval_batch_size}
+    found = predict_dataset(model, processor, rows, num_workers=training_args.dataloader_num_workers, **sizes)
+    known = found.labelled
+    model.config.thresholds = tune_thresholds(found.probabilities[known], found.labels[known])
+    chosen = zip(found.class_names, model.config.thresholds, strict=True)
+    print(f"thresholds, tuned on {known.sum()} validation rows: {', '.join(f'{name} {t:.3f}' for name, t in chosen)}")
+
+
 def fit(trainer: MultimodalTrainer, checkpoint: str | None, model_args: ModelArguments) -> tuple[Any, dict[str, Any]]:
     """Train, from a checkpoint where there is one.
 
     Args:
         trainer: Its collator's states are read in place of pictures.
-        checkpoint: From `find_checkpoint`; without one the checkpoints of an earlier run are removed.
+        checkpoint: From `find_checkpoint`; without one the checkpoints of an earlier run are set aside.
         model_args: Whether there are LoRA matrices to merge.
 
     Returns:
@@ -229,23 +289,50 @@ def fit(trainer: MultimodalTrainer, checkpoint: str | None, model_args: ModelArg
     """
     args, states = trainer.args, trainer.data_collator.states
     if checkpoint is None and args.process_index == 0:
-        remove_checkpoints(str(args.output_dir))  # only now: a start that fails leaves them
+        set_checkpoints_aside(str(args.output_dir))  # only now: a start that fails leaves them
+    elif checkpoint is not None and args.process_index == 0:
+        logger.warning("Training goes on from the checkpoint %s, after step %d.", checkpoint, step_of(checkpoint))
+    resumed_from = None if checkpoint is None else step_of(checkpoint)  # it may be removed on the way
     vision_model = trainer.model.vision_model
     with contextlib.nullcontext() if states is None else reading_states(vision_model, states.layers):
         output = trainer.train(resume_from_checkpoint=checkpoint)
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    state = trainer.state
+    patience = stopped_early(trainer)
+    if patience and args.process_index == 0:
+        logger.warning(
+            "Early stopping: %d evaluations without a better validation %s, so that training ended after step %d of "
+            "%d. The model is that of step %s.",
+            patience,
+            args.metric_for_best_model,
+            output.global_step,
+            state.max_steps,
+            state.best_global_step,
+        )
     run = {
         "repo_id": trainer.hub_model_id,
         "seed": args.seed,
         "world_size": args.world_size,
         "examples_per_step": args.train_batch_size * args.world_size * args.gradient_accumulation_steps,
         "steps": output.global_step,
-        "best_step": trainer.state.best_global_step,
-        "epochs": trainer.state.epoch,
+        "planned_steps": state.max_steps,
+        "stopped_early": bool(patience),
+        "resumed_from_step": resumed_from,
+        "best_step": state.best_global_step,
+        "epochs": state.epoch,
         "train_seconds": round(output.metrics["train_runtime"], 2),
         **parameter_counts(model),
     }
     return (model.merge_and_unload() if model_args.lora_rank else model), run
+
+
+def stopped_early(trainer: MultimodalTrainer) -> int:
+    """After how many evaluations without a better one a training ended before its last step; 0 where it did not."""
+    if trainer.state.global_step >= trainer.state.max_steps:
+        return 0
+    stoppers = [each for each in trainer.callback_handler.callbacks if isinstance(each, EarlyStoppingCallback)]
+    waited = [each.early_stopping_patience_counter for each in stoppers]
+    return max((n for n, each in zip(waited, stoppers, strict=True) if n >= each.early_stopping_patience), default=0)
 
 
 def save_run(
@@ -263,10 +350,12 @@ def save_run(
         The run's folder.
     """
     folder = Path(str(trainer.args.output_dir))
-    model.save_pretrained(folder)
-    trainer.data_collator.processor.save_pretrained(folder)
+    with replaced_files(folder, last="config.json") as new:
+        model.save_pretrained(new)
+        trainer.data_collator.processor.save_pretrained(new)
+    remove_earlier_checkpoints(str(folder))
     write_bad_samples(folder / "bad_samples.csv", bad_samples)
-    (folder / "run.yaml").write_text(yaml.safe_dump(given, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_text(folder / "run.yaml", yaml.safe_dump(given, sort_keys=False, allow_unicode=True))
     return folder
 
 

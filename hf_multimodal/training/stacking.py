@@ -19,6 +19,7 @@ from hf_multimodal.models.stack import HEADS, KNOTS, PATTERNS, log_odds
 
 logger = logging.get_logger(__name__)
 
+CLASSIFIERS = {"joint": "classifier", "image": "image_classifier", "text": "text_classifier"}  # of each head
 READS = {"image": ("joint", "image"), "text": ("joint", "text"), "both": HEADS}  # heads with a weight, by pattern
 LEAST_SCALE = 1e-3  # of the summed coefficients: heads that say nothing get a temperature of 1,000, not infinity
 POOLED_ROWS = 100.0  # that equal weights and the common temperature weigh as much as
@@ -33,14 +34,14 @@ def fit_stack(
     *,
     batch_size: int = 64,
     num_workers: int = 0,
-) -> None:
+) -> list[str]:
     """Fit weights, temperatures and prior of a robust classifier, in place.
 
     Every pattern of presence is fitted on all rows that can show it, by hiding from the joint branch what they have
     besides. Weights are not negative. For classes a prior worth `POOLED_ROWS` rows draws to equal weights at the one
     temperature that all patterns together ask for, so that a pattern which few rows can show learns from the rest
     (partial pooling, [Efron and Morris, 1975](https://doi.org/10.1080/01621459.1975.10479864)), unless one head alone
-    does better than what comes of that. Unimodal heads that were not trained (`unimodal_loss_weight` 0) get no weight.
+    does better than what comes of that. Heads that were not trained (`untrained_heads`) get no weight, and a warning.
     In a distributed run rank 0 fits and the others receive. The model is left in evaluation mode.
 
     Args:
@@ -50,6 +51,9 @@ def fit_stack(
         prior_labels: Labels of the training rows, for the answer where nothing is there.
         batch_size: Examples a forward pass.
         num_workers: Processes that decode and tokenize.
+
+    Returns:
+        The heads that were left out because they were not trained.
 
     Raises:
         ValueError: If the model has no stack, its configuration no `problem_type`, or there are no rows, or rows
@@ -69,15 +73,18 @@ def fit_stack(
         ]
         if unlabelled:
             raise ValueError(f"{len(unlabelled)} rows of {name} have no label, such as row {unlabelled[0]}.")
+    left_out = untrained_heads(model)
+    if left_out:
+        logger.warning("left out of the stack, since training gave them no gradient: heads %s.", ", ".join(left_out))
     distributed = distributed_run()
     if not distributed or torch.distributed.get_rank() == 0:
         set_prior(model, prior_labels)
         joint, present = joint_and_single_logits(model, processor, dataset, batch_size, num_workers)
         labels = np.asarray(given)
-        trained = HEADS if model.config.unimodal_loss_weight else HEADS[:1]
-        columns = {
-            pattern: [HEADS.index(name) for name in heads if name in trained] for pattern, heads in READS.items()
-        }
+        columns = {}
+        for pattern, heads in READS.items():  # all heads where none of them was trained
+            trained = [head for head in heads if head not in left_out]
+            columns[pattern] = [HEADS.index(head) for head in trained or heads]
         shown: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         for pattern, used in columns.items():
             rows = present[:, SHOWN[pattern]].all(axis=1)
@@ -101,6 +108,26 @@ def fit_stack(
     if distributed:
         for buffer in model.stack.buffers():
             torch.distributed.broadcast(buffer, 0)
+    return left_out
+
+
+def untrained_heads(model: PreTrainedModel) -> list[str]:
+    """Heads of a robust classifier that learned nothing where another did.
+
+    The bias of a head starts as zeros, which weight decay leaves alone and any gradient moves. So zeros tell that no
+    gradient came, however the model was trained, saved and loaded: labels that never reached it, no example with the
+    modality, a head that is frozen. Where all are zeros nothing was trained, and no head is worse than another.
+
+    Args:
+        model: A `RobustFusionForImageTextClassification`.
+
+    Returns:
+        Their names as in `HEADS`; `image` and `text` where `unimodal_loss_weight` is 0.
+    """
+    if not model.config.unimodal_loss_weight:
+        return list(HEADS[1:])
+    still = [head for head, name in CLASSIFIERS.items() if not getattr(model, name).bias.any()]
+    return still if len(still) < len(HEADS) else []
 
 
 def set_prior(model: PreTrainedModel, labels: Sequence[Any]) -> None:

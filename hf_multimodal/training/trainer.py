@@ -1,6 +1,9 @@
 """What `transformers.Trainer` lacks for two pretrained models and a head, and no more."""
 
 import contextlib
+import errno
+import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,16 +12,46 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import PreTrainedModel, Trainer
-from transformers.trainer_utils import HubStrategy
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, rotate_checkpoints
 from transformers.utils.hub import PushInProgress
 
 from hf_multimodal.sharing.files import shared_files
 from hf_multimodal.sharing.pushing import push_folder
+from hf_multimodal.storage import replaced_files
 from hf_multimodal.training.averaging import WeightAverage
+from hf_multimodal.training.checkpoints import (
+    MANIFEST,
+    find_fault,
+    last_checkpoint,
+    remove_earlier_checkpoints,
+    write_manifest,
+)
 from hf_multimodal.training.optimization import parameter_groups
+from hf_multimodal.training.preparing import batching_lengths
 from hf_multimodal.training.sampling import EpochCallback, EpochSampler
+from hf_multimodal.training.termination import Termination
+
+ROWS = "rows"  # of a training batch: which rows of the data set it holds
+
+
+class WithRows:
+    """A collator whose batches also say which rows they hold, so that a bad loss can name them.
+
+    Args:
+        collator: Makes the batch; rows without a column `index` give none.
+    """
+
+    def __init__(self, collator: Callable) -> None:
+        self.collator = collator
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = self.collator(rows)
+        if all("index" in row for row in rows):
+            batch[ROWS] = torch.tensor([row["index"] for row in rows])
+        return batch
 
 
 class MultimodalTrainer(Trainer):
@@ -28,9 +61,14 @@ class MultimodalTrainer(Trainer):
     - The order of the examples and the augmentation are functions of (seed, epoch, example), so a resumed run sees
       what the whole run would have seen.
     - Augmentation is for training only: evaluation uses `eval_collator`.
+    - Both collators refuse labels that the model has not.
+    - `group_by_length` goes without a column of lengths: the texts of the training rows are then measured.
     - With `weight_average`, a running average of the weights is evaluated, chosen by and kept.
     - With `torch_compile`, a batch in which everything is present goes without `modality_mask`.
-    - A checkpoint with missing or unexpected weights is an error, where `Trainer` warns and goes on.
+    - A checkpoint with missing or unexpected weights is an error, where `Trainer` warns and goes on. Each has a
+      manifest, written last, by which a damaged one is known; older ones go only when the new one is whole.
+    - A loss that is not finite stops the run before the step is taken, and no such weights are saved.
+    - SIGTERM saves a checkpoint and exits with 143.
     - `push_to_hub` sends what `shared_files` names, with the card that stands in the folder; the token stays here.
 
     Args:
@@ -57,9 +95,14 @@ class MultimodalTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.head_learning_rate = head_learning_rate
         self.eval_collator = self.data_collator if eval_collator is None else eval_collator
+        for collator in (self.data_collator, self.eval_collator):
+            if getattr(collator, "num_labels", 0) is None:
+                collator.num_labels = self.model.config.num_labels  # type: ignore[union-attr]
         self.oversample = oversample
         self.epoch = self.data_collator.epoch
         self.add_callback(EpochCallback(self.epoch))
+        self.termination = Termination()
+        self.add_callback(self.termination)
         self.average = WeightAverage(self.model, weight_average) if weight_average else None
         if self.average is not None:
             self.add_callback(self.average)
@@ -96,7 +139,7 @@ class MultimodalTrainer(Trainer):
             seed,
             self.epoch,
             labels=list(dataset["label"]) if self.oversample else None,
-            lengths=self._lengths(dataset),
+            lengths=self._lengths(dataset) or self._measured(dataset),
             group_size=self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
         )
 
@@ -110,8 +153,20 @@ class MultimodalTrainer(Trainer):
 
     def _lengths(self, dataset: Dataset) -> list[int] | None:
         name = self.args.length_column_name
-        grouped = self.args.train_sampling_strategy == "group_by_length" and name in dataset.column_names
+        grouped = self.args.train_sampling_strategy == "group_by_length" and name in _columns(dataset)
         return list(dataset[name]) if grouped else None
+
+    def _measured(self, dataset: Dataset) -> list[int] | None:
+        """Lengths where the rows have no column of them; None where nothing is grouped, or no text is read."""
+        tokenizer, column = self.data_collator.processor.tokenizer, self.data_collator.text_column
+        if self.args.train_sampling_strategy != "group_by_length" or tokenizer is None:
+            return None
+        if column not in _columns(dataset):
+            raise ValueError(
+                f"group_by_length needs texts in a column {column!r} or lengths in {self.args.length_column_name!r}; "
+                f"the rows have {_columns(dataset) or 'no columns'}. train_sampling_strategy='random' needs neither."
+            )
+        return batching_lengths(dataset, tokenizer, column).tolist()
 
     def _get_dataloader(self, dataset: Dataset, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
         collator = self.data_collator
@@ -123,12 +178,16 @@ class MultimodalTrainer(Trainer):
             self.data_collator = collator
         # What an iterator draws for its workers would else come out of the generator that dropout draws from: workers
         # that live on are made once in a whole run, and once more in a resumed one.
-        getattr(loader, "base_dataloader", loader).generator = torch.Generator()
+        base = getattr(loader, "base_dataloader", loader)
+        base.generator = torch.Generator()
+        if is_training:
+            base.collate_fn = WithRows(base.collate_fn)
         return loader
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; what is left is the average of the weights if there is one."""
-        output = super().train(*args, **kwargs)
+        with self.termination:
+            output = super().train(*args, **kwargs)
         if self.average is not None:
             self.average.copy_to_model()
             self.remove_callback(self.average)
@@ -140,27 +199,110 @@ class MultimodalTrainer(Trainer):
         with contextlib.nullcontext() if self.average is None else self.average.in_place():
             return super().evaluate(*args, **kwargs)
 
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """One batch, forward and backward.
+
+        Raises:
+            FloatingPointError: If the loss is not finite; the weights are still those of the step before.
+        """
+        rows = inputs.pop(ROWS, None)
+        loss = self._forward_and_backward(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):  # `Trainer` looks at it too, and goes on
+            raise FloatingPointError(
+                f"the loss of step {self.state.global_step + 1} is {loss.item()}, at the learning rate "
+                f"{self._get_learning_rate():.3g}{self._name_rows(rows)}. {self._last_checkpoint()} Lower the "
+                "learning rate, or look at these rows."
+            )
+        return loss
+
+    def _forward_and_backward(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any
+    ) -> torch.Tensor:
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def _name_rows(self, rows: torch.Tensor | None) -> str:
+        if rows is None:
+            return ""
+        numbers = rows.tolist()
+        names: dict[int, str] = {}
+        if "id" in getattr(self.train_dataset, "column_names", []):
+            found = self.train_dataset.select_columns(["index", "id"])[:]
+            names = dict(zip(found["index"], found["id"], strict=True))
+        shown = [f"{row} (id {names[row]!r})" if row in names else str(row) for row in numbers[:10]]
+        more = f" and {len(numbers) - 10} more" if len(numbers) > 10 else ""
+        return f", on the rows {', '.join(shown)}{more}"
+
+    def _last_checkpoint(self) -> str:
+        kept = last_checkpoint(str(self.args.output_dir))
+        return f"The last checkpoint is {kept}." if kept else "There is no checkpoint yet."
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """Save, show by a manifest that all is there, and only then remove older ones."""
+        bad = [name for name, value in self.model.named_parameters() if not torch.isfinite(value).all()]
+        if bad:
+            raise FloatingPointError(
+                f"after step {self.state.global_step}, at the learning rate {self._get_learning_rate():.3g}, weights "
+                f"are not finite: {bad[:3]} ({len(bad)} in all). They are not saved. {self._last_checkpoint()} Lower "
+                "the learning rate."
+            )
+        run = self._get_output_dir(trial=trial)
+        folder = Path(run, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        if self.args.should_save:
+            (folder / MANIFEST).unlink(missing_ok=True)  # of a damaged checkpoint of this step
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            refused = isinstance(error, OSError) or re.search(r"writ|I/O|iostream|inline_container|space", str(error))
+            if not refused:
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+            number = getattr(error, "errno", None) or errno.ENOSPC  # torch and safetensors do not pass it on
+            raise OSError(number, os.strerror(number), str(folder)) from error
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()  # each process has written its own generator state
+        if self.args.should_save:
+            write_manifest(folder)
+            remove_earlier_checkpoints(run)
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(run, save_total_limit=limit, best_model_checkpoint=best, use_mtime=True)
+        self.accelerator.wait_for_everyone()
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.average is not None:
             self.average.load(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint
+        fault = find_fault(Path(best)) if not self.args.save_only_model else None
+        if fault:
+            raise ValueError(f"the best checkpoint {best} cannot be loaded, {fault}.")
         super()._load_best_model()
         if self.average is not None:
             self.average.load(self.state.best_model_checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if self.args.should_save and output_dir in (None, self.args.output_dir):  # a checkpoint has its manifest
+            with replaced_files(str(self.args.output_dir), last="config.json") as new:
+                self._save_into(str(new), state_dict)
+        else:
+            self._save_into(str(output_dir or self.args.output_dir), state_dict)
+
+    def _save_into(self, folder: str, state_dict: dict[str, Any] | None) -> None:
         token, self.args.hub_token = self.args.hub_token, None  # `Trainer` pickles its arguments beside the weights
         try:
-            super()._save(output_dir, state_dict)
+            super()._save(folder, state_dict)
         finally:
             self.args.hub_token = token
         if self.args.should_save:
             if self.average is not None:
-                self.average.save(output_dir or self.args.output_dir)
+                self.average.save(folder)
             # Not as `processing_class`: `Trainer` looks for the tokenizer of one, which an image model's has not.
-            self.data_collator.processor.save_pretrained(output_dir or self.args.output_dir)
+            self.data_collator.processor.save_pretrained(folder)
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Make the repository, unless its checkpoints would have to be pushed as they are."""
@@ -229,8 +371,9 @@ class MultimodalTrainer(Trainer):
             return
         self._finish_current_push()
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        for name in shared_files(checkpoint_folder):
-            shutil.copy2(Path(checkpoint_folder, name), self.args.output_dir)
+        with replaced_files(str(self.args.output_dir), last="config.json") as new:
+            for name in shared_files(checkpoint_folder):
+                shutil.copy2(Path(checkpoint_folder, name), new)
         push = self._push(f"Training in progress, step {self.state.global_step}", in_background=True)
         self.push_in_progress = PushInProgress([push])
 
@@ -241,3 +384,7 @@ class MultimodalTrainer(Trainer):
                 f"unexpected {load_result.unexpected_keys[:5]} "
                 f"({len(load_result.missing_keys)} and {len(load_result.unexpected_keys)} in all)."
             )
+
+
+def _columns(dataset: Any) -> list[str]:
+    return getattr(dataset, "column_names", [])  # a torch data set has none

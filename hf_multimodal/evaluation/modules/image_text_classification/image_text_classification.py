@@ -4,6 +4,7 @@ import datasets
 import evaluate
 
 from hf_multimodal.evaluation.metrics import METRICS, metrics_from_outputs
+from hf_multimodal.evaluation.thresholds import decide
 
 DESCRIPTION = """Accuracy, F1, likelihood, Brier score and calibration error from probabilities, beside the majority
 baseline. The configurations are the problem types of transformers; single-label is the default."""
@@ -13,6 +14,7 @@ Args:
     predictions: Probabilities, one list of K a row; for regression one value a row.
     references: Class indices; for multi-label one list of K zeros and ones a row; for regression one value a row.
     class_names: The K names; the class indices as text where left out.
+    thresholds: For multi-label, the probability from which on each label holds; .5 where left out.
 Returns:
     A dict as the function of the problem type in `hf_multimodal.evaluation.metrics` describes it.
 """
@@ -40,7 +42,10 @@ class ImageTextClassification(evaluate.Metric):
             features=datasets.Features({"predictions": predictions, "references": references}),
         )
 
-    def _compute(self, predictions, references, class_names=None):
+    def _compute(self, predictions, references, class_names=None, thresholds=None):
         if class_names is None:
             class_names = [] if self.config_name == "regression" else [str(k) for k in range(len(predictions[0]))]
-        return metrics_from_outputs(self.config_name, predictions, references, class_names)
+        if thresholds is not None and self.config_name != "multi_label_classification":
+            raise ValueError(f"thresholds are for multi_label_classification, not for {self.config_name}.")
+        said = None if thresholds is None else decide(predictions, thresholds)
+        return metrics_from_outputs(self.config_name, predictions, references, class_names, said)

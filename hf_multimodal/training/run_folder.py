@@ -1,0 +1,120 @@
+"""The folder of a run: one run at a time writes into it, and what the disk refuses is said in one line."""
+
+import contextlib
+import errno
+import json
+import os
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from transformers import TrainingArguments
+
+LOCK = ".run.lock"
+OWNER = ".run.owner.json"
+REMEDIES = {
+    errno.ENOSPC: "free some space, or name a folder on another disk with --output_dir",
+    errno.EDQUOT: "free some space, or name a folder on another disk with --output_dir",
+    errno.EFBIG: "allow larger files (ulimit -f), or name a folder on another disk with --output_dir",
+    errno.EROFS: "name a folder that can be written with --output_dir",
+    errno.EACCES: "name a folder that can be written with --output_dir",
+    errno.EPERM: "name a folder that can be written with --output_dir",
+    errno.ENOTDIR: "name a folder with --output_dir",
+    errno.ENOENT: "name a folder that can be made with --output_dir",
+}
+
+
+@contextlib.contextmanager
+def claim_folder(folder: Path) -> Iterator[Path]:
+    """Make the folder and keep every other run out of it.
+
+    The operating system holds the lock, so that of a process that was killed is free at once. `OWNER` is only for the
+    message.
+
+    Args:
+        folder: `--output_dir`.
+
+    Raises:
+        FileExistsError: If it is a file.
+        BlockingIOError: If another run writes into it; the message names its host and process.
+        OSError: If the disk refuses the folder, or later a file in it; the message names both and what to do.
+
+    Example:
+
+    >>> import tempfile
+    >>> place = Path(tempfile.mkdtemp(), "run")
+    >>> with claim_folder(place), claim_folder(place):  # doctest: +ELLIPSIS
+    ...     pass
+    Traceback (most recent call last):
+    ...
+    BlockingIOError: output_dir '...run' is in use by process ... on ..., since ...: wait for it, ...
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"output_dir {str(folder)!r} is a file: name a folder.")
+    with explain_refusal(folder):
+        made = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise BlockingIOError(
+                f"output_dir {str(folder)!r} is in use by {_owner(folder)}: wait for it, end it, or name another."
+            ) from None
+        try:
+            told = {"process": os.getpid(), "host": socket.gethostname()}
+            told["since"] = datetime.now(UTC).isoformat(timespec="seconds")
+            (folder / OWNER).write_text(json.dumps(told), encoding="utf-8")
+            yield folder
+        finally:
+            (folder / OWNER).unlink(missing_ok=True)
+            (folder / LOCK).unlink(missing_ok=True)
+            lock.release()
+            if made and not any(folder.iterdir()):  # the run did not get as far as writing
+                folder.rmdir()
+
+
+def claim_output_dir(args: TrainingArguments, dry_run: bool) -> contextlib.AbstractContextManager[Path | None]:
+    """Claim a run's folder in the one process that writes into it.
+
+    Args:
+        args: Say the folder and the process.
+        dry_run: A dry run writes nothing.
+
+    Returns:
+        A context that gives the folder, or None where nothing is to be written.
+    """
+    writes = args.process_index == 0 and not dry_run
+    return claim_folder(Path(str(args.output_dir))) if writes else contextlib.nullcontext()
+
+
+def _owner(folder: Path) -> str:
+    try:
+        told = json.loads((folder / OWNER).read_text(encoding="utf-8"))
+        return f"process {told['process']} on {told['host']}, since {told['since']}"
+    except (OSError, ValueError, KeyError, TypeError):  # it has just begun, or just ended
+        return "another run"
+
+
+@contextlib.contextmanager
+def explain_refusal(folder: Path) -> Iterator[None]:
+    """Turn what the disk refuses below a folder into one line that names the path and what to do.
+
+    Args:
+        folder: Of the run; errors about other files pass unchanged.
+
+    Raises:
+        OSError: With the number of the original.
+    """
+    try:
+        yield
+    except OSError as error:
+        place = str(error.filename or folder)
+        ours = os.path.abspath(place).startswith(os.path.abspath(folder))
+        if error.errno not in REMEDIES or not ours or isinstance(error, FileNotFoundError) and folder.is_dir():
+            raise
+        raise OSError(
+            error.errno, f"{place!r} could not be written, {error.strerror}: {REMEDIES[error.errno]}"
+        ) from error

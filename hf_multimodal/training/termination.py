@@ -1,0 +1,71 @@
+"""The end of a run from outside: SIGTERM saves a checkpoint and exits with 143."""
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+
+class Termination(TrainerCallback):
+    """Save a checkpoint at the end of the step and exit, when the process is told to end.
+
+    Schedulers of clusters send SIGTERM some time before they kill. The processes of a run ask each other after every
+    step, so all save and leave at the same one, whichever of them was told. At the end of an epoch what the epoch ends
+    with is done first, so that the run that goes on lacks no evaluation.
+
+    Used as a context around the training, it listens; outside it a SIGTERM ends the process at once, as ever.
+    """
+
+    def __init__(self) -> None:
+        self.told = False
+        self.leaving = False
+        self.previous: Any = None
+
+    def __enter__(self) -> "Termination":
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python takes no handlers
+            self.previous = signal.signal(signal.SIGTERM, self._listen)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.previous is not None:
+            signal.signal(signal.SIGTERM, self.previous)
+            self.previous = None
+
+    def _listen(self, number: int, frame: FrameType | None) -> None:
+        self.told = True
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Ask for the checkpoint, where any process was told."""
+        told = torch.tensor(int(self.told), device=args.device)
+        if args.world_size > 1:
+            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
+        if not told:
+            return
+        self.leaving = True
+        steps = max(1, -(-len(kwargs["train_dataloader"]) // args.gradient_accumulation_steps))
+        epoch_ends = control.should_training_stop or state.global_step % steps == 0
+        if not epoch_ends:
+            control.should_save = True
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """At the end of an epoch, save after what is done there."""
+        if self.leaving:
+            control.should_save = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Leave, now that the checkpoint stands."""
+        if self.leaving:
+            logger.warning(
+                "Told to end: checkpoint-%d is saved, go on with --resume_from_checkpoint.", state.global_step
+            )
+            raise SystemExit(128 + signal.SIGTERM)

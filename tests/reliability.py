@@ -1,0 +1,72 @@
+# ruff: noqa: E501  a row of the table is a line
+"""python tests/reliability.py
+
+Write the table of faults into docs/reliability.md: what is done to the package, what is expected, what was seen when the
+tests ran just now, and which tests those are. `make reliability` calls it.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from hf_multimodal.evaluation.report import update_region
+from hf_multimodal.sharing.tables import markdown_table
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "reliability.md"
+
+FAULTS = (
+    ("weights lack a key, or have one too many", "every load refuses, the key is named", "test_whole_checkpoints.py::test_every_load_refuses_what_does_not_fit"),
+    ("weights are NaN, the file is cut short", "every command refuses", "test_whole_checkpoints.py::test_every_command_refuses_what_does_not_fit"),
+    ("logits are not finite", "refused with the row", "test_whole_checkpoints.py::test_logits_that_are_not_finite_are_refused_with_the_row"),
+    ("a run saved by earlier code", "the same bits", "test_saved_before.py::test_logits_are_those_of_the_old_code"),
+    ("killed while predictions are written", "the old table, whole", "test_nothing_is_lost.py::test_a_table_that_is_written_is_whole_whenever_its_writer_is_killed"),
+    ("killed while a run is saved over another", "one of the two, whole", "test_nothing_is_lost.py::test_a_run_that_is_saved_over_another_is_one_of_them"),
+    ("killed while an index is saved over another", "one of the two, whole", "test_nothing_is_lost.py::test_an_index_that_is_saved_over_another_is_one_of_them"),
+    ("the disk is full in `predict.py`, a table is cut at a line end", "the old table; the cut is named", "test_nothing_is_lost.py::test_predict_on_a_full_disk_and_a_table_that_was_cut"),
+    ("the disk is full while a report is written", "what stood there stays", "test_nothing_is_lost.py::test_all_that_a_run_reports_stays_on_a_full_disk"),
+    ("a second run in one folder", "refused, host and process named; free when the first was killed", "test_interrupted_runs.py::test_a_second_run_in_the_same_folder_is_refused"),
+    ("a second run into a finished folder", "refused without `--overwrite_output_dir`", "test_silent_choices.py::test_a_finished_run_is_not_replaced_without_a_word"),
+    ("bytes of a checkpoint flipped, zeroed, cut, `{}`", "passed over and named, the one before resumes bit-equal", "test_interrupted_runs.py::test_a_damaged_checkpoint_is_passed_over_and_named"),
+    ("a checkpoint of another number of processes", "an error that names both, unless accepted", "test_interrupted_runs.py::test_another_number_of_processes_is_named"),
+    ("SIGTERM", "a checkpoint, status 143, resumed bit-equal", "test_interrupted_runs.py::test_sigterm_saves_a_checkpoint_and_exits_with_143"),
+    ("a loss of NaN", "stops, names step, learning rate and rows", "test_interrupted_runs.py::test_a_loss_that_is_not_finite_stops_the_run"),
+    ("weights of NaN", "no checkpoint is written", "test_interrupted_runs.py::test_weights_that_are_not_finite_are_not_saved"),
+    ("the disk is full in a checkpoint", "one line that names path and remedy; earlier checkpoints stay", "test_interrupted_runs.py::test_a_full_disk_leaves_the_earlier_checkpoints"),
+    ("`--output_dir` is a file, or cannot be made", "one line that names path and remedy", "test_interrupted_runs.py::test_a_file_or_a_folder_that_cannot_be_made_is_named"),
+    ("spreadsheet formulas in ids and labels", "neutralised, read back unchanged", "test_spreadsheets.py"),
+    ("labels that differ only by their writing", "warned of with counts", "test_classes.py::test_writing_is_warned_of_before_training_with_counts"),
+    ("bytes, dicts, lists as a text; an image dict of nothing", "bad samples, named", "test_labels.py::test_what_is_no_text_and_no_image_is_a_bad_sample"),
+    ("texts in nineteen encodings", "one decision for the corpus, below", "test_encodings.py"),
+    ("a row of UTF-8 in a table of another encoding", "read as UTF-8 and named", "test_encodings.py::test_a_row_of_utf8_in_a_table_of_another_encoding_is_read_as_such"),
+    ("a 16-bit picture of 7000 × 7000", "converted by bands", "test_value_ranges.py::test_a_large_image_is_converted_by_bands"),
+    ("damaged Parquet, surrogates, deep JSON, NUL in names, UTF-16 without a mark", "a bad sample, or one error with file and row", "test_damaged_tables.py"),
+    ("mutated tables", "a result or a documented error", "test_fuzz.py"),
+    ("mutated pictures", "a result or a documented error", "test_fuzz_images.py"),
+    ("mutated run folders", "a result or a documented error", "test_fuzz_runs.py"),
+)  # fmt: skip
+
+
+def main() -> int:
+    """Run the tests, write the table, and give the number of faults that were not met."""
+    tests = list(dict.fromkeys(f"tests/{test}" for _, _, test in FAULTS))
+    command = [sys.executable, "-m", "pytest", "-v", "-n", "2", "-p", "no:cacheprovider", *tests]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    results = re.findall(r"\] (PASSED|FAILED|ERROR|SKIPPED) (\S+)", run.stdout)
+    rows, bad = [], 0
+    for fault, expected, test in FAULTS:
+        own = [result for result, name in results if re.match(rf"tests/{re.escape(test)}(::|\[|$)", name)]
+        passed = own.count("PASSED")
+        met = passed > 0 and passed + own.count("SKIPPED") == len(own)
+        bad += not met
+        seen = f"so, in {passed} of {passed} cases" if met else f"not so: {len(own) - passed} of {len(own)} cases"
+        rows.append([fault, expected, seen, f"`{test}`"])
+    table = markdown_table(rows, ["fault", "expected", "seen", "test"])
+    update_region(PAGE, "faults", table)
+    print(table)
+    return min(1, bad)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
