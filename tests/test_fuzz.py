@@ -4,6 +4,7 @@ import fuzz
 import pytest
 
 
+@pytest.mark.slow  # it replaces how datasets hash, which other tests of the process read
 def test_mutated_tables_give_a_result_or_a_documented_error():
     ends, failures = fuzz.tables(0, iter(range(300)))
     assert failures == {}
