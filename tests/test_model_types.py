@@ -141,14 +141,21 @@ def test_every_parameter_that_learns_gets_a_gradient(name, batch):
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls_mean"])
-@pytest.mark.parametrize("vision", ["clip_vision_model", "siglip_vision_model", "convnext", "vit"])
-def test_every_parameter_gets_a_gradient_whatever_the_pooling(vision, pooling, batch):
+HEADS = {"clip_vision_model": 2, "siglip_vision_model": 11, "convnext": 2, "vit": 0}
+
+
+@pytest.mark.parametrize("pooling", ["auto", "mean", "cls_mean"])
+@pytest.mark.parametrize("vision", HEADS)
+def test_what_pools_by_itself_learns_where_it_is_read_and_is_frozen_elsewhere(vision, pooling, tmp_path, batch):
     if pooling == "cls_mean" and vision in ("siglip_vision_model", "convnext"):
         pytest.skip("has no class token")
-    model = make_model(vision, image_pooling=pooling)
-    model(**batch, labels=torch.tensor([0, 1, 2, 0])).loss.backward()
-    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    built = make_model(vision, image_pooling=pooling)
+    built.save_pretrained(tmp_path)
+    for model in (built, AutoModel.from_pretrained(tmp_path)):
+        model(**batch, labels=torch.tensor([0, 1, 2, 0])).loss.backward()
+        assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+        frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+        assert len(frozen) == (0 if pooling == "auto" else HEADS[vision])
 
 
 def test_a_mask_token_is_frozen_in_a_loaded_model_too(tmp_path):
@@ -207,11 +214,11 @@ def test_siglip2_text_is_padded_to_its_fixed_length():
 
 # Checkpoints of two sides, and how the text side is pooled.
 TWO_SIDED = {
-    "chinese_clip": (hf.ChineseCLIPConfig, {}, lambda text, output: output.last_hidden_state[:, 0]),
-    "metaclip_2": (hf.MetaClip2Config, SPECIAL, lambda text, output: output.pooler_output),
-    "siglip2": (hf.Siglip2Config, SPECIAL, lambda text, output: output.pooler_output),
-    "aimv2": (hf.Aimv2Config, {"eos_token_id": 2}, lambda text, output: output.pooler_output),
-    "blip": (hf.BlipConfig, SPECIAL, lambda text, output: output.pooler_output),
+    "chinese_clip": (hf.ChineseCLIPConfig, {}, lambda output: output.last_hidden_state[:, 0]),
+    "metaclip_2": (hf.MetaClip2Config, SPECIAL, lambda output: output.pooler_output),
+    "siglip2": (hf.Siglip2Config, SPECIAL, lambda output: output.pooler_output),
+    "aimv2": (hf.Aimv2Config, {"eos_token_id": 2}, lambda output: output.pooler_output),
+    "blip": (hf.BlipConfig, SPECIAL, lambda output: output.pooler_output),
 }
 
 
@@ -227,13 +234,14 @@ def test_the_text_side_of_a_checkpoint_of_two_is_taken(name, tmp_path):
     both.save_pretrained(tmp_path)
     sides = (None if name == "siglip2" else str(tmp_path), str(tmp_path))
     model = FusionForImageTextClassification.from_vision_text_pretrained(*sides, num_labels=3).eval()
-    ids = torch.tensor([[5, 6, 7, 2]])
-    if name == "siglip2":
-        ids = torch.nn.functional.pad(ids, (0, 36))
+    length = 40 if name == "siglip2" else 4
+    ids = torch.nn.functional.pad(torch.tensor([[5, 6, 7, 2], [5, 2, 0, 0]]), (0, length - 4))
+    mask = ids.ne(0).long()
     with torch.no_grad():
-        output = both.text_model(input_ids=ids, attention_mask=torch.ones_like(ids))
-        expected = model.text_projection(pool(ids, output))
-        torch.testing.assert_close(model.encode(input_ids=ids).embeds[:, 1], expected, rtol=0, atol=1e-6)
+        output = both.text_model(input_ids=ids, attention_mask=mask)
+        expected = model.text_projection(pool(output))
+        found = model.encode(input_ids=ids, attention_mask=mask).embeds[:, 1]
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     if sides[0] is not None:
         pixels = torch.randn(2, 3, 32, 32)
         with torch.no_grad():

@@ -271,10 +271,10 @@ def freeze_unread(model: PreTrainedModel, pooling: str) -> PreTrainedModel:
         pooling: `auto` or `pooler` where what the model itself pools is read.
     """
     unread = (*UNREAD, *UNREAD_OF_TYPE.get(model.config.model_type, ()))
-    pooling = ("pooler", OWN_POOLING_OF_TYPE.get(model.config.model_type))
+    own = ("pooler", OWN_POOLING_OF_TYPE.get(model.config.model_type))
     for name, parameter in model.named_parameters():
         parts = name.split(".")
-        if parts[0] in pooling:
+        if parts[0] in own:
             parameter.requires_grad_(pooling in ("auto", "pooler"))
         elif any(part in unread for part in parts):
             parameter.requires_grad_(False)
