@@ -26,8 +26,6 @@ from .inner_models import (
     text_width,
 )
 
-FEATURE_PIPELINES = ("feature-extraction", "image-feature-extraction")  # of transformers: they take the first output
-
 if TYPE_CHECKING:
     from .processing_multimodal import MultimodalProcessor  # noqa: F401  the processor travels with every model
 
@@ -266,16 +264,8 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
             use_safetensors: As above.
 
         Raises:
-            ValueError: If weights are missing, left over, or not finite; the message names them. If a pipeline of
-                transformers that gives features loads a classifier: it would give the logits.
+            ValueError: If weights are missing, left over, or not finite; the message names them.
         """
-        task = kwargs.get("_from_pipeline")
-        if task in FEATURE_PIPELINES and "AutoModelForSequenceClassification" in cls.auto_classes:
-            raise ValueError(
-                f"pipeline({task!r}) would take the logits of a {cls.__name__} for its features. They are "
-                "fused_embeds, image_embeds and text_embeds of model(**processor(images=..., text=..., "
-                "return_tensors='pt')); an AlignerModel runs in that pipeline."
-            )
         model, info = super().from_pretrained(
             pretrained_model_name_or_path,
             *args,
