@@ -241,6 +241,8 @@ def settle_config(config: PreTrainedConfig) -> None:
 def in_order(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Before ViT-MAE's forward: the noise by which it shuffles the patches leaves them in their order."""
     pixel_values = kwargs["pixel_values"] if "pixel_values" in kwargs else args[0]
+    if pixel_values.dim() != 4:  # states after frozen layers
+        return args, kwargs
     rows, _, height, width = pixel_values.shape
     high, wide = model.embeddings.patch_embeddings.patch_size
     order = torch.arange((height // high) * (width // wide), device=pixel_values.device)
