@@ -153,9 +153,10 @@ def judge(model_type: str) -> Verdict:
         config_class = CONFIG_MAPPING[model_type]
         found = model_class_of(config_class.__new__(config_class))
         side = side_of(found)
-    except (ImportError, ValueError) as error:
-        result = "not tried" if isinstance(error, ImportError) else "not applicable"
-        return Verdict(model_type, "", result, first_line(error))
+    except ImportError as error:
+        return Verdict(model_type, "", "not tried", first_line(error))
+    except ValueError:  # its message may name folders of this machine
+        return Verdict(model_type, "", "not applicable", "transformers finds no class for it")
     if model_type in UNFIT:
         return Verdict(model_type, side, "refused", UNFIT[model_type])
     try:

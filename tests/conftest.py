@@ -23,6 +23,7 @@ TEXT = {"vocab_size": VOCABULARY, "max_position_embeddings": 40, **SMALL}
 VISION_CONFIGS = {
     "vit": lambda: hf.ViTConfig(**PATCHES),
     "deit": lambda: hf.DeiTConfig(**PATCHES),
+    "vit_mae": lambda: hf.ViTMAEConfig(**PATCHES),
     "dinov2": lambda: hf.Dinov2Config(**PATCHES),
     "clip_vision_model": lambda: hf.CLIPVisionConfig(**PATCHES),
     "siglip_vision_model": lambda: hf.SiglipVisionConfig(**PATCHES),
@@ -47,6 +48,8 @@ VISION_CONFIGS = {
 TEXT_CONFIGS = {
     "bert": lambda: hf.BertConfig(**TEXT),
     "roberta": lambda: hf.RobertaConfig(pad_token_id=1, **TEXT),
+    "albert": lambda: hf.AlbertConfig(embedding_size=8, **TEXT),
+    "mobilebert": lambda: hf.MobileBertConfig(embedding_size=8, intra_bottleneck_size=8, **TEXT),
     "distilbert": lambda: hf.DistilBertConfig(
         vocab_size=VOCABULARY, dim=16, n_layers=2, n_heads=2, hidden_dim=16, max_position_embeddings=40
     ),
@@ -54,12 +57,15 @@ TEXT_CONFIGS = {
     "xlm-roberta": lambda: hf.XLMRobertaConfig(pad_token_id=1, **TEXT),
     "mpnet": lambda: hf.MPNetConfig(pad_token_id=1, **TEXT),
     "clip_text_model": lambda: hf.CLIPTextConfig(pad_token_id=0, bos_token_id=1, eos_token_id=2, **TEXT),
+    "aimv2_text_model": lambda: hf.Aimv2TextConfig(eos_token_id=2, **TEXT),
+    "chinese_clip_text_model": lambda: hf.ChineseCLIPTextConfig(**TEXT),
     "siglip_text_model": lambda: hf.SiglipTextConfig(pad_token_id=0, bos_token_id=1, eos_token_id=2, **TEXT),
     "gpt2": lambda: hf.GPT2Config(
         vocab_size=VOCABULARY, n_positions=40, n_embd=16, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=1
     ),
     "qwen2": lambda: hf.Qwen2Config(num_key_value_heads=1, pad_token_id=0, **TEXT),
     "t5": lambda: hf.T5Config(vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=16, num_layers=2, num_heads=2),
+    "mt5": lambda: hf.MT5Config(vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=16, num_layers=2, num_heads=2),
     "recurrent_text:lstm": lambda: RecurrentTextConfig(
         vocab_size=VOCABULARY, embedding_size=8, hidden_size=16, num_hidden_layers=1, cell="lstm"
     ),

@@ -423,3 +423,15 @@ def test_a_stranger_runs_the_pipeline(family, tmp_path):
         for answers in json.loads(run.stdout.splitlines()[-1]):
             for answer, mine in zip(answers, own, strict=True):
                 assert answer == {"label": mine["label"], "score": pytest.approx(mine["score"], abs=1e-6)}
+
+
+def test_the_pipelines_of_features_give_the_embeddings_of_an_aligner(tmp_path):
+    model = save(tmp_path, AlignerModel)
+    inputs = make_processor()(images=[picture()], text=["a red dog"], return_tensors="pt")
+    with torch.no_grad():
+        expected = model(**inputs)
+    image = pipeline("image-feature-extraction", model=str(tmp_path))(picture(), return_tensors=True)
+    text = pipeline("feature-extraction", model=str(tmp_path))("a red dog", return_tensors=True)
+    torch.testing.assert_close(image, expected.image_embeds, rtol=0, atol=1e-6)
+    torch.testing.assert_close(text, expected.text_embeds, rtol=0, atol=1e-6)
+    assert image.shape == text.shape == (1, 16)

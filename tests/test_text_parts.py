@@ -30,7 +30,7 @@ def test_parts_answer_and_learn_as_the_whole_batch(text, texts, monkeypatch):
     model = build(text=text).double()
     seen = []
     model.text_model.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
+        lambda module, args, kwargs: seen.append(kwargs["attention_mask"].numel()), with_kwargs=True
     )
     embeds, gradients = embeds_and_gradients(model, texts)
     if model._reads_mask:

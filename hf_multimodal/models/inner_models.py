@@ -76,6 +76,7 @@ UNFIT: dict[str, str] = {
     "gradium_phonon_tts": SOUND,
     "hgnet_v2": NO_TOKENS,
     "higgs_audio_v2": SOUND,
+    "imagegpt": "its tokens are the colours of an image",
     "layoutlmv2": "it also needs bbox, image",
     "lightglue": TWO_IMAGES,
     "lxmert": "it also needs visual_feats",
@@ -145,7 +146,6 @@ PROBED = (
     "torchvision_backbone",
 )
 TEXT_WIDTHS = {"embedding_gemma2_text": "embedding_dim", "opt": "word_embed_proj_dim"}
-READS_OWN_POOLING = ("auto", "pooler")  # of the poolings of both sides
 SIDES = {"vision_config": ("pixel_values",), "text_config": ("input_ids", "attention_mask")}
 
 POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
@@ -202,7 +202,7 @@ def unfitness(model_class: type[PreTrainedModel], config: PreTrainedConfig, side
         return "it needs a default_language in its configuration"
     modalities = model_class.input_modalities
     reads = {modalities} if isinstance(modalities, str) else set(modalities)
-    strange = reads & {"audio", "time"} or reads == {"video"} or (side == "text_config" and reads == {"image"})
+    strange = reads & {"audio", "time"} or reads == {"video"}
     return f"it reads {' and '.join(sorted(reads))}" if strange else None
 
 
@@ -241,6 +241,8 @@ def settle_config(config: PreTrainedConfig) -> None:
 def in_order(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Before ViT-MAE's forward: the noise by which it shuffles the patches leaves them in their order."""
     pixel_values = kwargs["pixel_values"] if "pixel_values" in kwargs else args[0]
+    if pixel_values.dim() != 4:  # states after frozen layers
+        return args, kwargs
     rows, _, height, width = pixel_values.shape
     high, wide = model.embeddings.patch_embeddings.patch_size
     order = torch.arange((height // high) * (width // wide), device=pixel_values.device)
@@ -263,19 +265,19 @@ def without_padding(
 BEFORE_FORWARD: dict[str, Callable[..., Any]] = {"vit_mae": in_order, "mobilebert": without_padding}
 
 
-def freeze_unread(model: PreTrainedModel, pooled: bool) -> PreTrainedModel:
+def freeze_unread(model: PreTrainedModel, pooling: str) -> PreTrainedModel:
     """Freeze, in place, the parameters that nothing reads which is pooled here.
 
     Args:
         model: As built or loaded.
-        pooled: Whether what the model itself pools is read.
+        pooling: `auto` or `pooler` where what the model itself pools is read.
     """
     unread = (*UNREAD, *UNREAD_OF_TYPE.get(model.config.model_type, ()))
-    pooling = ("pooler", OWN_POOLING_OF_TYPE.get(model.config.model_type))
+    own = ("pooler", OWN_POOLING_OF_TYPE.get(model.config.model_type))
     for name, parameter in model.named_parameters():
         parts = name.split(".")
-        if parts[0] in pooling:
-            parameter.requires_grad_(pooled)
+        if parts[0] in own:
+            parameter.requires_grad_(pooling in ("auto", "pooler"))
         elif any(part in unread for part in parts):
             parameter.requires_grad_(False)
     return model
@@ -288,13 +290,13 @@ def make_causal(model: PreTrainedModel) -> None:
             module.is_causal = True
 
 
-def settled(model: PreTrainedModel, pooled: bool) -> PreTrainedModel:
+def settled(model: PreTrainedModel, pooling: str) -> PreTrainedModel:
     """A new model as it is to be used: without a parameter to train in vain, and with what its type asks for."""
     if model.config.model_type == "aimv2_text_model":
         make_causal(model)
     if model.config.model_type in BEFORE_FORWARD:
         model.register_forward_pre_hook(BEFORE_FORWARD[model.config.model_type], with_kwargs=True)
-    return freeze_unread(model, pooled)
+    return freeze_unread(model, pooling)
 
 
 def pooler_arguments(model_class: type[PreTrainedModel], config: PreTrainedConfig, pooler: bool) -> dict[str, Any]:
@@ -327,7 +329,7 @@ def build_model(config: PreTrainedConfig, side: str, pooling: str) -> PreTrained
         config._attn_implementation = "eager"  # asked for the whole model; a convolutional one has no attention
     arguments = pooler_arguments(model_class, config, pooling == "pooler")
     arguments["dtype"] = torch.get_default_dtype()  # that of the whole model, not that of the inner one's checkpoint
-    return settled(model_class._from_config(config, **arguments), pooling in READS_OWN_POOLING)
+    return settled(model_class._from_config(config, **arguments), pooling)
 
 
 def load_model(
@@ -359,7 +361,12 @@ def load_model(
     config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     if config.model_type.startswith("multimodal_"):
         return side_of_trained(name_or_path, side, pooling, layers, dtype)
-    config = getattr(config, side, None) or config
+    loading: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
+    if getattr(config, side, None) is not None:
+        config = getattr(config, side)
+        loading["key_mapping"] = {
+            rf"^{side.replace('config', 'model')}\.": ""
+        }  # which some classes take off themselves
     if layers is not None:
         most = getattr(config, "num_hidden_layers", 0)
         if not 0 < layers <= most:
@@ -373,7 +380,6 @@ def load_model(
     if side == "text_config":
         pooling = text_pooling_of(config, pooling)
     arguments = pooler_arguments(model_class, config, pooling == "pooler")
-    loading: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
     model, info = model_class.from_pretrained(name_or_path, config=config, **loading, **arguments)
     lost = sorted(name for name in info["missing_keys"] if "pooler" not in name)
     if lost:
@@ -382,7 +388,7 @@ def load_model(
         )
     if Path(name_or_path).is_dir():  # the configuration travels, and where the folder lies is nobody's business
         model.config._name_or_path = Path(name_or_path).resolve().name
-    return settled(model, pooling in READS_OWN_POOLING)
+    return settled(model, pooling)
 
 
 def side_of_trained(
@@ -397,7 +403,7 @@ def side_of_trained(
         raise ValueError(f"{name_or_path} has no {side}.")
     if side == "text_config":
         pooling = text_pooling_of(model.config, pooling)
-    return freeze_unread(model, pooling in READS_OWN_POOLING)
+    return freeze_unread(model, pooling)
 
 
 def shared_dtype(dtype: str | torch.dtype, models: list[PreTrainedModel]) -> torch.dtype:

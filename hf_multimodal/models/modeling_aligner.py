@@ -28,9 +28,10 @@ class AlignerOutput(ModelOutput):
 
     Args:
         loss: Scalar, only where `return_loss` is True.
-        logits_per_image: (images, texts), scaled cosines.
+        logits_per_image: (images, texts), scaled cosines; in evaluation None where one of the two inputs is not given.
         logits_per_text: (texts, images), their transpose.
-        text_embeds: (texts, projection_dim), of length 1; zeros where there is no text.
+        text_embeds: (texts, projection_dim), of length 1; zeros for an example without text; None in evaluation
+            without `input_ids`.
         image_embeds: (images, projection_dim), likewise.
         text_model_output: The text model's `last_hidden_state`, `hidden_states` and `attentions`, zeros for the rows
             that it did not read; only with `output_hidden_states` or `output_attentions`.
@@ -286,17 +287,20 @@ class AlignerModel(VisionTextPreTrainedModel):
         )
         image_embeds = to_unit_length(image.embeds)
         text_embeds = to_unit_length(text.embeds).to(image_embeds.dtype)
-        logits = self.scaling(image_embeds @ text_embeds.T)
         loss = incomplete = None
         if return_loss:
             whole = modality_mask is None and pixel_values is not None and input_ids is not None
             loss, incomplete = self.contrastive_loss(image_embeds, text_embeds, None if whole else mask, image_ids)
+        # One input alone has nothing to be compared with, and the first output is what pipelines take for the feature.
+        # In training every output stays, with a gradient of zero, which several processes need.
+        shown = {"image": self.training or pixel_values is not None, "text": self.training or input_ids is not None}
+        logits = self.scaling(image_embeds @ text_embeds.T) if all(shown.values()) else None
         return AlignerOutput(
             loss=loss,
             logits_per_image=logits,
-            logits_per_text=logits.T,
-            text_embeds=text_embeds,
-            image_embeds=image_embeds,
+            logits_per_text=None if logits is None else logits.T,
+            text_embeds=text_embeds if shown["text"] else None,
+            image_embeds=image_embeds if shown["image"] else None,
             text_model_output=text.asked_output(),
             vision_model_output=image.asked_output(),
             modality_mask=mask.long() if image_embeds.shape[0] == text_embeds.shape[0] else None,

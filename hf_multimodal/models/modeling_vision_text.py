@@ -15,6 +15,7 @@ from .inner_models import (
     ImagePooling,
     accepted,
     build_model,
+    freeze_unread,
     has_pooler,
     image_widths,
     load_model,
@@ -119,6 +120,7 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
         self.token_features = token_features
         self.vision_model: Any = None
         self.text_model: Any = None
+        self._text_pooling = config.text_pooling
         if config.vision_config is not None:
             self.vision_model = build_model(config.vision_config, "vision_config", config.image_pooling)
             self._image_pooling = ImagePooling(self.vision_model, config.image_pooling)
@@ -127,7 +129,7 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
             if token_features:
                 self.visual_token_projection = projection(token_width, config.hidden_size)
         if config.text_config is not None:
-            strategy = text_pooling_of(config.text_config, config.text_pooling)
+            self._text_pooling = strategy = text_pooling_of(config.text_config, config.text_pooling)
             self.text_model = build_model(config.text_config, "text_config", strategy)
             if not has_pooler(self.text_model, strategy):
                 raise ValueError(
@@ -277,7 +279,14 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
                 pretrained_model_name_or_path, info, (cls, *VisionTextPreTrainedModel.__subclasses__()), **where
             )
             check_finite(pretrained_model_name_or_path, model)
+        model._freeze_unread()
         return (model, info) if output_loading_info else model
+
+    def _freeze_unread(self) -> None:
+        """Freeze what nothing reads: loading makes every parameter learn, whatever it did when it was built."""
+        for model, pooling in ((self.vision_model, self.config.image_pooling), (self.text_model, self._text_pooling)):
+            if model is not None:
+                freeze_unread(model, pooling)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As in torch, but of a weight with two names (T5's embeddings) one is enough, as it is saved under one."""
