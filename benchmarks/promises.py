@@ -75,9 +75,6 @@ def fresh_draws(task: str, *, size: int, seed: int, split: str) -> Dataset:
     return drawn.select(range(SEEN, SEEN + size)).flatten_indices(keep_in_memory=True)
 
 
-loading.make_controlled = fresh_draws
-
-
 @dataclass
 class Found:
     """One line of the report: what was measured, and by how much it is better than it must be.
@@ -120,6 +117,7 @@ def train_and_answer(flags: list[str]) -> dict[str, Any]:
         flags: `robust`, `fusion`, or `warm` for one after the other, and the flags of that script, `--output_dir` and
             its folder last.
     """
+    loading.make_controlled = fresh_draws  # in the process of a run; an import changes nothing
     family, *arguments = flags
     folder = Path(arguments[-1])
     if family == "warm":  # plain fusion of the complete rows first; from it, the defaults of fine-tuning

@@ -435,3 +435,16 @@ def test_the_pipelines_of_features_give_the_embeddings_of_an_aligner(tmp_path):
     torch.testing.assert_close(image, expected.image_embeds, rtol=0, atol=1e-6)
     torch.testing.assert_close(text, expected.text_embeds, rtol=0, atol=1e-6)
     assert image.shape == text.shape == (1, 16)
+
+
+@pytest.mark.keys_do_not_fit
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sentence_transformers_is_told_what_a_classifier_is_not_for(family, tmp_path):
+    library = pytest.importorskip("sentence_transformers")
+    save(tmp_path, family)
+    encoder = library.SentenceTransformer(str(tmp_path), device="cpu")
+    for example in ("a red dog", picture()):
+        with pytest.raises(NotImplementedError, match="no space in common.*`AlignerModel.from_fusion`"):
+            encoder.encode([example])
+    with pytest.raises(ValueError, match="CrossEncoder of sentence-transformers asks for one label"):
+        library.CrossEncoder(str(tmp_path), device="cpu")

@@ -264,15 +264,25 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
             use_safetensors: As above.
 
         Raises:
-            ValueError: If weights are missing, left over, or not finite; the message names them.
+            ValueError: If weights are missing, left over, not finite, or of other sizes than `config` asks for; the
+                message, or the table that transformers logs, names them.
         """
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path,
-            *args,
-            use_safetensors=use_safetensors is not False,
-            output_loading_info=True,
-            **kwargs,
-        )
+        try:
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path,
+                *args,
+                use_safetensors=use_safetensors is not False,
+                output_loading_info=True,
+                **kwargs,
+            )
+        except RuntimeError as error:
+            if "ignore_mismatched_sizes" not in str(error):
+                raise
+            raise ValueError(
+                f"{pretrained_model_name_or_path}: the configuration asks for weights of other sizes than these, "
+                "which the table above names. `ignore_mismatched_sizes=True` starts them anew. CrossEncoder of "
+                "sentence-transformers asks for one label: it scores pairs of texts, which no model here does."
+            ) from error
         if pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None:
             where = {name: kwargs[name] for name in WHERE if name in kwargs}
             check_keys(
@@ -281,6 +291,21 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
             check_finite(pretrained_model_name_or_path, model)
         model._freeze_unread()
         return (model, info) if output_loading_info else model
+
+    def get_text_features(self, *args: Any, **kwargs: Any) -> Any:
+        """Of an aligner alone, as `get_image_features` is.
+
+        Raises:
+            NotImplementedError: In a classifier, whose images and texts have no space in common.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no get_text_features and get_image_features, since its images and texts have "
+            "no space in common. Its embeddings are `image_embeds`, `text_embeds` and `fused_embeds` of "
+            "`model(**inputs)`. For SentenceTransformer make an aligner of it by `AlignerModel.from_fusion` and train "
+            "that."
+        )
+
+    get_image_features = get_text_features
 
     def _freeze_unread(self) -> None:
         """Freeze what nothing reads: loading makes every parameter learn, whatever it did when it was built."""
