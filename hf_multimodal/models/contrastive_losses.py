@@ -18,10 +18,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-KEPT = (
-    2**24
-)  # logits, 64 MB, that the gradient finds again: all of 4,096 pairs. It computes further ones a second time.
-SIDE = 2**10  # of a square on a CPU, so that it stays in the cache
+# How many logits, 64 MB, the gradient finds again: all of 4,096 pairs. It computes further ones a second time.
+KEPT = 2**24
+SIDE = 2**9  # of a square on a CPU, so that it stays in the cache
+FAR = 60.0  # of the largest logit of a square: what it adds to exp(logit - largest) is below the last digit
 
 
 @dataclass
@@ -141,11 +141,28 @@ def _over_squares(value: Value, slope: Slope, pairs: Pairs) -> tuple[torch.Tenso
     return total, max(1, len(pairs.images)) if masks[0] is None else masks[0].sum().clamp(min=1)
 
 
+def _may_look(tensor: torch.Tensor) -> bool:
+    """Whether a number in it may decide what is computed: on an accelerator that waits, in a graph it cannot be."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _log_sums(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`logsumexp` of the rows and of the columns, by one exponential of each logit where they are near enough."""
+    if _may_look(logits):
+        highest = logits.max()
+        terms = (logits - highest).exp_()
+        sums = terms.sum(dim=1), terms.sum(dim=0)
+        if min(one.min() for one in sums) > math.exp(-FAR):
+            return highest + sums[0].log(), highest + sums[1].log()
+    return logits.logsumexp(dim=1), logits.logsumexp(dim=0)
+
+
 def _infonce_value(squares: Iterable[Square], images: torch.Tensor) -> tuple[torch.Tensor, ...]:
     of_rows, of_columns, match = images.new_full((3, len(images)), -torch.inf)
     for rows, columns, logits in squares:
-        of_rows[rows] = torch.logaddexp(of_rows[rows], logits.logsumexp(dim=1))
-        of_columns[columns] = torch.logaddexp(of_columns[columns], logits.logsumexp(dim=0))
+        row_sums, column_sums = _log_sums(logits)
+        of_rows[rows] = torch.logaddexp(of_rows[rows], row_sums)
+        of_columns[columns] = torch.logaddexp(of_columns[columns], column_sums)
         if rows == columns:
             match[rows] = logits.diagonal()
     return ((of_rows - match) + (of_columns - match)).sum(), of_rows, of_columns
@@ -154,8 +171,14 @@ def _infonce_value(squares: Iterable[Square], images: torch.Tensor) -> tuple[tor
 def _infonce_slope(
     rows: slice, columns: slice, logits: torch.Tensor, of_rows: torch.Tensor, of_columns: torch.Tensor
 ) -> torch.Tensor:
-    slope = (logits - of_rows[rows, None]).exp_()
-    slope += (logits - of_columns[columns]).exp_()
+    highest = logits.max().clamp(min=torch.finfo(logits.dtype).min)
+    to_rows, to_columns = highest - of_rows[rows], highest - of_columns[columns]
+    if _may_look(logits) and max(to_rows.max(), to_columns.max()) < FAR:
+        slope = (logits - highest).exp_()
+        slope *= to_rows.exp()[:, None] + to_columns.exp()
+    else:
+        slope = (logits - of_rows[rows, None]).exp_()
+        slope += (logits - of_columns[columns]).exp_()
     if rows == columns:
         slope.diagonal().sub_(2)
     return slope
