@@ -37,6 +37,33 @@ def nll(logits: np.ndarray, labels: np.ndarray) -> float:
     return -log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean()
 
 
+def test_the_stack_is_its_formula_written_as_a_loop():
+    draw = np.random.default_rng(0)
+    stack = Stack(num_labels=3).double()
+    for name, (low, high) in {
+        "weights": (0, 1),
+        "temperatures": (0.3, 3),
+        "scales": (0.5, 2),
+        "prior": (-1, 1),
+    }.items():
+        buffer = getattr(stack, name)
+        buffer.copy_(torch.from_numpy(draw.uniform(low, high, tuple(buffer.shape))))
+    stack.knots.copy_(torch.from_numpy(np.sort(draw.uniform(-3, 3, (4, KNOTS)), axis=1)))
+    heads, mask = draw.normal(size=(40, 3, 3)) * 2, draw.integers(0, 2, (40, 2))
+    expected = np.empty((40, 3))
+    buffers = {name: buffer.double().numpy() for name, buffer in stack.named_buffers()}
+    for row, (image, text) in enumerate(mask):
+        of = {name: buffer[image + 2 * text] for name, buffer in buffers.items() if name != "prior"}
+        weighed = sum(of["weights"][head] * heads[row, head] for head in range(3)) / of["temperatures"]
+        others = np.delete(weighed, weighed.argmax())
+        sure = weighed.max() - logsumexp(others)
+        scales = [np.interp(sure, of["knots"], of["scales"][:, label]) for label in range(3)]
+        expected[row] = weighed * scales if image + text else buffers["prior"]
+    answers = stack(torch.from_numpy(heads), torch.from_numpy(mask))
+    assert {tuple(row) for row in mask} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    np.testing.assert_allclose(answers.numpy(), expected, rtol=1e-6)
+
+
 def test_no_head_at_any_temperature_beats_the_stack():
     draw = np.random.default_rng(0)
     labels = draw.integers(0, 3, 300)
