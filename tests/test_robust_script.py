@@ -5,12 +5,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from test_scripts import FAST, evaluate, make_rows, train, train_robust, write_table
 
+from hf_multimodal.data.presence import hide
 from hf_multimodal.evaluation.predictions import read_predictions
+from hf_multimodal.inference.choosing import SourceArguments, load_rows
 from hf_multimodal.inference.predicting import load_model
+from hf_multimodal.training.stacking import fit_stack
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +44,24 @@ def test_a_robust_run_fits_its_stack_and_saves_who_lacks_what(robust_run: tuple[
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "| plain fusion | " in card and "| `redraw` | 0.7 0.15 0.15 |" in card and "Either may be missing." in card
     assert "they were calibrated on the validation rows" in card and "no gradient" not in card
+
+
+def test_the_stack_is_that_of_the_validation_rows(robust_run: tuple[Path, Path, dict[str, Any]]) -> None:
+    folder, table, _ = robust_run
+    with open(folder / "presence.csv", newline="", encoding="utf-8") as stream:
+        shown = list(csv.DictReader(stream))
+    labels = load_rows(str(folder), "train", SourceArguments(data=str(table))).splits["test"]["label"][:]
+    refitted = {}
+    for split in ("train", "validation"):
+        model, processor = load_model(folder)
+        rows = load_rows(str(folder), split, SourceArguments(data=str(table))).splits["test"]
+        by_id = {row["id"]: [row[f"has_{name}"] == "1" for name in ("image", "text")] for row in shown}
+        rows = hide(rows, np.array([by_id[row] for row in rows["id"]]))
+        fitted = {name: buffer.clone() for name, buffer in model.stack.named_buffers()}
+        fit_stack(model, processor, rows, labels)
+        again = dict(model.stack.named_buffers())
+        refitted[split] = all(torch.allclose(again[name], fitted[name], rtol=1e-3, atol=1e-5) for name in fitted)
+    assert refitted == {"train": False, "validation": True}
 
 
 def test_the_rivals_are_trained_on_the_same_rows(robust_run: tuple[Path, Path, dict[str, Any]]) -> None:
