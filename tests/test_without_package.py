@@ -43,39 +43,50 @@ def ask_stranger(jobs: list[dict[str, Any]], folder: Path, python: str = sys.exe
     return json.loads(run.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize(
-    ("vision", "text", "family", "fields"),
-    [
-        ("vit", "bert", FusionForImageTextClassification, {"fusion": "concat"}),
-        (
-            "torchvision:resnet18",
-            "recurrent_text:gru",
-            FusionForImageTextClassification,
-            {"fusion": "cross_attention"},
-        ),
-        ("vit", "bert", RobustFusionForImageTextClassification, {"fusion": "concat"}),
-        ("vit", "bert", AlignerModel, {"loss": "sigmoid", "projection": "mlp"}),
-    ],
-)
-def test_a_saved_folder_loads_without_the_package(vision, text, family, fields, tmp_path):
-    folder, again = tmp_path / "model", tmp_path / "again"
-    model = make_model(vision, text, family, **fields).eval()
-    auto_class = model.auto_classes[1]
-    output = "logits" if auto_class == "AutoModelForSequenceClassification" else "logits_per_image"
-    model.save_pretrained(folder)
-    MultimodalProcessor(make_image_processor(), make_tokenizer()).save_pretrained(folder)
-    batch = make_batch()
-    torch.save(batch, tmp_path / "batch.pt")
-    job = {"source": folder, "auto_class": auto_class, "output": output, "batch": tmp_path / "batch.pt"}
-    (said,) = ask_stranger([{**job, "logits": tmp_path / "logits.pt", "again": again}], tmp_path)
-    assert said["config"] == family.config_class.__name__ and said["mask"] == [[1, 1], [0, 0]]
-    here = MultimodalProcessor.from_pretrained(folder)(images=[picture(), None], text=["a red dog", None])
+CASES = {
+    "fused": ("vit", "bert", FusionForImageTextClassification, {"fusion": "concat"}),
+    "own inner models": (
+        "torchvision:resnet18",
+        "recurrent_text:gru",
+        FusionForImageTextClassification,
+        {"fusion": "cross_attention"},
+    ),
+    "robust": ("vit", "bert", RobustFusionForImageTextClassification, {"fusion": "concat"}),
+    "aligner": ("vit", "bert", AlignerModel, {"loss": "sigmoid", "projection": "mlp"}),
+}
+
+
+def output_of(model: Any) -> str:
+    return "logits" if model.auto_classes[1] == "AutoModelForSequenceClassification" else "logits_per_image"
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """A folder with each case's own, the models that were saved there, and what a stranger says of each."""
+    folder, models, jobs = tmp_path_factory.mktemp("stranger"), {}, []
+    torch.save(make_batch(), folder / "batch.pt")
+    for name, (vision, text, family, fields) in CASES.items():
+        model = models[name] = make_model(vision, text, family, **fields).eval()
+        own = folder / name.replace(" ", "_")
+        model.save_pretrained(own / "model")
+        MultimodalProcessor(make_image_processor(), make_tokenizer()).save_pretrained(own / "model")
+        job = {"source": own / "model", "auto_class": model.auto_classes[1], "output": output_of(model)}
+        jobs.append({**job, "batch": folder / "batch.pt", "logits": own / "logits.pt", "again": own / "again"})
+    return folder, models, dict(zip(CASES, ask_stranger(jobs, folder), strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_saved_folder_loads_without_the_package(name, told):
+    folder, models, answers = told
+    own, model, said = folder / name.replace(" ", "_"), models[name], answers[name]
+    assert said["config"] == type(model.config).__name__ and said["mask"] == [[1, 1], [0, 0]]
+    here = MultimodalProcessor.from_pretrained(own / "model")(images=[picture(), None], text=["a red dog", None])
     assert said["ids"] == here["input_ids"]
-    for source in (folder, again):  # what the stranger saved is as good as what was sent
+    for source in (own / "model", own / "again"):  # what the stranger saved is as good as what was sent
         loaded = AutoModel.from_pretrained(source, trust_remote_code=False)
         with torch.no_grad():
-            expected = loaded(**batch)[output]
-        for logits in torch.load(tmp_path / "logits.pt"):
+            expected = loaded(**make_batch())[output_of(model)]
+        for logits in torch.load(own / "logits.pt"):
             torch.testing.assert_close(logits, expected, rtol=0, atol=1e-6)
         travelled = {
             name for name, tensor in model.state_dict().items() if torch.equal(tensor, loaded.state_dict()[name])
