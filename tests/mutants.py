@@ -16,8 +16,10 @@ import time
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
+LONGEST = 600  # seconds of one fault's tests; those that hang have caught nothing
 COPIED = ("hf_multimodal", "scripts", "tests", "benchmarks", "docs", "README.md", "pyproject.toml")
 
 
@@ -183,7 +185,11 @@ def catch(mutant: Mutant) -> tuple[str | None, float]:
         faulty.write_text(module.read_text(encoding="utf-8").replace(mutant.before, mutant.after), encoding="utf-8")
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *mutant.tests.split(" ", 2)]
         environment = {**os.environ, "PYTHONPATH": folder, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": LONGEST}
+        try:
+            run = subprocess.run(command, cwd=folder, env=environment, **options)
+        except subprocess.TimeoutExpired:
+            return None, time.monotonic() - begun
     failed = re.search(r"^(?:FAILED|ERROR) (\S+)", run.stdout, re.MULTILINE)
     return failed[1] if run.returncode and failed else None, time.monotonic() - begun
 

@@ -212,9 +212,11 @@ def test_a_second_run_in_the_same_folder_is_refused(whole: tuple[Path, list[str]
     with subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         owner = rf"is in use by process {holder.pid} on {socket.gethostname()}, since .*: wait for it, end it, or"
-        with pytest.raises(BlockingIOError, match=owner):
-            train([*whole[1], "--output_dir", str(tmp_path / "run"), "--overwrite_output_dir"])
-        holder.kill()
+        try:
+            with pytest.raises(BlockingIOError, match=owner):
+                train([*whole[1], "--output_dir", str(tmp_path / "run"), "--overwrite_output_dir"])
+        finally:
+            holder.kill()
     assert len(list((tmp_path / "run").glob("checkpoint-*"))) == 2
     # Held by a process that was killed: free again.
     train([*whole[1], "--output_dir", str(tmp_path / "run"), "--resume_from_checkpoint"])
