@@ -292,21 +292,6 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
         model._freeze_unread()
         return (model, info) if output_loading_info else model
 
-    def get_text_features(self, *args: Any, **kwargs: Any) -> Any:
-        """Of an aligner alone, as `get_image_features` is.
-
-        Raises:
-            NotImplementedError: In a classifier, whose images and texts have no space in common.
-        """
-        raise NotImplementedError(
-            f"{type(self).__name__} has no get_text_features and get_image_features, since its images and texts have "
-            "no space in common. Its embeddings are `image_embeds`, `text_embeds` and `fused_embeds` of "
-            "`model(**inputs)`. For SentenceTransformer make an aligner of it by `AlignerModel.from_fusion` and train "
-            "that."
-        )
-
-    get_image_features = get_text_features
-
     def _freeze_unread(self) -> None:
         """Freeze what nothing reads: loading makes every parameter learn, whatever it did when it was built."""
         for model, pooling in ((self.vision_model, self.config.image_pooling), (self.text_model, self._text_pooling)):
