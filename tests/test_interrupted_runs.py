@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -250,3 +251,30 @@ def test_a_full_disk_leaves_the_earlier_checkpoints(whole: tuple[Path, list[str]
     for path in kept:
         told = json.loads((path / "manifest.json").read_text())["files"]
         assert {name: (path / name).stat().st_size for name in told} == {n: f["size"] for n, f in told.items()}
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_of_two_processes_ends_both_at_one_step(whole: tuple[Path, list[str]], tmp_path: Path) -> None:
+    flags = [*whole[1], "--num_train_epochs", "60", "--logging_strategy", "steps", "--logging_steps", "1"]
+    flags += ["--output_dir", str(tmp_path / "run"), "--eval_strategy", "no", "--save_strategy", "no"]
+    flags += ["--lr_scheduler_type", "constant", "--warmup_steps", "0", "--use_cpu"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29541"]
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1]), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    options: dict[str, Any] = {"env": environment, "text": True, "cwd": SCRIPT.parents[1]}
+    options |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    process = subprocess.Popen([*launch, str(SCRIPT), *flags], **options)
+    wait_for(process, "'loss'")
+    ranks = psutil.Process(process.pid).children()
+    assert len(ranks) == 2
+    ranks[1].send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=180)
+    assert output.count("exitcode  : 143") + output.count("exitcode: 143") >= 1, output
+    (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
+    told = json.loads((checkpoint / "manifest.json").read_text())["files"]
+    assert {"rng_state_0.pth", "rng_state_1.pth", "model.safetensors", "optimizer.pt"} <= set(told)
+    steps = str(int(checkpoint.name.split("-")[1]) + 3)
+    for folder, resume in (("run", ["--resume_from_checkpoint"]), ("again", [])):
+        command = [*launch, str(SCRIPT), *flags, "--max_steps", steps, "--output_dir", str(tmp_path / folder), *resume]
+        run = subprocess.run(command, **options)
+        assert run.returncode == 0, run.stdout
+    assert_same_weights(tmp_path / "run", tmp_path / "again")

@@ -53,12 +53,14 @@ def test_a_killed_process_leaves_the_old_file_and_the_next_write_cleans_up(kind:
 
     child = in_child(begin_and_wait)
     os.close(theirs)  # so that the end of a child that failed is the end of the file
-    assert os.read(ours, 5) == b"begun"
-    write_text(tmp_path / "other.txt", "x")
-    alive = {path.name for path in tmp_path.iterdir()} - {*OLD, "other.txt"}
-    assert len(alive) == 1  # what a living process writes is left alone
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    try:
+        assert os.read(ours, 5) == b"begun"
+        write_text(tmp_path / "other.txt", "x")
+        alive = {path.name for path in tmp_path.iterdir()} - {*OLD, "other.txt"}
+        assert len(alive) == 1  # what a living process writes is left alone
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
     assert {name: (tmp_path / name).read_text() for name in OLD} == OLD
     assert {path.name for path in tmp_path.iterdir()} == {*OLD, *alive, "other.txt"}
     write_text(tmp_path / "other.txt", "y")
