@@ -76,6 +76,31 @@ def write_text(path: str | Path, text: str) -> None:
         part.write_text(text, encoding="utf-8", newline="\n")
 
 
+def make_folder(folder: str | Path, flag: str) -> Path:
+    """Make a folder, if it is not there, before the work whose results go into it.
+
+    Args:
+        folder: Its parents are made too.
+        flag: Of the command line, for the message.
+
+    Raises:
+        OSError: If it cannot be made, or is a file; the message names both.
+
+    Example:
+
+    >>> make_folder("/dev/null/out", "--output_dir")
+    Traceback (most recent call last):
+    ...
+    NotADirectoryError: [Errno 20] '/dev/null/out' cannot be made, Not a directory: name a folder with --output_dir
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+        raise OSError(error.errno, f"{str(folder)!r} cannot be made, {reason}: name a folder with {flag}") from error
+    return Path(folder)
+
+
 @contextlib.contextmanager
 def replaced_files(folder: str | Path, last: str) -> Iterator[Path]:
     """Write files that belong together, and move them to their places once all are whole and on the disk.
@@ -162,7 +187,8 @@ def _naming(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
-        reason = f"{os.strerror(error.errno)}, what was there before is as it was"
+        room = "allow larger files (ulimit -f)" if error.errno == errno.EFBIG else "free some space"
+        reason = f"{os.strerror(error.errno)}, what was there before is as it was: {room}, or name another disk"
         raise OSError(error.errno, reason, str(path)) from error
 
 

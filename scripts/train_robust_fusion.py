@@ -25,4 +25,4 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main()))
+    sys.exit(exit_status(main))

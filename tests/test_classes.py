@@ -1,5 +1,7 @@
 """Classes that look like mistakes are named before a model is trained on them."""
 
+import contextlib
+import re
 import runpy
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from hf_multimodal.inference.predicting import load_model
 from hf_multimodal.training.aligner_arguments import AlignerModelArguments
 from hf_multimodal.training.arguments import DataArguments, parse_training_arguments
 from hf_multimodal.training.preparing import prepare_training_data
+from hf_multimodal.training.run_folder import claim_folder
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 TEXT = ["--modality", "text", *FAST]
@@ -103,6 +106,59 @@ def test_a_dry_run_would_not_start_on_bad_samples(tmp_path: Path, capsys: pytest
     assert report["refusals"] == ["2 bad samples are refused (on_bad_sample='error')."]
     assert "the class 'a' is named twice in one cell [error]" in capsys.readouterr().out
     assert train([*flags, "--on_bad_sample", "drop"])["refusals"] == []
+
+
+def refused_before_training(folder: Path) -> dict[str, tuple[list[str], str]]:
+    """Flags that the run itself refuses, and what it says."""
+    single = write_labels(folder / "single.csv", ["a", "b"] * 20)
+    several = write_csv(
+        folder / "several.csv", [{"text": f"x {i}", "label": "a|b" if i % 2 else "b"} for i in range(40)]
+    )
+    one = write_labels(folder / "one.csv", ["a"] * 20)
+    (folder / "file").write_text("mine")
+    (folder / "finished").mkdir()
+    (folder / "finished" / "metrics.json").write_text("{}")
+    (folder / "taken").mkdir()
+    data = ["--data", str(single)]
+    return {
+        "oversample": (
+            ["--data", str(several), "--problem_type", "multi_label_classification", "--oversample"],
+            "oversample needs one class an example",
+        ),
+        "metric": ([*data, "--metric_for_best_model", "acuracy"], "metric_for_best_model must be one of"),
+        "scaling": ([*data, "--no_target_scaling"], "no_target_scaling is for regression"),
+        "threshold": ([*data, "--threshold", "0.7"], "threshold is for labels of which several may hold"),
+        "file": ([*data, "--output_dir", str(folder / "file")], "is a file: name a folder"),
+        "finished": ([*data, "--output_dir", str(folder / "finished")], "add --overwrite_output_dir"),
+        "taken": ([*data, "--output_dir", str(folder / "taken")], "is in use by process"),
+        "resume": ([*data, "--resume_from_checkpoint"], "no whole checkpoint in"),
+        "one class": (["--data", str(one)], "all rows have one class, 'a'"),
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["oversample", "metric", "scaling", "threshold", "file", "finished", "taken", "resume", "one class"]
+)
+def test_a_dry_run_says_what_the_run_would_refuse(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    flags, said = refused_before_training(tmp_path)[name]
+    if "--output_dir" not in flags:
+        flags = [*flags, "--output_dir", str(tmp_path / "run")]
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    monkeypatch.setattr("sys.argv", ["train_fusion.py", *flags, *TEXT, "--dry_run"])
+    with claim_folder(tmp_path / "taken") if name == "taken" else contextlib.nullcontext():
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(SCRIPTS / "train_fusion.py"), run_name="__main__")
+        assert ended.value.code == 2
+    output = capsys.readouterr().out
+    assert "The run would not start:" in output and said in output
+    if name != "taken":
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == files
+    monkeypatch.setattr("sys.argv", ["train_fusion.py"])
+    taken = claim_folder(tmp_path / "taken") if name == "taken" else contextlib.nullcontext()
+    with taken, pytest.raises((ValueError, OSError), match=re.escape(said)):
+        train([*flags, *TEXT])
 
 
 def test_a_class_that_a_limit_cuts_off_is_warned_of(tmp_path: Path, warnings: list[str]) -> None:

@@ -40,6 +40,7 @@ def models_without_dropout(folder: Path) -> dict[str, object]:
     return {**models, "use_cpu": True, "disable_tqdm": True}
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one_by_the_same_yaml(tmp_path: Path) -> None:
     arguments = models_without_dropout(tmp_path) | {"data": "controlled:unique", "dropout": 0, "augment": True}
     arguments |= {"max_train_samples": 96, "max_eval_samples": 33, "max_predict_samples": 40}

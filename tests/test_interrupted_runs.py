@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,6 +17,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_scripts import FAST, make_rows, script, write_table
+
+from hf_multimodal.training.trainer import MultimodalTrainer
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train_fusion.py"
 RUN = [*FAST, "--num_train_epochs", "2", "--save_total_limit", "5", "--load_best_model_at_end", "false"]
@@ -140,9 +143,8 @@ def start(flags: list[str], before: str = "import runpy, sys; ", *arguments: str
         "HF_HUB_OFFLINE": "1",
     }
     command = [sys.executable, "-u", "-c", program, *arguments, *flags]
-    return subprocess.Popen(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=SCRIPT.parents[1]
-    )
+    options: dict[str, Any] = {"env": environment, "text": True, "cwd": SCRIPT.parents[1], "start_new_session": True}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
 
 
 def wait_for(process: subprocess.Popen[str], word: str) -> None:
@@ -160,9 +162,10 @@ def test_sigterm_saves_a_checkpoint_and_exits_with_143(whole: tuple[Path, list[s
     flags = [*flags, "--num_train_epochs", "60", "--logging_strategy", "steps", "--logging_steps", "1"]
     flags += ["--output_dir", str(tmp_path / "run"), "--eval_strategy", "no", "--save_strategy", "no"]
     flags += ["--lr_scheduler_type", "constant", "--warmup_steps", "0"]  # whatever the number of steps
+    flags += ["--dataloader_num_workers", "2"]
     process = start(flags)
     wait_for(process, "'loss'")
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)  # as schedulers do: the workers are told, too
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 143, output
     (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
@@ -172,6 +175,62 @@ def test_sigterm_saves_a_checkpoint_and_exits_with_143(whole: tuple[Path, list[s
     train([*short, "--resume_from_checkpoint"])
     train([*short, "--output_dir", str(tmp_path / "again")])
     assert_same_weights(tmp_path / "run", tmp_path / "again")
+
+
+def test_sigterm_in_an_evaluation_saves_a_checkpoint(whole: tuple[Path, list[str]], tmp_path: Path) -> None:
+    def told(self: Any, *args: Any, **kwargs: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(self, *args, **kwargs)
+
+    evaluate = MultimodalTrainer.evaluate
+    flags = [*whole[1], "--output_dir", str(tmp_path), "--num_train_epochs", "1", "--save_strategy", "no"]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit, match="143"):
+        patch.setattr(MultimodalTrainer, "evaluate", told)
+        train([*flags, "--load_best_model_at_end", "false"])
+    (checkpoint,) = tmp_path.glob("checkpoint-*")
+    assert (checkpoint / "manifest.json").is_file()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_weights_that_are_not_finite_do_not_replace_an_earlier_run(
+    whole: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    shutil.copytree(whole[0], tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    flags = [*whole[1], "--output_dir", str(tmp_path / "run"), "--overwrite_output_dir", "--warmup_steps", "0"]
+    flags += ["--num_train_epochs", "1", "--max_steps", "1", "--save_strategy", "no", "--eval_strategy", "no"]
+    flags += ["--load_best_model_at_end", "false", "--learning_rate", "1e38", "--head_learning_rate", "1e38"]
+    message = r"after step 1, at the learning rate .*, on the rows \d+ \(id 'r\d+'\), .*, weights are not finite"
+    with pytest.raises(FloatingPointError, match=message):
+        train(flags)
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in before} == before
+    kept = sorted(path.name for path in (tmp_path / "run").glob("*checkpoint-*"))
+    assert kept == ["earlier-" + path.name for path in sorted(whole[0].glob("checkpoint-*"))]
+    with pytest.raises(FloatingPointError, match=message):  # before an evaluation could stumble over them
+        train([*flags, "--eval_strategy", "epoch"])
+
+
+def test_a_damaged_best_checkpoint_is_passed_over(
+    whole: tuple[Path, list[str]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def damaged(self: Any) -> None:
+        flip(Path(self.state.best_model_checkpoint, "model.safetensors"))
+        load(self)
+
+    load = MultimodalTrainer._load_best_model
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MultimodalTrainer, "_load_best_model", damaged)
+        flags = [*whole[1], "--load_best_model_at_end", "true", "--output_dir", str(tmp_path)]
+        train(flags)
+        pattern = r"The best checkpoint (\S+) is passed over, model.safetensors .*: the best of the rest is (\S+)\."
+        said = re.search(pattern, caplog.text)
+        assert said is not None
+        assert {Path(said[1]), Path(said[2])} == set(tmp_path.glob("checkpoint-*"))
+        chosen = weights(Path(said[2]))
+        assert all(torch.equal(value, chosen[name]) for name, value in weights(tmp_path).items())
+        patch.setattr(MultimodalTrainer, "_best_whole_checkpoint", lambda self: None)
+        with pytest.raises(ValueError, match="the best checkpoint .* cannot be loaded, model.safetensors .* no other"):
+            train([*flags, "--overwrite_output_dir"])
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(whole: tuple[Path, list[str]], tmp_path: Path) -> None:
@@ -189,8 +248,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(whole: tuple[Path, list[str]], 
 
 
 def test_weights_that_are_not_finite_are_not_saved(whole: tuple[Path, list[str]], tmp_path: Path) -> None:
-    from hf_multimodal.training.trainer import MultimodalTrainer
-
     def break_weights(self: Any, *args: Any) -> torch.Tensor:
         loss = forward(self, *args)
         with torch.no_grad():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from test_fusion_model import make_model
+from test_retrieve_script import main as retrieve_main
 from test_retriever import WORDS, filled, make_pair
 from test_saved_before import unpack
 from test_scripts import evaluate, make_rows, predict, write_table
@@ -129,3 +130,26 @@ def test_predict_on_a_full_disk_and_a_table_that_was_cut(tmp_path: Path, monkeyp
     output.write_bytes(b"".join(before.splitlines(keepends=True)[:9]))
     with pytest.raises(ValueError, match=r"answers.csv holds 8 of the 16 rows that were written: it was cut"):
         evaluate(["--model", str(fused), "--data", str(table), "--against", str(output)])
+
+
+def test_a_folder_that_cannot_be_made_is_named_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, table = unpack("fused", tmp_path), write_table(tmp_path / "table.csv", make_rows(tmp_path))
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder.csv").mkdir()
+    monkeypatch.setattr(answering, "predict_dataset", None)  # nothing is predicted
+    given = ["--model", str(folder), "--data", str(table)]
+    inside = str(tmp_path / "file" / "a.csv")
+    with pytest.raises(OSError, match=r"file' cannot be made, it is a file: name a folder with --output$"):
+        predict([*given, "--output", inside])
+    with pytest.raises(IsADirectoryError, match=r"is a folder: name a file with --output, such as"):
+        predict([*given, "--output", str(tmp_path / "folder.csv")])
+    with pytest.raises(OSError, match=r"file' cannot be made, it is a file: name a folder with --output_dir$"):
+        evaluate([*given, "--output_dir", str(tmp_path / "file")])
+    with pytest.raises(OSError, match=r"run' cannot be made, Not a directory: name a folder with --output_dir$"):
+        evaluate([*given, "--output_dir", str(tmp_path / "file" / "run")])
+    retrieve = ["index", *given, "--index_dir", str(tmp_path / "file")]
+    with pytest.raises(OSError, match=r"file' cannot be made, it is a file: name a folder with --index_dir$"):
+        retrieve_main(retrieve)
+    assert (tmp_path / "file").read_text() == "mine"

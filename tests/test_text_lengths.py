@@ -10,7 +10,8 @@ from hf_multimodal.training.from_scratch import train_tokenizer
 
 # The tables have 40 positions; RoBERTa's kin begin to count behind the padding's, number 1.
 LONGEST = {"bert": 40, "roberta": 38, "distilbert": 40, "xlm-roberta": 38, "mpnet": 38, "clip_text_model": 40}
-LONGEST |= {"siglip_text_model": 40, "gpt2": 40}
+LONGEST |= {"siglip_text_model": 40, "gpt2": 40, "albert": 40, "mobilebert": 40, "aimv2_text_model": 40}
+LONGEST |= {"chinese_clip_text_model": 40}
 
 
 @pytest.mark.parametrize("text", TEXT_CONFIGS)

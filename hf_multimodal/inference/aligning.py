@@ -16,6 +16,7 @@ from hf_multimodal.inference.choosing import load_rows
 from hf_multimodal.inference.embedding import embed_images, embed_texts
 from hf_multimodal.inference.evaluation_arguments import EvaluationArguments
 from hf_multimodal.sharing.tables import retrieval_table
+from hf_multimodal.storage import make_folder
 
 CLASSIFIERS_ONLY = ("against", "missing", "missing_curve", "curve_models")
 
@@ -99,7 +100,7 @@ def evaluate_aligner(
     missing = missing_columns(chosen, "both", labels=False)
     if missing:
         raise ValueError(f"{source.data}: {' Also, '.join(missing)}")
-    folder = args.folder
+    folder = None if args.folder is None else make_folder(args.folder, "--output_dir")
     listing = None if folder is None else folder / "bad_samples.csv"
     checks: dict[str, Any] = {"prediction": True, "image_value_range": value_range_of(processor)}
     chosen, bad_samples = source.check(chosen, "both", listing, **checks)
@@ -110,7 +111,6 @@ def evaluate_aligner(
     found = measure_retrieval(model, processor, pictures, **options, show_progress=True)
     result = {"test": {**found, "incomplete_pairs": incomplete}}
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "metrics.json", args.kept_metrics(result["test"]) | result)
         write_bad_samples(folder / "bad_samples.csv", bad_samples)
     print(f"{retrieval_table(found)}\n{incomplete} rows lack their picture or their caption")

@@ -22,6 +22,7 @@ from hf_multimodal.inference.predicting import (
     one_example,
     predict_dataset,
 )
+from hf_multimodal.storage import make_folder
 
 
 @dataclass
@@ -107,7 +108,7 @@ def answer_example(args: PredictionArguments, on_bad_sample: str = "error") -> d
     if args.show is not None:
         picture = open_image(args.image) if args.image is not None and predictions.has_image[0] else None
         values = predictions.outputs[0]
-        Path(args.show).parent.mkdir(parents=True, exist_ok=True)
+        make_folder(Path(args.show).parent, "--show")
         options: dict[str, Any] = {"problem_type": predictions.problem_type, "value_range": value_range_of(processor)}
         options["thresholds"] = getattr(model.config, "thresholds", None)
         plot_prediction(picture, args.text, names, values, args.show, **options)
@@ -135,6 +136,11 @@ def answer_data(args: PredictionArguments, source: SourceArguments) -> dict[str,
     rows = load_rows(args.model, args.split, source, prediction=True, **options)
     check_columns(rows, model.config, str(source.data))
     output = Path(args.output or "predictions.csv")
+    if output.is_dir():
+        raise IsADirectoryError(f"{str(output)!r} is a folder: name a file with --output, such as {output / 'a.csv'}.")
+    make_folder(output.parent, "--output")
+    if args.lab_output is not None:
+        make_folder(Path(args.lab_output).parent, "--lab_output")
     listing = output.with_suffix(".bad_samples.csv")
     options = {"prediction": True, "image_value_range": value_range_of(processor)}
     chosen, bad_samples = source.check(rows, modality, listing, **options)
@@ -146,12 +152,10 @@ def answer_data(args: PredictionArguments, source: SourceArguments) -> dict[str,
         num_workers=args.num_workers,
         show_progress=True,
     )
-    output.parent.mkdir(parents=True, exist_ok=True)
     write_predictions(output, predictions)
     write_bad_samples(listing, bad_samples)
     tags = [tag_of(predictions, row) for row in range(len(predictions.ids))]
     if args.lab_output is not None:
-        Path(args.lab_output).parent.mkdir(parents=True, exist_ok=True)
         tags_of_rows = ["|".join(tag) if isinstance(tag, list) else str(tag) for tag in tags]
         write_lab_predictions(args.lab_output, predictions.ids, tags_of_rows)
     result: dict[str, Any] = {

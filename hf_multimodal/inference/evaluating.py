@@ -32,6 +32,7 @@ from hf_multimodal.inference.predicting import (
     predict_dataset,
 )
 from hf_multimodal.sharing.tables import curve_table, markdown_table
+from hf_multimodal.storage import make_folder
 
 ALIGNER = "multimodal_aligner"
 SHOWN_LABELS = 20
@@ -72,7 +73,7 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
     if "label" not in chosen.columns:
         raise ValueError(f"{source.data}: {' Also, '.join(missing)}")
     check_columns(chosen, model.config, str(source.data))
-    folder = args.folder
+    folder = None if args.folder is None else make_folder(args.folder, "--output_dir")
     run = {} if args.missing is None or folder is None else run_arguments(str(folder))
     if run and run.get("eval_missing") != args.missing:
         raise ValueError(

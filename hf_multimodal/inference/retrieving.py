@@ -15,6 +15,7 @@ from hf_multimodal.inference.predicting import LoadingArguments, load_model
 from hf_multimodal.inference.result_sheet import result_sheet
 from hf_multimodal.inference.retriever import Retriever
 from hf_multimodal.sharing.tables import markdown_table
+from hf_multimodal.storage import make_folder
 
 FINDS = ("images", "texts")
 
@@ -101,8 +102,7 @@ def index_data(args: IndexArguments, source: SourceArguments) -> dict[str, int]:
         if args.modality != "both":
             raise ValueError(f"{source.data}: {sentence}")
         warnings.warn(f"{source.data}: {sentence}", stacklevel=2)
-    folder = Path(args.index_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(args.index_dir, "--index_dir")
     model, processor = load_model(args.model, args.revision, args.trust_remote_code)
     options: dict[str, Any] = {"prediction": True, "image_value_range": value_range_of(processor)}
     checked, bad_samples = source.check(loaded, args.modality, folder / "bad_samples.csv", **options)
@@ -161,7 +161,7 @@ def search_index(args: SearchArguments) -> dict[str, Any]:
     )
     print(f"the first {len(hits.ids)} of {pool} {args.find}\n\n{table}")
     if args.sheet is not None:
-        Path(args.sheet).parent.mkdir(parents=True, exist_ok=True)
+        make_folder(Path(args.sheet).parent, "--sheet")
         query = args.text if args.image is None else Path(args.image)
         result_sheet(query, hits, args.sheet, value_range=value_range_of(loaded[1]))
     return {**asdict(hits), "pool": pool}

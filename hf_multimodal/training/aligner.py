@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.utils import logging
@@ -12,13 +11,12 @@ from hf_multimodal.data.checks import first_reasons
 from hf_multimodal.data.pairs import group_pairs
 from hf_multimodal.evaluation.plots import plot_history
 from hf_multimodal.evaluation.report import write_json
-from hf_multimodal.evaluation.retrieval import retrieval_metrics
 from hf_multimodal.inference.aligning import measure_retrieval
 from hf_multimodal.models import MultimodalProcessor
 from hf_multimodal.training.aligner_arguments import AlignerDataArguments, AlignerModelArguments
-from hf_multimodal.training.aligner_trainer import AlignerTrainer, flat_metrics
+from hf_multimodal.training.aligner_trainer import AlignerTrainer
 from hf_multimodal.training.arguments import DataArguments, parse_training_arguments
-from hf_multimodal.training.building import build_for_data
+from hf_multimodal.training.building import build_for_data, check_best_metric
 from hf_multimodal.training.dry_run import dry_run
 from hf_multimodal.training.facts import pool_ceiling, run_facts
 from hf_multimodal.training.preparing import prepare_training_data
@@ -135,8 +133,6 @@ def build_trainer(
     Raises:
         ValueError: If the best model is to be chosen by a metric that there is not.
     """
-    one = torch.ones(1, 1)
-    given = flat_metrics(retrieval_metrics(one, one, torch.tensor([0])))
-    metrics = [name for name in given if not name.endswith(("_queries", "_pool"))]
-    options = trainer_options(model_args, data_args, training_args, pictures, model, processor, metrics)
+    check_best_metric(training_args, None)
+    options = trainer_options(model_args, data_args, training_args, pictures, model, processor)
     return AlignerTrainer(**options, cache_chunk_size=model_args.cache_chunk_size)

@@ -68,6 +68,7 @@ class AlignerModelArguments(ModelArguments):
     class_weights: str = field(init=False, default="none")
     oversample: bool = field(init=False, default=False)
     threshold: str = field(init=False, default=USUAL_THRESHOLD)
+    no_target_scaling: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,14 +4,19 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel, set_seed
+from transformers import AutoConfig, PreTrainedModel, TrainingArguments, set_seed
 from transformers.utils import logging
 
+from hf_multimodal.data.choices import check_choice
 from hf_multimodal.data.loading import LoadedData
+from hf_multimodal.evaluation.metrics import metric_names
+from hf_multimodal.evaluation.retrieval import retrieval_metrics
 from hf_multimodal.models import MultimodalProcessor
 from hf_multimodal.models.processing_multimodal import padding_of
 from hf_multimodal.sharing.pickles import refuse_pickled_model
+from hf_multimodal.training.aligner_trainer import flat_metrics
 from hf_multimodal.training.arguments import SHAPED_BY_FUSION, USUAL_THRESHOLD, DataArguments, ModelArguments
 from hf_multimodal.training.freezing import freeze_layers
 from hf_multimodal.training.from_scratch import text_part, vision_part
@@ -163,6 +168,10 @@ def _label_fields(model_args: ModelArguments, data: LoadedData) -> dict[str, Any
         raise ValueError(
             f"threshold is for labels of which several may hold, but problem_type is {data.problem_type!r}."
         )
+    if model_args.oversample and data.problem_type != "single_label_classification":
+        raise ValueError(f"oversample needs one class an example, but problem_type is {data.problem_type!r}.")
+    if model_args.no_target_scaling and data.problem_type != "regression":
+        raise ValueError(f"no_target_scaling is for regression, but problem_type is {data.problem_type!r}.")
     fields: dict[str, Any] = {"problem_type": data.problem_type}
     fields |= {"id2label": data.id2label} if data.id2label else {"num_labels": 1}
     if data.problem_type == "regression":
@@ -173,6 +182,28 @@ def _label_fields(model_args: ModelArguments, data: LoadedData) -> dict[str, Any
         labels = data.splits["train"]["label"][:]
         fields["class_weights"] = balanced_class_weights(labels, data.problem_type, len(data.id2label))
     return fields
+
+
+def check_best_metric(training_args: TrainingArguments, problem_type: str | None) -> None:
+    """Refuse to choose the best model by what no evaluation gives, which transformers sees only after an epoch.
+
+    Args:
+        training_args: Their `metric_for_best_model`; for a regression the usual `nll` becomes `mse`.
+        problem_type: Of a classifier; None of an aligner.
+
+    Raises:
+        ValueError: If there is no such metric.
+    """
+    if problem_type is None:
+        one = torch.ones(1, 1)
+        given = flat_metrics(retrieval_metrics(one, one, torch.tensor([0])))
+        names = [name for name in given if not name.endswith(("_queries", "_pool"))]
+    else:
+        names = ["loss", *metric_names(problem_type)]
+    if problem_type == "regression" and training_args.metric_for_best_model == "nll":
+        training_args.metric_for_best_model = "mse"
+    if training_args.metric_for_best_model is not None:
+        check_choice("metric_for_best_model", training_args.metric_for_best_model.removeprefix("eval_"), names)
 
 
 def target_scale(targets: Sequence[float], off: bool = False) -> dict[str, list[float] | None]:

@@ -193,7 +193,7 @@ def find_checkpoint(
 
 def _last_whole(output_dir: str) -> Path:
     passed_over = []
-    for path in reversed(_checkpoints(output_dir)):
+    for path in reversed(checkpoints(output_dir)):
         fault = find_fault(path)
         if fault is None:
             return path
@@ -214,7 +214,7 @@ def last_checkpoint(output_dir: str) -> Path | None:
     Args:
         output_dir: Folder of the run.
     """
-    return next((path for path in reversed(_checkpoints(output_dir)) if (path / MANIFEST).is_file()), None)
+    return next((path for path in reversed(checkpoints(output_dir)) if (path / MANIFEST).is_file()), None)
 
 
 def set_checkpoints_aside(output_dir: str) -> None:
@@ -225,7 +225,7 @@ def set_checkpoints_aside(output_dir: str) -> None:
     Args:
         output_dir: Folder of the run that begins.
     """
-    for path in _checkpoints(output_dir):
+    for path in checkpoints(output_dir):
         aside = path.with_name(EARLIER + path.name)
         logger.warning(
             "Checkpoint %s is of an earlier run, which this one does not resume: it is renamed to %s, and removed "
@@ -253,8 +253,8 @@ def step_of(checkpoint: str) -> int:
     return int(json.loads(Path(checkpoint, "trainer_state.json").read_text(encoding="utf-8"))["global_step"])
 
 
-def _checkpoints(output_dir: str) -> list[Path]:
-    """Checkpoint folders by their step."""
+def checkpoints(output_dir: str) -> list[Path]:
+    """Checkpoint folders of a run by their step, damaged ones among them."""
     paths = Path(output_dir).glob("checkpoint-*")
     steps = {int(found[1]): path for path in paths if path.is_dir() and (found := _STEP.fullmatch(path.name))}
     return [path for _, path in sorted(steps.items())]

@@ -1,5 +1,8 @@
 """What a training run would do, without doing it."""
 
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,10 +14,12 @@ from hf_multimodal.data.counts import count_rows
 from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.sharing.tables import markdown_table
 from hf_multimodal.training.arguments import DataArguments, ModelArguments
-from hf_multimodal.training.building import build_for_data, parameter_counts
+from hf_multimodal.training.building import build_for_data, check_best_metric, parameter_counts
+from hf_multimodal.training.checkpoints import find_checkpoint
 from hf_multimodal.training.gradient_cache import backward_in_chunks
 from hf_multimodal.training.optimization import parameter_groups
 from hf_multimodal.training.preparing import token_lengths
+from hf_multimodal.training.run_folder import refuse_folder
 
 
 def dry_run(
@@ -41,7 +46,18 @@ def dry_run(
         odd about the range of the images' values, or None), `tokens_cut` by split, `max_length`, `parameters`,
         `trainable_parameters`, `loss` of the step, and `refusals`: why the run itself would not start, empty if it
         would.
+
+    Raises:
+        ValueError, OSError: What the run itself would raise before its first step.
     """
+    refuse_folder(Path(str(training_args.output_dir)))
+    find_checkpoint(
+        training_args.resume_from_checkpoint,
+        str(training_args.output_dir),
+        training_args.world_size,
+        model_args.accept_other_processes,
+    )
+    check_best_metric(training_args, data.problem_type if model_args.reads_labels else None)
     model, processor = build_for_data(model_args, data_args, data, training_args.seed)
     report: dict[str, Any] = {
         "source": {name: value for name, value in data.report.items() if name != "image_values"},
@@ -71,17 +87,24 @@ def dry_run(
     return report
 
 
-def exit_status(report: dict[str, Any]) -> int:
-    """What a script ends with: 2 after a dry run of what would not start, else 0.
+def exit_status(main: Callable[[], dict[str, Any]]) -> int:
+    """Run a script, and say what it ends with: 2 after a dry run of what would not start, else 0.
 
     Args:
-        report: What the script returned.
+        main: Returns the report. What it refuses in a dry run is printed, since to say so is what a dry run is for.
 
     Example:
 
-    >>> exit_status({"refusals": ["2 bad samples are refused."]}), exit_status({"refusals": []}), exit_status({})
-    (2, 0, 0)
+    >>> exit_status(lambda: {"refusals": ["2 bad samples are refused."]}), exit_status(lambda: {"refusals": []})
+    (2, 0)
     """
+    try:
+        report = main()
+    except (ValueError, OSError) as error:
+        if "--dry_run" not in sys.argv:
+            raise
+        print(f"\nThe run would not start:\n{error}")
+        return 2
     return 2 if report.get("refusals") else 0
 
 

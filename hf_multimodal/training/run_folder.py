@@ -51,8 +51,7 @@ def claim_folder(folder: Path) -> Iterator[Path]:
     ...
     BlockingIOError: output_dir '...run' is in use by process ... on ..., since ...: wait for it, ...
     """
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"output_dir {str(folder)!r} is a file: name a folder.")
+    refuse_folder(folder)
     with explain_refusal(folder):
         made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,9 +59,7 @@ def claim_folder(folder: Path) -> Iterator[Path]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise BlockingIOError(
-                f"output_dir {str(folder)!r} is in use by {_owner(folder)}: wait for it, end it, or name another."
-            ) from None
+            raise BlockingIOError(_in_use(folder)) from None
         try:
             told = {"process": os.getpid(), "host": socket.gethostname()}
             told["since"] = datetime.now(UTC).isoformat(timespec="seconds")
@@ -74,6 +71,27 @@ def claim_folder(folder: Path) -> Iterator[Path]:
             lock.release()
             if made and not any(folder.iterdir()):  # the run did not get as far as writing
                 folder.rmdir()
+
+
+def refuse_folder(folder: Path) -> None:
+    """Raise what `claim_folder` would, and write nothing.
+
+    Args:
+        folder: `--output_dir`; it need not be there.
+
+    Raises:
+        FileExistsError: If it is a file.
+        BlockingIOError: If another run writes into it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"output_dir {str(folder)!r} is a file: name a folder.")
+    if (folder / LOCK).is_file():
+        lock = FileLock(folder / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise BlockingIOError(_in_use(folder)) from None
+        lock.release()
 
 
 def claim_output_dir(args: TrainingArguments, dry_run: bool) -> contextlib.AbstractContextManager[Path | None]:
@@ -90,12 +108,13 @@ def claim_output_dir(args: TrainingArguments, dry_run: bool) -> contextlib.Abstr
     return claim_folder(Path(str(args.output_dir))) if writes else contextlib.nullcontext()
 
 
-def _owner(folder: Path) -> str:
+def _in_use(folder: Path) -> str:
     try:
         told = json.loads((folder / OWNER).read_text(encoding="utf-8"))
-        return f"process {told['process']} on {told['host']}, since {told['since']}"
+        owner = f"process {told['process']} on {told['host']}, since {told['since']}"
     except (OSError, ValueError, KeyError, TypeError):  # it has just begun, or just ended
-        return "another run"
+        owner = "another run"
+    return f"output_dir {str(folder)!r} is in use by {owner}: wait for it, end it, or name another."
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """One training run from its arguments to the folder that it leaves."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,12 @@ from transformers.utils import logging
 
 from hf_multimodal.data.augmentation import ImageAugmentation
 from hf_multimodal.data.checks import BadSample, write_bad_samples
-from hf_multimodal.data.choices import check_choice
 from hf_multimodal.data.collator import MultimodalCollator
 from hf_multimodal.data.counts import presence
 from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.data.presence import write_presence
 from hf_multimodal.evaluation.bootstrap import bootstrap_intervals
-from hf_multimodal.evaluation.metrics import compute_metrics_for, metric_names
+from hf_multimodal.evaluation.metrics import compute_metrics_for
 from hf_multimodal.evaluation.report import write_run
 from hf_multimodal.evaluation.thresholds import tune_thresholds
 from hf_multimodal.inference.predicting import predict_dataset
@@ -27,7 +26,7 @@ from hf_multimodal.sharing.card import write_card
 from hf_multimodal.sharing.pushing import push_folder
 from hf_multimodal.storage import replaced_files, write_text
 from hf_multimodal.training.arguments import TUNED, DataArguments, ModelArguments, parse_training_arguments
-from hf_multimodal.training.building import build_for_data, parameter_counts
+from hf_multimodal.training.building import build_for_data, check_best_metric, parameter_counts
 from hf_multimodal.training.checkpoints import (
     find_checkpoint,
     remove_earlier_checkpoints,
@@ -43,6 +42,9 @@ from hf_multimodal.training.stacking import fit_stack, set_prior
 from hf_multimodal.training.trainer import MultimodalTrainer
 
 logger = logging.get_logger(__name__)
+
+
+EARLIER_RESULTS = ("metrics.json", "README.md", "predictions.csv", "presence.csv")
 
 
 def train(argv: list[str] | None = None, description: str | None = None) -> dict[str, Any]:
@@ -106,16 +108,11 @@ def build_trainer(
         The trainer, ready for `train()`.
 
     Raises:
-        ValueError: If `oversample` is asked for where an example has no single class, or the best model is to be
-            chosen by a metric that there is not.
+        ValueError: If the best model is to be chosen by a metric that there is not.
     """
-    if model_args.oversample and data.problem_type != "single_label_classification":
-        raise ValueError(f"oversample needs one class an example, but problem_type is {data.problem_type!r}.")
-    if data.problem_type == "regression" and training_args.metric_for_best_model == "nll":
-        training_args.metric_for_best_model = "mse"
-    metrics = ["loss", *metric_names(data.problem_type)]
+    check_best_metric(training_args, data.problem_type)
     splits = add_lengths(data.splits, processor.tokenizer)
-    options = trainer_options(model_args, data_args, training_args, splits, model, processor, metrics)
+    options = trainer_options(model_args, data_args, training_args, splits, model, processor)
     return MultimodalTrainer(
         **options,
         eval_collator=MultimodalCollator(processor, on_empty="keep", states=options["data_collator"].states),
@@ -131,7 +128,6 @@ def trainer_options(
     splits: Mapping[Any, Dataset],
     model: PreTrainedModel,
     processor: MultimodalProcessor,
-    metrics: Sequence[str],
 ) -> dict[str, Any]:
     """What the trainers of classifiers and of aligners are given alike.
 
@@ -142,14 +138,7 @@ def trainer_options(
         splits: `train` and `validation` are used.
         model: From `build_for_data`.
         processor: From `build_for_data`.
-        metrics: What the run's evaluations give.
-
-    Raises:
-        ValueError: If the best model is to be chosen by a metric that there is not, which transformers sees only after
-            an epoch.
     """
-    if training_args.metric_for_best_model is not None:
-        check_choice("metric_for_best_model", training_args.metric_for_best_model.removeprefix("eval_"), metrics)
     callbacks = []
     if model_args.early_stopping_patience and training_args.load_best_model_at_end:
         callbacks.append(EarlyStoppingCallback(model_args.early_stopping_patience))
@@ -353,6 +342,8 @@ def save_run(
     with replaced_files(folder, last="config.json") as new:
         model.save_pretrained(new)
         trainer.data_collator.processor.save_pretrained(new)
+    for name in EARLIER_RESULTS:  # they are not this model's
+        (folder / name).unlink(missing_ok=True)
     remove_earlier_checkpoints(str(folder))
     write_bad_samples(folder / "bad_samples.csv", bad_samples)
     write_text(folder / "run.yaml", yaml.safe_dump(given, sort_keys=False, allow_unicode=True))

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -19,7 +20,8 @@ class Termination(TrainerCallback):
     step, so all save and leave at the same one, whichever of them was told. At the end of an epoch what the epoch ends
     with is done first, so that the run that goes on lacks no evaluation.
 
-    Used as a context around the training, it listens; outside it a SIGTERM ends the process at once, as ever.
+    Used as a context around the training, it listens; outside it a SIGTERM ends the process at once, as ever. One that
+    came too late for a checkpoint, after the last one, does so when the training is over.
     """
 
     def __init__(self) -> None:
@@ -36,6 +38,8 @@ class Termination(TrainerCallback):
         if self.previous is not None:
             signal.signal(signal.SIGTERM, self.previous)
             self.previous = None
+            if self.told and not self.leaving:
+                signal.raise_signal(signal.SIGTERM)
 
     def _listen(self, number: int, frame: FrameType | None) -> None:
         self.told = True
@@ -44,10 +48,7 @@ class Termination(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Ask for the checkpoint, where any process was told."""
-        told = torch.tensor(int(self.told), device=args.device)
-        if args.world_size > 1:
-            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
-        if not told:
+        if not self._any_told(args):
             return
         self.leaving = True
         steps = max(1, -(-len(kwargs["train_dataloader"]) // args.gradient_accumulation_steps))
@@ -62,6 +63,19 @@ class Termination(TrainerCallback):
         if self.leaving:
             control.should_save = True
 
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Save after an evaluation in which a process was told."""
+        if self._any_told(args):
+            self.leaving = control.should_save = True
+
+    def _any_told(self, args: TrainingArguments) -> bool:
+        told = torch.tensor(int(self.told), device=args.device)
+        if args.world_size > 1:
+            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
+        return bool(told)
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Leave, now that the checkpoint stands."""
         if self.leaving:
@@ -69,3 +83,15 @@ class Termination(TrainerCallback):
                 "Told to end: checkpoint-%d is saved, go on with --resume_from_checkpoint.", state.global_step
             )
             raise SystemExit(128 + signal.SIGTERM)
+
+
+def start_worker(then: Callable[[int], None] | None, worker: int) -> None:
+    """Start a worker of a data loader: it goes on when the whole job is told to end, and ends with its process.
+
+    Args:
+        then: What else a worker starts with.
+        worker: Its number.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if then is not None:
+        then(worker)

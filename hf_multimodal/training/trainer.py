@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, rotate_checkpoints
+from transformers.utils import logging
 from transformers.utils.hub import PushInProgress
 
 from hf_multimodal.sharing.files import shared_files
@@ -24,15 +26,19 @@ from hf_multimodal.storage import replaced_files
 from hf_multimodal.training.averaging import WeightAverage
 from hf_multimodal.training.checkpoints import (
     MANIFEST,
+    checkpoints,
     find_fault,
     last_checkpoint,
     remove_earlier_checkpoints,
+    step_of,
     write_manifest,
 )
 from hf_multimodal.training.optimization import parameter_groups
 from hf_multimodal.training.preparing import batching_lengths
 from hf_multimodal.training.sampling import EpochCallback, EpochSampler
-from hf_multimodal.training.termination import Termination
+from hf_multimodal.training.termination import Termination, start_worker
+
+logger = logging.get_logger(__name__)
 
 ROWS = "rows"  # of a training batch: which rows of the data set it holds
 
@@ -101,6 +107,7 @@ class MultimodalTrainer(Trainer):
         self.oversample = oversample
         self.epoch = self.data_collator.epoch
         self.add_callback(EpochCallback(self.epoch))
+        self._last_rows: torch.Tensor | None = None
         self.termination = Termination()
         self.add_callback(self.termination)
         self.average = WeightAverage(self.model, weight_average) if weight_average else None
@@ -180,6 +187,7 @@ class MultimodalTrainer(Trainer):
         # that live on are made once in a whole run, and once more in a resumed one.
         base = getattr(loader, "base_dataloader", loader)
         base.generator = torch.Generator()
+        base.worker_init_fn = partial(start_worker, base.worker_init_fn)
         if is_training:
             base.collate_fn = WithRows(base.collate_fn)
         return loader
@@ -188,6 +196,7 @@ class MultimodalTrainer(Trainer):
         """Train; what is left is the average of the weights if there is one."""
         with self.termination:
             output = super().train(*args, **kwargs)
+            self._refuse_infinite_weights()
         if self.average is not None:
             self.average.copy_to_model()
             self.remove_callback(self.average)
@@ -195,7 +204,12 @@ class MultimodalTrainer(Trainer):
         return output
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluate the average if there is one."""
+        """Evaluate the average if there is one.
+
+        Raises:
+            FloatingPointError: If a weight is not finite.
+        """
+        self._refuse_infinite_weights()
         with contextlib.nullcontext() if self.average is None else self.average.in_place():
             return super().evaluate(*args, **kwargs)
 
@@ -207,7 +221,7 @@ class MultimodalTrainer(Trainer):
         Raises:
             FloatingPointError: If the loss is not finite; the weights are still those of the step before.
         """
-        rows = inputs.pop(ROWS, None)
+        rows = self._last_rows = inputs.pop(ROWS, None)
         loss = self._forward_and_backward(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):  # `Trainer` looks at it too, and goes on
             raise FloatingPointError(
@@ -238,15 +252,18 @@ class MultimodalTrainer(Trainer):
         kept = last_checkpoint(str(self.args.output_dir))
         return f"The last checkpoint is {kept}." if kept else "There is no checkpoint yet."
 
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """Save, show by a manifest that all is there, and only then remove older ones."""
+    def _refuse_infinite_weights(self) -> None:
         bad = [name for name, value in self.model.named_parameters() if not torch.isfinite(value).all()]
         if bad:
             raise FloatingPointError(
-                f"after step {self.state.global_step}, at the learning rate {self._get_learning_rate():.3g}, weights "
-                f"are not finite: {bad[:3]} ({len(bad)} in all). They are not saved. {self._last_checkpoint()} Lower "
-                "the learning rate."
+                f"after step {self.state.global_step}, at the learning rate {self._get_learning_rate():.3g}"
+                f"{self._name_rows(self._last_rows)}, weights are not finite: {bad[:3]} ({len(bad)} in all). They are "
+                f"not saved. {self._last_checkpoint()} Lower the learning rate, or look at these rows."
             )
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """Save, show by a manifest that all is there, and only then remove older ones."""
+        self._refuse_infinite_weights()
         run = self._get_output_dir(trial=trial)
         folder = Path(run, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         limit, self.args.save_total_limit = self.args.save_total_limit, None
@@ -277,13 +294,33 @@ class MultimodalTrainer(Trainer):
             self.average.load(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
+        """Load the best whole checkpoint.
+
+        Raises:
+            ValueError: If the best is damaged, and there is no other.
+        """
         best = self.state.best_model_checkpoint
         fault = find_fault(Path(best)) if not self.args.save_only_model else None
         if fault:
-            raise ValueError(f"the best checkpoint {best} cannot be loaded, {fault}.")
+            other = self._best_whole_checkpoint()
+            if other is None:
+                raise ValueError(f"the best checkpoint {best} cannot be loaded, {fault}, and there is no other.")
+            logger.warning(
+                "The best checkpoint %s is passed over, %s: the best of the rest is %s.", best, fault, other
+            )
+            self.state.best_model_checkpoint = str(other)
+            self.state.best_global_step = step_of(str(other))
         super()._load_best_model()
         if self.average is not None:
             self.average.load(self.state.best_model_checkpoint)
+
+    def _best_whole_checkpoint(self) -> Path | None:
+        name = f"eval_{str(self.args.metric_for_best_model).removeprefix('eval_')}"
+        scores = {entry["step"]: entry[name] for entry in self.state.log_history if name in entry}
+        whole = [path for path in checkpoints(str(self.args.output_dir)) if find_fault(path) is None]
+        scored = [path for path in whole if step_of(str(path)) in scores]
+        choose = max if self.args.greater_is_better else min
+        return choose(scored, key=lambda path: scores[step_of(str(path))], default=None)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if self.args.should_save and output_dir in (None, self.args.output_dir):  # a checkpoint has its manifest
