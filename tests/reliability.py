@@ -26,15 +26,22 @@ FAULTS = (
     ("killed while an index is saved over another", "one of the two, whole", "test_nothing_is_lost.py::test_an_index_that_is_saved_over_another_is_one_of_them"),
     ("the disk is full in `predict.py`, a table is cut at a line end", "the old table; the cut is named", "test_nothing_is_lost.py::test_predict_on_a_full_disk_and_a_table_that_was_cut"),
     ("the disk is full while a report is written", "what stood there stays", "test_nothing_is_lost.py::test_all_that_a_run_reports_stays_on_a_full_disk"),
+    ("killed at twenty random instants, each family", "resumed to bit-equal weights", "test_kill.py"),
     ("a second run in one folder", "refused, host and process named; free when the first was killed", "test_interrupted_runs.py::test_a_second_run_in_the_same_folder_is_refused"),
     ("a second run into a finished folder", "refused without `--overwrite_output_dir`", "test_silent_choices.py::test_a_finished_run_is_not_replaced_without_a_word"),
     ("bytes of a checkpoint flipped, zeroed, cut, `{}`", "passed over and named, the one before resumes bit-equal", "test_interrupted_runs.py::test_a_damaged_checkpoint_is_passed_over_and_named"),
     ("a checkpoint of another number of processes", "an error that names both, unless accepted", "test_interrupted_runs.py::test_another_number_of_processes_is_named"),
-    ("SIGTERM", "a checkpoint, status 143, resumed bit-equal", "test_interrupted_runs.py::test_sigterm_saves_a_checkpoint_and_exits_with_143"),
+    ("the best checkpoint is damaged", "passed over and named, the best of the rest is loaded", "test_interrupted_runs.py::test_a_damaged_best_checkpoint_is_passed_over"),
+    ("SIGTERM to a run and its workers", "a checkpoint, status 143, resumed bit-equal", "test_interrupted_runs.py::test_sigterm_saves_a_checkpoint_and_exits_with_143"),
+    ("SIGTERM to one of two processes", "both save at one step, resumed bit-equal", "test_interrupted_runs.py::test_sigterm_to_one_of_two_processes_ends_both_at_one_step"),
+    ("SIGTERM in an evaluation", "a checkpoint after it", "test_interrupted_runs.py::test_sigterm_in_an_evaluation_saves_a_checkpoint"),
     ("a loss of NaN", "stops, names step, learning rate and rows", "test_interrupted_runs.py::test_a_loss_that_is_not_finite_stops_the_run"),
     ("weights of NaN", "no checkpoint is written", "test_interrupted_runs.py::test_weights_that_are_not_finite_are_not_saved"),
+    ("weights of NaN in the last step, over an earlier run", "step and rows named; model, results and checkpoints of the earlier run stay", "test_interrupted_runs.py::test_weights_that_are_not_finite_do_not_replace_an_earlier_run"),
     ("the disk is full in a checkpoint", "one line that names path and remedy; earlier checkpoints stay", "test_interrupted_runs.py::test_a_full_disk_leaves_the_earlier_checkpoints"),
     ("`--output_dir` is a file, or cannot be made", "one line that names path and remedy", "test_interrupted_runs.py::test_a_file_or_a_folder_that_cannot_be_made_is_named"),
+    ("the folder of `predict`, `evaluate`, `retrieve` cannot be made", "one line that names path and flag, before the work", "test_nothing_is_lost.py::test_a_folder_that_cannot_be_made_is_named_before_the_work"),
+    ("a run that would not start", "`--dry_run` says why, status 2", "test_classes.py::test_a_dry_run_says_what_the_run_would_refuse"),
     ("spreadsheet formulas in ids and labels", "neutralised, read back unchanged", "test_spreadsheets.py"),
     ("labels that differ only by their writing", "warned of with counts", "test_classes.py::test_writing_is_warned_of_before_training_with_counts"),
     ("bytes, dicts, lists as a text; an image dict of nothing", "bad samples, named", "test_labels.py::test_what_is_no_text_and_no_image_is_a_bad_sample"),
@@ -51,7 +58,7 @@ FAULTS = (
 def main() -> int:
     """Run the tests, write the table, and give the number of faults that were not met."""
     tests = list(dict.fromkeys(f"tests/{test}" for _, _, test in FAULTS))
-    command = [sys.executable, "-m", "pytest", "-v", "-n", "2", "-p", "no:cacheprovider", *tests]
+    command = [sys.executable, "-m", "pytest", "-v", "-n", "2", "-m", "", "-p", "no:cacheprovider", *tests]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     results = re.findall(r"\] (PASSED|FAILED|ERROR|SKIPPED) (\S+)", run.stdout)
     rows, bad = [], 0
