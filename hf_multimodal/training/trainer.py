@@ -255,10 +255,11 @@ class MultimodalTrainer(Trainer):
     def _refuse_infinite_weights(self) -> None:
         bad = [name for name, value in self.model.named_parameters() if not torch.isfinite(value).all()]
         if bad:
+            rate = "" if self.lr_scheduler is None else f", at the learning rate {self._get_learning_rate():.3g}"
             raise FloatingPointError(
-                f"after step {self.state.global_step}, at the learning rate {self._get_learning_rate():.3g}"
-                f"{self._name_rows(self._last_rows)}, weights are not finite: {bad[:3]} ({len(bad)} in all). They are "
-                f"not saved. {self._last_checkpoint()} Lower the learning rate, or look at these rows."
+                f"after step {self.state.global_step}{rate}{self._name_rows(self._last_rows)}, weights are not finite: "
+                f"{bad[:3]} ({len(bad)} in all). They are not saved. {self._last_checkpoint()} Lower the learning "
+                "rate, or look at these rows."
             )
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
