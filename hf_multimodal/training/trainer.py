@@ -258,8 +258,8 @@ class MultimodalTrainer(Trainer):
             rate = "" if self.lr_scheduler is None else f", at the learning rate {self._get_learning_rate():.3g}"
             raise FloatingPointError(
                 f"after step {self.state.global_step}{rate}{self._name_rows(self._last_rows)}, weights are not "
-                f"finite: {bad[:3]} ({len(bad)} in all). They are not saved. {self._last_checkpoint()} Lower the learning "
-                "rate, or look at these rows."
+                f"finite: {bad[:3]} ({len(bad)} in all). They are not saved. {self._last_checkpoint()} Lower the "
+                "learning rate, or look at these rows."
             )
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
