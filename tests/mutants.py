@@ -135,8 +135,8 @@ MUTANTS = (
     ),
     Mutant(
         "two runs in one folder",
-        "            lock.acquire(timeout=0)",
-        "            pass",
+        "        lock.acquire(timeout=0)",
+        "        pass",
         "tests/test_interrupted_runs.py -k second_run",
     ),
     Mutant(

@@ -55,11 +55,7 @@ def claim_folder(folder: Path) -> Iterator[Path]:
     with explain_refusal(folder):
         made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise BlockingIOError(_in_use(folder)) from None
+        lock = _take(folder)
         try:
             told = {"process": os.getpid(), "host": socket.gethostname()}
             told["since"] = datetime.now(UTC).isoformat(timespec="seconds")
@@ -86,12 +82,7 @@ def refuse_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"output_dir {str(folder)!r} is a file: name a folder.")
     if (folder / LOCK).is_file():
-        lock = FileLock(folder / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise BlockingIOError(_in_use(folder)) from None
-        lock.release()
+        _take(folder).release()
 
 
 def claim_output_dir(args: TrainingArguments, dry_run: bool) -> contextlib.AbstractContextManager[Path | None]:
@@ -106,6 +97,15 @@ def claim_output_dir(args: TrainingArguments, dry_run: bool) -> contextlib.Abstr
     """
     writes = args.process_index == 0 and not dry_run
     return claim_folder(Path(str(args.output_dir))) if writes else contextlib.nullcontext()
+
+
+def _take(folder: Path) -> FileLock:
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BlockingIOError(_in_use(folder)) from None
+    return lock
 
 
 def _in_use(folder: Path) -> str:
