@@ -25,6 +25,7 @@ from hf_multimodal.inference import answering
 from hf_multimodal.inference.predicting import load_model
 from hf_multimodal.training.running import save_run
 
+ROOM = r"what was there before is as it was: allow larger files \(ulimit -f\), or name another disk"
 SINGLE = "single_label_classification"
 
 
@@ -123,7 +124,7 @@ def test_predict_on_a_full_disk_and_a_table_that_was_cut(tmp_path: Path, monkeyp
             write_predictions(*args)
 
     monkeypatch.setattr(answering, "write_predictions", write_where_there_is_no_room)
-    with pytest.raises(OSError, match=r"what was there before is as it was: '.*answers.csv'"):
+    with pytest.raises(OSError, match=rf"{ROOM}: '.*answers.csv'"):
         predict(flags)
     assert output.read_bytes() == before and len(read_predictions(output).ids) == 16
     assert sorted(path.name for path in output.parent.iterdir()) == ["answers.bad_samples.csv", "answers.csv"]
