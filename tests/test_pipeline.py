@@ -445,5 +445,5 @@ def test_sentence_transformers_is_told_what_a_classifier_is_not_for(family, tmp_
     encoder = library.SentenceTransformer(str(tmp_path), device="cpu")
     with pytest.raises(ValueError, match="Modality 'text' is not supported"):
         encoder.encode(["a red dog"])
-    with pytest.raises(ValueError, match="CrossEncoder of sentence-transformers asks for one label"):
+    with pytest.raises(RuntimeError, match="CrossEncoder of sentence-transformers asks for one label"):
         library.CrossEncoder(str(tmp_path), device="cpu")

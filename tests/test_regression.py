@@ -40,7 +40,7 @@ def make_model(family: type, **fields):  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_outputs_are_in_the_unit_of_the_targets_and_the_loss_in_deviations(family: type, tmp_path: Path) -> None:
-    plain, scaled = make_model(family), make_model(family, target_mean=[50.0], target_std=[20.0])
+    plain, scaled = make_model(family), make_model(family, target_mean=[50.0], target_deviation=[20.0])
     scaled.load_state_dict(plain.state_dict())
     batch = make_batch()
     targets = torch.tensor([10.0, 60.0, 50.0, 90.0])
@@ -54,7 +54,7 @@ def test_outputs_are_in_the_unit_of_the_targets_and_the_loss_in_deviations(famil
             torch.testing.assert_close(found[name], expected[name] * 20 + 50, rtol=1e-6, atol=1e-5)
     scaled.save_pretrained(tmp_path)
     again = family.from_pretrained(tmp_path)
-    assert again.config.target_mean == [50.0] and again.config.target_std == [20.0]
+    assert again.config.target_mean == [50.0] and again.config.target_deviation == [20.0]
     with torch.no_grad():
         torch.testing.assert_close(again.eval()(**batch).logits, found.logits, rtol=1e-6, atol=1e-5)
 
@@ -62,9 +62,12 @@ def test_outputs_are_in_the_unit_of_the_targets_and_the_loss_in_deviations(famil
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"target_mean": [1.0]}, "target_mean and target_std go together"),
-        ({"target_mean": [1.0, 2.0], "target_std": [1.0, 2.0]}, r"target_mean needs one number an output \(1\), got"),
-        ({"target_mean": [1.0], "target_std": [0.0]}, r"target_std must be above 0, got \[0.0\]"),
+        ({"target_mean": [1.0]}, "target_mean and target_deviation go together"),
+        (
+            {"target_mean": [1.0, 2.0], "target_deviation": [1.0, 2.0]},
+            r"target_mean needs one number an output \(1\), got",
+        ),
+        ({"target_mean": [1.0], "target_deviation": [0.0]}, r"target_deviation must be above 0, got \[0.0\]"),
     ],
 )
 def test_scales_that_do_not_fit_are_refused(fields: dict, message: str) -> None:
@@ -108,4 +111,4 @@ def test_prices_are_learned_as_well_as_when_they_are_standardised_by_hand(tmp_pa
 
 
 def scaled_deviation(folder: Path) -> float:
-    return json.loads((folder / "scaled" / "config.json").read_text())["target_std"][0]
+    return json.loads((folder / "scaled" / "config.json").read_text())["target_deviation"][0]

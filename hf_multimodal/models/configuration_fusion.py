@@ -30,15 +30,15 @@ class FusionConfig(VisionTextConfig):
         class_weights: One factor a class for its examples' loss (single-label) or its positives' loss (multi-label).
         thresholds: One number between 0 and 1 a label, from which probability on it holds (multi-label); None is .5
             for every label. The logits do not depend on them.
-        target_mean: One number an output (regression): the mean of the training targets. With `target_std` the heads
-            learn targets of mean 0 and deviation 1, whatever the unit; logits and metrics are in that unit. None
-            scales nothing.
-        target_std: Likewise their standard deviations, above 0.
+        target_mean: One number an output (regression): the mean of the training targets. With `target_deviation` the
+            heads learn targets of mean 0 and deviation 1, whatever the unit; logits and metrics are in that unit.
+            None scales nothing.
+        target_deviation: Likewise their standard deviations, above 0.
 
     Raises:
         ValueError: On an unknown fusion, a `label_smoothing` outside [0, 1), a `fusion_heads` that does not divide
-            `hidden_size`, `class_weights`, `thresholds`, `target_mean` or `target_std` of another number than there
-            are labels, a threshold that is no number between 0 and 1, or one of the last two without the other.
+            `hidden_size`, `class_weights`, `thresholds`, `target_mean` or `target_deviation` of another number than
+            there are labels, a threshold that is no number between 0 and 1, or one of the last two without the other.
 
     Example:
 
@@ -65,7 +65,7 @@ class FusionConfig(VisionTextConfig):
     class_weights: list[float] | None = None
     thresholds: list[float] | None = None
     target_mean: list[float] | None = None
-    target_std: list[float] | None = None
+    target_deviation: list[float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {**super().to_dict(), "custom_pipelines": deepcopy(CUSTOM_PIPELINES)}
@@ -77,7 +77,7 @@ class FusionConfig(VisionTextConfig):
         asked = kwargs.get("num_labels")
         if asked is not None and self.id2label is not None and asked != len(self.id2label):
             # A new head was asked for: they were the old classes'.
-            self.class_weights = self.thresholds = self.target_mean = self.target_std = None
+            self.class_weights = self.thresholds = self.target_mean = self.target_deviation = None
         super().__post_init__(**kwargs)
         if self.fusion not in FUSIONS:
             raise ValueError(f"fusion must be one of {list(FUSIONS)}, got {self.fusion!r}.")
@@ -92,11 +92,13 @@ class FusionConfig(VisionTextConfig):
                 raise ValueError(f"thresholds needs one number a label ({self.num_labels}), got {self.thresholds}.")
             if not all(0 < threshold < 1 for threshold in self.thresholds):
                 raise ValueError(f"thresholds must lie between 0 and 1, got {self.thresholds}.")
-        if (self.target_mean is None) != (self.target_std is None):
-            raise ValueError("target_mean and target_std go together: give both, or neither.")
-        for name in ("target_mean", "target_std"):
+        if (self.target_mean is None) != (self.target_deviation is None):
+            raise ValueError("target_mean and target_deviation go together: give both, or neither.")
+        for name in ("target_mean", "target_deviation"):
             values = getattr(self, name)
             if values is not None and len(values) != self.num_labels:
                 raise ValueError(f"{name} needs one number an output ({self.num_labels}), got {values}.")
-        if self.target_std is not None and not all(0 < deviation < math.inf for deviation in self.target_std):
-            raise ValueError(f"target_std must be above 0, got {self.target_std}.")
+        if self.target_deviation is not None and not all(
+            0 < deviation < math.inf for deviation in self.target_deviation
+        ):
+            raise ValueError(f"target_deviation must be above 0, got {self.target_deviation}.")

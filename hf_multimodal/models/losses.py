@@ -53,8 +53,8 @@ def squared_error(logits: torch.Tensor, labels: torch.Tensor, config: FusionConf
     In deviations of the training targets where the config has them, so that it is as large whatever their unit.
     """
     error = logits - labels.to(logits.dtype).view_as(logits)
-    if config.target_std is not None:
-        error = error / error.new_tensor(config.target_std)
+    if config.target_deviation is not None:
+        error = error / error.new_tensor(config.target_deviation)
     return error.square()
 
 
@@ -63,17 +63,17 @@ def in_target_units(outputs: torch.Tensor, config: FusionConfig) -> torch.Tensor
 
     Args:
         outputs: (batch, num_labels).
-        config: Its `target_mean` and `target_std`; None leaves the outputs as they are.
+        config: Its `target_mean` and `target_deviation`; None leaves the outputs as they are.
 
     Example:
 
-    >>> config = FusionConfig(num_labels=1, problem_type="regression", target_mean=[50.0], target_std=[20.0])
+    >>> config = FusionConfig(num_labels=1, problem_type="regression", target_mean=[50.0], target_deviation=[20.0])
     >>> in_target_units(torch.tensor([[0.5]]), config)
     tensor([[60.]])
     """
-    if config.target_mean is None or config.target_std is None:
+    if config.target_mean is None or config.target_deviation is None:
         return outputs
-    return outputs * outputs.new_tensor(config.target_std) + outputs.new_tensor(config.target_mean)
+    return outputs * outputs.new_tensor(config.target_deviation) + outputs.new_tensor(config.target_mean)
 
 
 CLASSIFICATION_LOSSES = {

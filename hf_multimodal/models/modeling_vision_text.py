@@ -114,7 +114,7 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
         super().__init__(config)
         if config.vision_config is None and config.text_config is None:
             raise ValueError("a model needs a vision_config, a text_config, or both; both are None.")
-        for name in ("class_weights", "thresholds", "target_mean", "target_std"):
+        for name in ("class_weights", "thresholds", "target_mean", "target_deviation"):
             if len(getattr(config, name, None) or ()) not in (0, config.num_labels):
                 setattr(config, name, None)  # a new head was asked for by other labels: they were the old classes'
         self.token_features = token_features
@@ -264,8 +264,8 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
             use_safetensors: As above.
 
         Raises:
-            ValueError: If weights are missing, left over, not finite, or of other sizes than `config` asks for; the
-                message, or the table that transformers logs, names them.
+            ValueError: If weights are missing, left over, or not finite; the message names them.
+            RuntimeError: If they are of other sizes than `config` asks for; transformers logs a table of them.
         """
         try:
             model, info = super().from_pretrained(
@@ -278,7 +278,7 @@ class VisionTextPreTrainedModel(Encoder, PreTrainedModel):
         except RuntimeError as error:
             if "ignore_mismatched_sizes" not in str(error):
                 raise
-            raise ValueError(
+            raise RuntimeError(
                 f"{pretrained_model_name_or_path}: the configuration asks for weights of other sizes than these, "
                 "which the table above names. `ignore_mismatched_sizes=True` starts them anew. CrossEncoder of "
                 "sentence-transformers asks for one label: it scores pairs of texts, which no model here does."

@@ -69,8 +69,8 @@ def summary(run: Run) -> str:
         what = f"A classifier that reads {READS[run.modality]} and answers {_answer(run)}."
         if run.problem_type == "regression":
             what = f"A model that reads {READS[run.modality]} and answers a number."
-            if run.config.get("target_std") is not None:
-                mean, deviation = run.config["target_mean"][0], run.config["target_std"][0]
+            if run.config.get("target_deviation") is not None:
+                mean, deviation = run.config["target_mean"][0], run.config["target_deviation"][0]
                 what += (
                     f" It learned the targets scaled by the mean {mean:.4g} and the deviation {deviation:.4g} of its "
                     "training rows, and answers in their own unit."

@@ -207,7 +207,7 @@ def check_best_metric(training_args: TrainingArguments, problem_type: str | None
 
 
 def target_scale(targets: Sequence[float], off: bool = False) -> dict[str, list[float] | None]:
-    """The configuration's `target_mean` and `target_std`, from training rows.
+    """The configuration's `target_mean` and `target_deviation`, from training rows.
 
     Args:
         targets: (rows,) numbers in the user's unit.
@@ -215,14 +215,14 @@ def target_scale(targets: Sequence[float], off: bool = False) -> dict[str, list[
 
     Example:
 
-    >>> target_scale([10.0, 30.0]), target_scale([5.0, 5.0])["target_std"]
-    ({'target_mean': [20.0], 'target_std': [10.0]}, [1.0])
+    >>> target_scale([10.0, 30.0]), target_scale([5.0, 5.0])["target_deviation"]
+    ({'target_mean': [20.0], 'target_deviation': [10.0]}, [1.0])
     """
     if off:
-        return {"target_mean": None, "target_std": None}
+        return {"target_mean": None, "target_deviation": None}
     values = np.asarray(targets, dtype=np.float64)
     deviation = float(values.std())
-    return {"target_mean": [float(values.mean())], "target_std": [deviation if deviation > 0 else 1.0]}
+    return {"target_mean": [float(values.mean())], "target_deviation": [deviation if deviation > 0 else 1.0]}
 
 
 def parameter_counts(model: nn.Module) -> dict[str, int]:
