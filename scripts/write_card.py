@@ -6,10 +6,12 @@ given here is kept in the run's folder, for each later card.
 """
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from hf_multimodal.data.command_line import CommandLine
 from hf_multimodal.sharing.card import write_card
 from hf_multimodal.sharing.runs import CardArguments
+from hf_multimodal.training.run_folder import refuse_folder
 
 
 @dataclass(kw_only=True)
@@ -37,6 +39,7 @@ def main(argv: list[str] | None = None) -> str:
         The file that was written.
     """
     (args,) = CommandLine((WriteCardArguments,), argv, __doc__).parse()
+    refuse_folder(Path(args.run))
     options = asdict(args)
     return str(write_card(options.pop("run"), options.pop("output"), **options))
 

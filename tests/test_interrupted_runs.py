@@ -16,8 +16,9 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_scripts import FAST, make_rows, script, write_table
+from test_scripts import FAST, evaluate, make_rows, script, write_table
 
+from hf_multimodal.training.run_folder import claim_folder
 from hf_multimodal.training.trainer import MultimodalTrainer
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train_fusion.py"
@@ -279,6 +280,18 @@ def test_a_second_run_in_the_same_folder_is_refused(whole: tuple[Path, list[str]
     # Held by a process that was killed: free again.
     train([*whole[1], "--output_dir", str(tmp_path / "run"), "--resume_from_checkpoint"])
     assert not (tmp_path / "run" / ".run.owner.json").exists()
+
+
+def test_no_command_writes_into_the_folder_of_a_run_that_lasts(whole: tuple[Path, list[str]], tmp_path: Path) -> None:
+    shutil.copytree(whole[0], tmp_path / "run")
+    folder = str(tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    with claim_folder(tmp_path / "run"):
+        with pytest.raises(BlockingIOError, match="run' is in use by process"):
+            evaluate(["--model", folder, *whole[1][:2], "--output_dir", folder])
+        with pytest.raises(BlockingIOError, match="run' is in use by process"):
+            script("write_card")(["--run", folder])
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in before} == before
 
 
 def test_a_file_or_a_folder_that_cannot_be_made_is_named(whole: tuple[Path, list[str]], tmp_path: Path) -> None:
