@@ -102,9 +102,8 @@ def test_prices_are_learned_as_well_as_when_they_are_standardised_by_hand(tmp_pa
     by_hand = train(["--data", str(standard), "--output_dir", str(tmp_path / "hand"), *RUN, "--no_target_scaling"])
     assert by_hand["test"]["r2"] > 0.9
     assert scaled["test"]["r2"] == pytest.approx(by_hand["test"]["r2"], abs=0.01)
-    assert scaled["test"]["mae"] == pytest.approx(
-        by_hand["test"]["mae"] * scaled_deviation(tmp_path), rel=0.5
-    )  # the unit
+    in_unit = by_hand["test"]["mae"] * scaled_deviation(tmp_path)
+    assert 0.5 * in_unit < scaled["test"]["mae"] < 1.05 * in_unit
     card = (tmp_path / "scaled" / "README.md").read_text()
     assert "It learned the targets scaled by the mean" in card and "answers in their own unit" in card
     assert "scaled by the mean" not in (tmp_path / "hand" / "README.md").read_text()

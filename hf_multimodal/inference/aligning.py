@@ -16,8 +16,6 @@ from hf_multimodal.inference.choosing import load_rows
 from hf_multimodal.inference.embedding import embed_images, embed_texts
 from hf_multimodal.inference.evaluation_arguments import EvaluationArguments
 from hf_multimodal.sharing.tables import retrieval_table
-from hf_multimodal.storage import make_folder
-from hf_multimodal.training.run_folder import refuse_folder
 
 CLASSIFIERS_ONLY = ("against", "missing", "missing_curve", "curve_models")
 
@@ -101,9 +99,7 @@ def evaluate_aligner(
     missing = missing_columns(chosen, "both", labels=False)
     if missing:
         raise ValueError(f"{source.data}: {' Also, '.join(missing)}")
-    folder = None if args.folder is None else make_folder(args.folder, "--output_dir")
-    if folder is not None:
-        refuse_folder(folder)
+    folder = args.make_folder()
     listing = None if folder is None else folder / "bad_samples.csv"
     checks: dict[str, Any] = {"prediction": True, "image_value_range": value_range_of(processor)}
     chosen, bad_samples = source.check(chosen, "both", listing, **checks)

@@ -32,8 +32,6 @@ from hf_multimodal.inference.predicting import (
     predict_dataset,
 )
 from hf_multimodal.sharing.tables import curve_table, markdown_table
-from hf_multimodal.storage import make_folder
-from hf_multimodal.training.run_folder import refuse_folder
 
 ALIGNER = "multimodal_aligner"
 SHOWN_LABELS = 20
@@ -74,9 +72,7 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
     if "label" not in chosen.columns:
         raise ValueError(f"{source.data}: {' Also, '.join(missing)}")
     check_columns(chosen, model.config, str(source.data))
-    folder = None if args.folder is None else make_folder(args.folder, "--output_dir")
-    if folder is not None:
-        refuse_folder(folder)
+    folder = args.make_folder()
     run = {} if args.missing is None or folder is None else run_arguments(str(folder))
     if run and run.get("eval_missing") != args.missing:
         raise ValueError(

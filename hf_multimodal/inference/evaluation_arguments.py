@@ -11,6 +11,8 @@ from hf_multimodal.data.presence import MissingRate
 from hf_multimodal.inference.choosing import SPLITS
 from hf_multimodal.inference.predicting import LoadingArguments
 from hf_multimodal.sharing.runs import with_label_accuracy
+from hf_multimodal.storage import make_folder
+from hf_multimodal.training.run_folder import refuse_folder
 
 ABOUT_TEST = ("difference", "missing_curve", "baselines")  # entries of metrics.json that go with its `test`
 
@@ -64,10 +66,17 @@ class EvaluationArguments(LoadingArguments):
         for name in self.curve_models:
             check_folder("curve_models", name)
 
-    @property
-    def folder(self) -> Path | None:
-        """Where the files go; None writes none."""
-        return None if self.output_dir is None else Path(self.output_dir)
+    def make_folder(self) -> Path | None:
+        """Where the files go; None writes none.
+
+        Raises:
+            OSError: If it cannot be made, or a run writes into it.
+        """
+        if self.output_dir is None:
+            return None
+        folder = make_folder(self.output_dir, "--output_dir")
+        refuse_folder(folder)
+        return folder
 
     def kept_metrics(self, test: Mapping[str, Any]) -> dict[str, Any]:
         """What the folder's `metrics.json` tells of anything but the test rows, such as the run itself.

@@ -157,6 +157,18 @@ def _log_sums(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return logits.logsumexp(dim=1), logits.logsumexp(dim=0)
 
 
+def _shares(logits: torch.Tensor, of_rows: torch.Tensor, of_columns: torch.Tensor) -> torch.Tensor:
+    """Each logit's share of its row plus that of its column, by one exponential where they are near enough."""
+    if _may_look(logits):
+        highest = logits.max().clamp(min=torch.finfo(logits.dtype).min)
+        to_rows, to_columns = highest - of_rows, highest - of_columns
+        if max(to_rows.max(), to_columns.max()) < FAR:
+            shares = (logits - highest).exp_()
+            return shares.mul_(to_rows.exp()[:, None] + to_columns.exp())
+    shares = (logits - of_rows[:, None]).exp_()
+    return shares.add_((logits - of_columns).exp_())
+
+
 def _infonce_value(squares: Iterable[Square], images: torch.Tensor) -> tuple[torch.Tensor, ...]:
     of_rows, of_columns, match = images.new_full((3, len(images)), -torch.inf)
     for rows, columns, logits in squares:
@@ -171,14 +183,7 @@ def _infonce_value(squares: Iterable[Square], images: torch.Tensor) -> tuple[tor
 def _infonce_slope(
     rows: slice, columns: slice, logits: torch.Tensor, of_rows: torch.Tensor, of_columns: torch.Tensor
 ) -> torch.Tensor:
-    highest = logits.max().clamp(min=torch.finfo(logits.dtype).min)
-    to_rows, to_columns = highest - of_rows[rows], highest - of_columns[columns]
-    if _may_look(logits) and max(to_rows.max(), to_columns.max()) < FAR:
-        slope = (logits - highest).exp_()
-        slope *= to_rows.exp()[:, None] + to_columns.exp()
-    else:
-        slope = (logits - of_rows[rows, None]).exp_()
-        slope += (logits - of_columns[columns]).exp_()
+    slope = _shares(logits, of_rows[rows], of_columns[columns])
     if rows == columns:
         slope.diagonal().sub_(2)
     return slope

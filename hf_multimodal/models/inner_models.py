@@ -364,9 +364,8 @@ def load_model(
     loading: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
     if getattr(config, side, None) is not None:
         config = getattr(config, side)
-        loading["key_mapping"] = {
-            rf"^{side.replace('config', 'model')}\.": ""
-        }  # which some classes take off themselves
+        prefix = side.replace("config", "model")
+        loading["key_mapping"] = {rf"^{prefix}\.": ""}  # which some classes take off themselves
     if layers is not None:
         most = getattr(config, "num_hidden_layers", 0)
         if not 0 < layers <= most:

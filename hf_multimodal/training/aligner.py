@@ -17,11 +17,12 @@ from hf_multimodal.training.aligner_arguments import AlignerDataArguments, Align
 from hf_multimodal.training.aligner_trainer import AlignerTrainer
 from hf_multimodal.training.arguments import DataArguments, parse_training_arguments
 from hf_multimodal.training.building import build_for_data, check_best_metric
+from hf_multimodal.training.checkpoints import checkpoint_of
 from hf_multimodal.training.dry_run import dry_run
 from hf_multimodal.training.facts import pool_ceiling, run_facts
 from hf_multimodal.training.preparing import prepare_training_data
 from hf_multimodal.training.run_folder import claim_output_dir
-from hf_multimodal.training.running import checkpoint_of, finish_run, fit, push_run, save_run, trainer_options
+from hf_multimodal.training.running import finish_run, fit, push_run, save_run, trainer_options
 
 logger = logging.get_logger(__name__)
 
@@ -73,7 +74,7 @@ def _train(
         report = dry_run(model_args, data_args, training_args, data, bad_samples, pictures["train"])
         return report | {"incomplete_pairs": incomplete}
 
-    checkpoint = checkpoint_of(model_args, training_args)
+    checkpoint = checkpoint_of(training_args, model_args.accept_other_processes)
     model, processor = build_for_data(model_args, data_args, data, training_args.seed)
     trainer = build_trainer(model_args, data_args, training_args, pictures, model, processor)
     model, run = fit(trainer, checkpoint, model_args)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from transformers import TrainingArguments
 from transformers.trainer_pt_utils import safe_globals
 from transformers.utils import logging
 
@@ -189,6 +190,16 @@ def find_checkpoint(
             )
         logger.warning("%s: it goes on with other random numbers than the whole run would have had.", message)
     return str(found)
+
+
+def checkpoint_of(args: TrainingArguments, accept_other_processes: bool) -> str | None:
+    """The checkpoint that a run is to be resumed from, or None.
+
+    Args:
+        args: Say what to resume, and how many processes there are.
+        accept_other_processes: Whether the checkpoint may be of another number of them.
+    """
+    return find_checkpoint(args.resume_from_checkpoint, str(args.output_dir), args.world_size, accept_other_processes)
 
 
 def _last_whole(output_dir: str) -> Path:

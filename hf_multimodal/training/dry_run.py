@@ -15,7 +15,7 @@ from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.sharing.tables import markdown_table
 from hf_multimodal.training.arguments import DataArguments, ModelArguments
 from hf_multimodal.training.building import build_for_data, check_best_metric, parameter_counts
-from hf_multimodal.training.checkpoints import find_checkpoint
+from hf_multimodal.training.checkpoints import checkpoint_of
 from hf_multimodal.training.gradient_cache import backward_in_chunks
 from hf_multimodal.training.optimization import parameter_groups
 from hf_multimodal.training.preparing import token_lengths
@@ -51,12 +51,7 @@ def dry_run(
         ValueError, OSError: What the run itself would raise before its first step.
     """
     refuse_folder(Path(str(training_args.output_dir)))
-    find_checkpoint(
-        training_args.resume_from_checkpoint,
-        str(training_args.output_dir),
-        training_args.world_size,
-        model_args.accept_other_processes,
-    )
+    checkpoint_of(training_args, model_args.accept_other_processes)
     check_best_metric(training_args, data.problem_type if model_args.reads_labels else None)
     model, processor = build_for_data(model_args, data_args, data, training_args.seed)
     report: dict[str, Any] = {

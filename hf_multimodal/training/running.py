@@ -28,7 +28,7 @@ from hf_multimodal.storage import replaced_files, write_text
 from hf_multimodal.training.arguments import TUNED, DataArguments, ModelArguments, parse_training_arguments
 from hf_multimodal.training.building import build_for_data, check_best_metric, parameter_counts
 from hf_multimodal.training.checkpoints import (
-    find_checkpoint,
+    checkpoint_of,
     remove_earlier_checkpoints,
     set_checkpoints_aside,
     step_of,
@@ -187,7 +187,7 @@ def run_training(
     Returns:
         What `metrics.json` holds; an empty dict on all ranks but the first.
     """
-    checkpoint = checkpoint_of(model_args, training_args)
+    checkpoint = checkpoint_of(training_args, model_args.accept_other_processes)
     model, processor = build_for_data(model_args, data_args, data, training_args.seed)
     trainer = build_trainer(model_args, data_args, training_args, data, model, processor)
     model, run = fit(trainer, checkpoint, model_args)
@@ -234,18 +234,6 @@ def run_training(
     metrics = write_run(folder, predictions, log_history=trainer.state.log_history, extra=extra)
     finish_run(folder, metrics)
     return metrics
-
-
-def checkpoint_of(model_args: ModelArguments, args: TrainingArguments) -> str | None:
-    """The checkpoint that a run is to be resumed from, or None.
-
-    Args:
-        model_args: Whether another number of processes is accepted.
-        args: Say what to resume, and how many processes there are.
-    """
-    return find_checkpoint(
-        args.resume_from_checkpoint, str(args.output_dir), args.world_size, model_args.accept_other_processes
-    )
 
 
 def tune(model: Any, processor: MultimodalProcessor, rows: Dataset, training_args: TrainingArguments) -> None:
