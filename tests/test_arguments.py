@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import TrainingArguments
 
-from hf_multimodal.training.arguments import parse_training_arguments
+from hf_multimodal.training.command_line import parse_training_arguments
 
 SCRATCH = ["--data", "controlled:unique", "--from_scratch"]
 

@@ -16,7 +16,8 @@ from hf_multimodal.data.checks import BadSamplesError
 from hf_multimodal.data.classes import check_classes, writing_warnings
 from hf_multimodal.inference.predicting import load_model
 from hf_multimodal.training.aligner_arguments import AlignerModelArguments
-from hf_multimodal.training.arguments import DataArguments, parse_training_arguments
+from hf_multimodal.training.arguments import DataArguments
+from hf_multimodal.training.command_line import parse_training_arguments
 from hf_multimodal.training.preparing import prepare_training_data
 from hf_multimodal.training.run_folder import claim_folder
 

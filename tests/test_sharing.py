@@ -21,7 +21,7 @@ from hf_multimodal.inference.predicting import load_model
 from hf_multimodal.sharing import pickles
 from hf_multimodal.sharing.files import SHARED, shared_files
 from hf_multimodal.sharing.pushing import push_folder
-from hf_multimodal.training.arguments import parse_training_arguments
+from hf_multimodal.training.command_line import parse_training_arguments
 from hf_multimodal.training.from_scratch import vision_part
 from hf_multimodal.training.lora import add_lora
 from hf_multimodal.training.robust import train_robust

@@ -18,9 +18,9 @@ from hf_multimodal.evaluation.thresholds import tune_thresholds
 from hf_multimodal.inference.predicting import load_model
 from hf_multimodal.sharing.card import write_card
 from hf_multimodal.sharing.runs import with_label_accuracy
-from hf_multimodal.training.arguments import parse_training_arguments
 from hf_multimodal.training.baselines import combine, parse_baselines
 from hf_multimodal.training.building import build_for_data
+from hf_multimodal.training.command_line import parse_training_arguments
 from hf_multimodal.training.preparing import prepare_training_data
 from hf_multimodal.training.robust import RobustModelArguments
 

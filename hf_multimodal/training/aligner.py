@@ -15,9 +15,10 @@ from hf_multimodal.inference.aligning import measure_retrieval
 from hf_multimodal.models import MultimodalProcessor
 from hf_multimodal.training.aligner_arguments import AlignerDataArguments, AlignerModelArguments
 from hf_multimodal.training.aligner_trainer import AlignerTrainer
-from hf_multimodal.training.arguments import DataArguments, parse_training_arguments
+from hf_multimodal.training.arguments import DataArguments
 from hf_multimodal.training.building import build_for_data, check_best_metric
 from hf_multimodal.training.checkpoints import checkpoint_of
+from hf_multimodal.training.command_line import parse_training_arguments
 from hf_multimodal.training.dry_run import dry_run
 from hf_multimodal.training.facts import pool_ceiling, run_facts
 from hf_multimodal.training.preparing import prepare_training_data

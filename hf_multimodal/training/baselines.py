@@ -19,7 +19,8 @@ from hf_multimodal.evaluation.predictions import Predictions, read_predictions
 from hf_multimodal.evaluation.report import write_json, write_run
 from hf_multimodal.evaluation.thresholds import NEUTRAL
 from hf_multimodal.sharing.tables import markdown_table
-from hf_multimodal.training.arguments import DataArguments, ModelArguments, parse_training_arguments
+from hf_multimodal.training.arguments import DataArguments, ModelArguments
+from hf_multimodal.training.command_line import parse_training_arguments
 from hf_multimodal.training.preparing import keep_readable
 from hf_multimodal.training.running import run_training
 

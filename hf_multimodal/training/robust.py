@@ -11,8 +11,9 @@ from hf_multimodal.data.images import value_range_of
 from hf_multimodal.data.presence import SHARES, PresenceRedraw
 from hf_multimodal.models import MultimodalProcessor, RobustFusionForImageTextClassification
 from hf_multimodal.sharing.card import write_card
-from hf_multimodal.training.arguments import SHAPED_BY_FUSION, ModelArguments, parse_training_arguments
+from hf_multimodal.training.arguments import SHAPED_BY_FUSION, ModelArguments
 from hf_multimodal.training.baselines import compare_with_baselines, parse_baselines, rows_of_rivals
+from hf_multimodal.training.command_line import parse_training_arguments
 from hf_multimodal.training.dry_run import dry_run
 from hf_multimodal.training.preparing import prepare_training_data
 from hf_multimodal.training.run_folder import claim_output_dir

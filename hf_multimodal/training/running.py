@@ -25,7 +25,7 @@ from hf_multimodal.models import MultimodalProcessor
 from hf_multimodal.sharing.card import write_card
 from hf_multimodal.sharing.pushing import push_folder
 from hf_multimodal.storage import replaced_files, write_text
-from hf_multimodal.training.arguments import TUNED, DataArguments, ModelArguments, parse_training_arguments
+from hf_multimodal.training.arguments import TUNED, DataArguments, ModelArguments
 from hf_multimodal.training.building import build_for_data, check_best_metric, parameter_counts
 from hf_multimodal.training.checkpoints import (
     checkpoint_of,
@@ -33,6 +33,7 @@ from hf_multimodal.training.checkpoints import (
     set_checkpoints_aside,
     step_of,
 )
+from hf_multimodal.training.command_line import parse_training_arguments
 from hf_multimodal.training.dry_run import dry_run
 from hf_multimodal.training.facts import run_facts
 from hf_multimodal.training.frozen_states import FrozenStates, pictures_of, reading_states
