@@ -21,7 +21,7 @@ test-slow: .venv/installed  ## the tests that take minutes each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow
 
 kill-test: .venv/installed  ## runs killed at random instants and resumed, twenty a family
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow tests/test_kill.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow tests/training/test_kill.py
 
 fuzz: .venv/installed  ## mutated tables, images and run folders, two minutes each
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py tables --seconds 120
@@ -60,21 +60,21 @@ ecnu: .venv/installed  ## the tweets of HF_MULTIMODAL_DATA: image, text and both
 bench: .venv/installed  ## the training recipe against the naive one, side by side
 	$(BIN)/python benchmarks/bench_train.py --rows 256
 
-promises: .venv/installed  ## what the robust classifier promises, on all tasks and the tweets, into the README
-	$(BIN)/python benchmarks/promises.py
+guarantees: .venv/installed  ## what the robust classifier guarantees, on all tasks and the tweets, into the README
+	$(BIN)/python benchmarks/guarantees.py
 
-promises-quick: .venv/installed  ## the same with one seed and two levels on two tasks, printed
-	$(BIN)/python benchmarks/promises.py --quick
+guarantees-quick: .venv/installed  ## the same with one seed and two levels on two tasks, printed
+	$(BIN)/python benchmarks/guarantees.py --quick
 
 flickr8k: .venv/installed  ## retrieval on the captions of HF_MULTIMODAL_DATA, three seeds, into the README
 	$(BIN)/python benchmarks/flickr8k.py
 
-alignment: .venv/installed  ## the five losses and zero-shot on generated pictures, into the README
+alignment: .venv/installed  ## the five losses and zero-shot on generated images, into the README
 	$(BIN)/python benchmarks/alignment_losses.py
 	$(BIN)/python benchmarks/zero_shot.py
 
 gradient-cache: .venv/installed  ## memory of a step with and without gradient caching, into the README
 	$(BIN)/python benchmarks/bench_gradient_cache.py
 
-.PHONY: help demo test test-slow peer-tests style check ceilings fusions ecnu bench promises promises-quick
+.PHONY: help demo test test-slow peer-tests style check ceilings fusions ecnu bench guarantees guarantees-quick
 .PHONY: flickr8k alignment gradient-cache kill-test fuzz mutants reliability

@@ -1,7 +1,7 @@
 """python benchmarks/alignment_losses.py [--pools 20] [-- more flags of train_aligner.py]
 
-The five losses, each trained with default settings on the same 16,000 pictures with captions. R@1 is the mean over
-pools of 144 fresh pictures; its ceiling follows from the duplicates in the same pools. zero_shot.py goes on from the
+The five losses, each trained with default settings on the same 16,000 images with captions. R@1 is the mean over
+pools of 144 fresh images; its ceiling follows from the duplicates in the same pools. zero_shot.py goes on from the
 InfoNCE run: give both the same flags. The table goes into the README.
 """
 
@@ -10,18 +10,18 @@ import argparse
 import numpy as np
 from series import README, aligner_digest, run_series
 
-from hf_multimodal.data.controlled_retrieval import make_retrieval, retrieval_ceiling
+from hf_multimodal.cli.train_aligner import train_aligner
 from hf_multimodal.data.loading import load_data
 from hf_multimodal.data.pairs import group_pairs
 from hf_multimodal.evaluation.report import update_region
 from hf_multimodal.evaluation.retrieval import DIRECTIONS
-from hf_multimodal.inference.aligning import measure_retrieval
-from hf_multimodal.inference.predicting import load_model
+from hf_multimodal.hub.tables import markdown_table
+from hf_multimodal.inference.prediction import load_model
+from hf_multimodal.inference.retrieval_measures import measure_retrieval
 from hf_multimodal.models.contrastive_losses import LOSSES
-from hf_multimodal.sharing.tables import markdown_table
-from hf_multimodal.training.aligner import train_aligner
+from hf_multimodal.synthetic.retrieval import make_retrieval, retrieval_ceiling
 
-POOL = 144  # as many pictures as there are combinations of what they show
+POOL = 144  # as many images as there are combinations of what they show
 FOLDER = "runs/controlled-retrieval"
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from charset_normalizer import from_bytes
 
-from hf_multimodal.data.encodings import choose_encoding, decode_texts
+from hf_multimodal.data.charsets import choose_encoding, decode_texts
 from hf_multimodal.evaluation.report import update_region
-from hf_multimodal.sharing.tables import markdown_table
+from hf_multimodal.hub.tables import markdown_table
 
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
 CASES = (

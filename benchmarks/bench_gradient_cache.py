@@ -1,7 +1,7 @@
 """python benchmarks/bench_gradient_cache.py [--batches 256 512 1024 2048 4096 8192] [--chunk 32]
 
 Memory and time of one step of an aligner with and without gradient caching, at growing batches. Models of the sizes of
-DeiT-tiny and MiniLM-L6 with random weights, pictures of 64 pixels. Each step runs in a process of its own, whose
+DeiT-tiny and MiniLM-L6 with random weights, images of 64 pixels. Each step runs in a process of its own, whose
 highest memory is read: that of the accelerator where there is one, else of the process, less what it held before the
 step. A direct step that would need more than `--limit` GB, going by the smaller ones, is left out; one that the system
 kills, as for memory, stands there as killed. The table goes into the README, anew after each row.
@@ -22,7 +22,7 @@ from transformers import BertConfig, ViTConfig
 
 from hf_multimodal import AlignerConfig, AlignerModel
 from hf_multimodal.evaluation.report import update_region
-from hf_multimodal.sharing.tables import markdown_table
+from hf_multimodal.hub.tables import markdown_table
 from hf_multimodal.training.gradient_cache import backward_in_chunks
 
 VISION = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
@@ -85,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batches", type=int, nargs="+", default=[256, 512, 1024, 2048, 4096, 8192])
     parser.add_argument("--chunk", type=int, default=32)
-    parser.add_argument("--image_size", type=int, default=64, help="so that 8,192 pictures take minutes on a CPU")
+    parser.add_argument("--image_size", type=int, default=64, help="so that 8,192 images take minutes on a CPU")
     parser.add_argument("--limit", type=float, default=8, help="gigabytes")
     parser.add_argument("--print_only", action="store_true", help="leave the README as it is, as for a trial")
     args = parser.parse_args()

@@ -6,7 +6,7 @@ lowest of each, and the median of the ratios of each turn. Memory: the highest o
 what it held before, inputs and libraries among it. Linux only.
 
 The loss is taken from an aligner, so the script measures an older checkout too, by PYTHONPATH. `--masked` gives two
-of the pairs one picture and leaves a third incomplete. `--cells` is how many similarities are held at once, as in
+of the pairs one image and leaves a third incomplete. `--cells` is how many similarities are held at once, as in
 gradient caching, whose value is 1048576; without it as many as is quick.
 """
 
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from transformers import BertConfig, ViTConfig
 
 from hf_multimodal import AlignerConfig, AlignerModel
-from hf_multimodal.sharing.tables import markdown_table
+from hf_multimodal.hub.tables import markdown_table
 
 WIDTH = 512
 SMALL = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, nargs="+", default=[1024, 4096, 16384])
     parser.add_argument("--losses", nargs="+", default=["infonce", "sigmoid"], choices=["infonce", "sigmoid"])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--masked", action="store_true", help="two pairs of one picture, one incomplete pair")
+    parser.add_argument("--masked", action="store_true", help="two pairs of one image, one incomplete pair")
     parser.add_argument("--cells", type=int, help="similarities held at once")
     args = parser.parse_args()
     torch.set_num_threads(1)

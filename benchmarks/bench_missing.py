@@ -13,7 +13,7 @@ import torch
 from transformers import BertConfig, ViTConfig
 
 from hf_multimodal import RobustFusionConfig, RobustFusionForImageTextClassification
-from hf_multimodal.data.presence import MissingRate, PresenceRedraw
+from hf_multimodal.data.presence import MissingRate, ModalityDropout
 
 VISION = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
 TEXT = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
@@ -37,11 +37,11 @@ def main() -> None:
     }
     complete = torch.ones(args.rows, 2, dtype=torch.long)
     present = torch.from_numpy(MissingRate("both", 0.7).draw(args.rows, seed=0)).long()
-    redraw = PresenceRedraw(seed=0)
+    modality_dropout = ModalityDropout(seed=0)
 
     def step(mask: torch.Tensor) -> float:
         start = time.perf_counter()
-        fusion_mask = redraw(0, torch.arange(args.rows), mask)
+        fusion_mask = modality_dropout(0, torch.arange(args.rows), mask)
         model(**batch, modality_mask=mask, fusion_mask=fusion_mask).loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -25,8 +25,8 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, PreTrainedTokenizerFast
 
 from hf_multimodal import Retriever
+from hf_multimodal.hub.tables import markdown_table
 from hf_multimodal.inference.index import KINDS, EmbeddingIndex
-from hf_multimodal.sharing.tables import markdown_table
 
 WIDTH, K = 512, 10
 VISION = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
@@ -142,7 +142,7 @@ def main() -> None:
     lengths = torch.randint(4, 20, (args.items,), generator=draws).tolist()
     texts = [" ".join(words[k] for k in torch.randint(900, (n,), generator=draws)) for n in lengths]
     pixels = torch.randint(256, (args.items, 240, 320, 3), generator=draws, dtype=torch.uint8)
-    images = [Image.fromarray(picture.numpy()) for picture in pixels]
+    images = [Image.fromarray(image.numpy()) for image in pixels]
     pair = make_pair(words)
     measured: dict[str, list[float]] = {"one at a time": [], "retriever": []}
     for repeat in range(args.repeats + 1):
@@ -152,7 +152,7 @@ def main() -> None:
             if repeat:  # the first warms up
                 measured[name].append(2 * args.items / (time.perf_counter() - start))
     ratios = [ours / theirs for theirs, ours in zip(*measured.values(), strict=True)]
-    print(f"\n{args.items} pictures of 320 x 240 indexed, {args.items} texts of 4 to 19 words searched")
+    print(f"\n{args.items} images of 320 x 240 indexed, {args.items} texts of 4 to 19 words searched")
     for name, rates in measured.items():
         print(f"{name}: {statistics.median(rates):.1f} items a second")
     print(f"ratio: {statistics.median(ratios):.2f} (from {min(ratios):.2f} to {max(ratios):.2f})")

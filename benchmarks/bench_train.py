@@ -1,6 +1,6 @@
 """HF_MULTIMODAL_DATA=/path/to/data python benchmarks/bench_train.py [--rows 512]
 
-The naive recipe of tutorials (a Dataset that opens one picture, runs PIL transforms and calls the tokenizer once an
+The naive recipe of tutorials (a Dataset that opens one image, runs PIL transforms and calls the tokenizer once an
 item, all padded to 128, in the main process) against ours (collator in workers, dynamic padding, texts of like length
 together), end to end over the same rows and the same model, in turn. Then: how much of a training step is spent
 outside the two models.
@@ -20,10 +20,10 @@ from torchvision import transforms
 from transformers import AutoTokenizer, TrainerCallback, TrainingArguments
 
 from hf_multimodal import FusionForImageTextClassification, MultimodalCollator, MultimodalProcessor
+from hf_multimodal.cli.training_arguments import TRAINING_DEFAULTS
 from hf_multimodal.data.images import open_image
 from hf_multimodal.data.loading import load_data
-from hf_multimodal.training.arguments import TRAINING_DEFAULTS
-from hf_multimodal.training.preparing import token_lengths
+from hf_multimodal.training.preparation import token_lengths
 from hf_multimodal.training.trainer import MultimodalTrainer
 
 BATCH = 32
@@ -51,9 +51,9 @@ class NaiveDataset(Dataset):
         tokens = self.tokenizer(
             row["text"] or "", padding="max_length", truncation=True, max_length=128, return_tensors="pt"
         )
-        picture = self.transform(open_image(row["image"]).convert("RGB"))
+        image = self.transform(open_image(row["image"]).convert("RGB"))
         return {
-            "pixel_values": picture,
+            "pixel_values": image,
             "input_ids": tokens["input_ids"][0],
             "attention_mask": tokens["attention_mask"][0],
             "labels": torch.tensor(row["label"]),

@@ -9,9 +9,9 @@ from math import sqrt
 
 from series import README, controlled_job, run_series
 
-from hf_multimodal.data.controlled import CONTROLLED_TASKS, ceiling
 from hf_multimodal.evaluation.report import update_region
-from hf_multimodal.sharing.tables import markdown_table
+from hf_multimodal.hub.tables import markdown_table
+from hf_multimodal.synthetic.classification import CONTROLLED_TASKS, ceiling
 
 
 def main() -> None:

@@ -14,11 +14,11 @@ from series import MINILM, README, run_series
 from hf_multimodal.evaluation.bootstrap import paired_bootstrap, seed_summary
 from hf_multimodal.evaluation.predictions import read_predictions
 from hf_multimodal.evaluation.report import update_region
-from hf_multimodal.sharing.tables import markdown_table
+from hf_multimodal.hub.tables import markdown_table
 
 SPLITS = {"plain": ["--no_stratify"], "grouped": ["--group_duplicates"]}
 RECIPE = ["--num_train_epochs", "3", "--learning_rate", "1e-4", "--label_smoothing", "0.1", "--fit_on_validation"]
-# Frozen features of the tenth layer say more about these pictures than the twelfth's, and no less than trained ones.
+# Frozen features of the tenth layer say more about these images than the twelfth's, and no less than trained ones.
 VISION = ["--vision_layers", "10", "--freeze_vision_layers", "all", "--image_pooling", "cls_mean"]
 
 
@@ -55,7 +55,7 @@ def main() -> None:
         for modality in modalities
     }
     folder = f"runs/ecnu-{args.split}"
-    states = ["--frozen_states", "runs/ecnu-states"]
+    states = ["--feature_cache", "runs/ecnu-states"]
     rows = run_series(
         folder, jobs, processes=args.processes, same_result=lambda name: [] if name.startswith("text") else states
     )

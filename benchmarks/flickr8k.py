@@ -1,8 +1,8 @@
 """HF_MULTIMODAL_DATA=/path/to/data python benchmarks/flickr8k.py [--seeds 3] [-- more flags of train_aligner.py]
 
-Captions and pictures of flickr8k, DeiT-tiny and MiniLM-L6, on the standard split: 6,000 pictures train, 1,000 chose
+Captions and images of flickr8k, DeiT-tiny and MiniLM-L6, on the standard split: 6,000 images train, 1,000 chose
 the recipe, and 1,000 with their 5,000 captions test. Each seed's row is written at once, and a second call continues.
-Hidden states of the frozen layers are stored (4 GB with four augmented versions of each picture), unless the flags
+Hidden states of the frozen layers are stored (4 GB with four augmented versions of each image), unless the flags
 freeze no layer. The table goes into the README.
 """
 
@@ -13,17 +13,17 @@ from pathlib import Path
 
 from series import MINILM, README, aligner_digest, run_series
 
+from hf_multimodal.cli.train_aligner import train_aligner
 from hf_multimodal.evaluation.bootstrap import seed_summary
 from hf_multimodal.evaluation.report import update_region
 from hf_multimodal.evaluation.retrieval import DIRECTIONS, RECALL_AT
-from hf_multimodal.sharing.tables import markdown_table
-from hf_multimodal.training.aligner import train_aligner
+from hf_multimodal.hub.tables import markdown_table
 
-# Chosen on the validation pictures (docs/log.md). The average of the last weights is kept, at a rate that falls to 0;
-# the validation pictures are looked at once on the way, and at the end.
-RECIPE = ["--freeze_vision_layers", "9", "--image_pooling", "cls_mean", "--whole_pictures", "--augment"]
+# Chosen on the validation images (docs/log.md). The average of the last weights is kept, at a rate that falls to 0;
+# the validation images are looked at once on the way, and at the end.
+RECIPE = ["--freeze_vision_layers", "9", "--image_pooling", "cls_mean", "--whole_images", "--augment"]
 RECIPE += ["--captions_per_image", "2", "--per_device_train_batch_size", "128", "--num_train_epochs", "10"]
-RECIPE += ["--learning_rate", "3e-4", "--logit_scale_init_value", "3.2", "--weight_average", "0.99", "--bf16", "true"]
+RECIPE += ["--learning_rate", "3e-4", "--logit_scale_init_value", "3.2", "--ema_decay", "0.99", "--bf16", "true"]
 RECIPE += ["--eval_strategy", "steps", "--eval_steps", "0.5"]
 RECIPE += ["--save_strategy", "no", "--load_best_model_at_end", "false"]
 
@@ -39,7 +39,7 @@ def job(data: Path, seed: int) -> list[str]:
 def storing(more: list[str]) -> list[str]:
     """Flags that store the states of frozen layers, where the recipe with these flags has any to store."""
     none_frozen = re.search(r"--freeze_vision_layers[ =]0\b", " ".join(more))
-    return [] if none_frozen else ["--frozen_states", "runs/flickr8k-states"]
+    return [] if none_frozen else ["--feature_cache", "runs/flickr8k-states"]
 
 
 def main() -> None:

@@ -7,10 +7,10 @@ import argparse
 
 from series import README, controlled_job, run_series
 
-from hf_multimodal.data.controlled import ceiling
 from hf_multimodal.evaluation.report import update_region
+from hf_multimodal.hub.tables import markdown_table
 from hf_multimodal.models.fusion import FUSIONS
-from hf_multimodal.sharing.tables import markdown_table
+from hf_multimodal.synthetic.classification import ceiling
 
 TASKS = ("redundant", "synergy", "mixed")
 

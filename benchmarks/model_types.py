@@ -21,8 +21,8 @@ from transformers.utils import logging
 
 from hf_multimodal import FusionConfig, FusionForImageTextClassification
 from hf_multimodal.evaluation.report import update_region
+from hf_multimodal.hub.tables import markdown_table
 from hf_multimodal.models.inner_models import MODEL_CLASSES, UNFIT, image_size_of, model_class_of, unfitness
-from hf_multimodal.sharing.tables import markdown_table
 
 REGION = "model-types"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "model_types.md"

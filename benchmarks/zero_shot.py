@@ -1,9 +1,9 @@
 """python benchmarks/zero_shot.py [--rows 2000] [-- more flags of train_aligner.py]
 
-Classes by their names alone, on generated pictures: shape and colour, by templates that no caption has. One aligner
+Classes by their names alone, on generated images: shape and colour, by templates that no caption has. One aligner
 saw every combination of the two in training, the other never a red circle, a green square, a blue triangle or a yellow
-cross. Every picture shows both plainly, so the ceiling is 1; the baseline answers the class that is most frequent
-among the same pictures. The first run is that of alignment_losses.py: give both the same flags. The table goes into
+cross. Every image shows both plainly, so the ceiling is 1; the baseline answers the class that is most frequent
+among the same images. The first run is that of alignment_losses.py: give both the same flags. The table goes into
 the README.
 """
 
@@ -14,12 +14,12 @@ from alignment_losses import FOLDER, job
 from series import README, aligner_digest, run_series
 
 from hf_multimodal import ZeroShotClassifier
-from hf_multimodal.data.controlled_rendering import PICTURE_CHANNELS
-from hf_multimodal.data.controlled_retrieval import RETRIEVAL_TASKS, ZERO_SHOT_TEMPLATES, make_retrieval
+from hf_multimodal.cli.train_aligner import train_aligner
 from hf_multimodal.evaluation.report import update_region
-from hf_multimodal.inference.predicting import load_model
-from hf_multimodal.sharing.tables import markdown_table
-from hf_multimodal.training.aligner import train_aligner
+from hf_multimodal.hub.tables import markdown_table
+from hf_multimodal.inference.prediction import load_model
+from hf_multimodal.synthetic.rendering import IMAGE_CHANNELS
+from hf_multimodal.synthetic.retrieval import RETRIEVAL_TASKS, ZERO_SHOT_TEMPLATES, make_retrieval
 
 NAMES = {"retrieval": "infonce", "retrieval_held_out": "infonce-held-out"}  # runs by task
 
@@ -45,19 +45,19 @@ def main() -> None:
         model, processor = load_model(f"{FOLDER}/{run}")
         right = {}
         for kind, templates in ZERO_SHOT_TEMPLATES.items():
-            classifier = ZeroShotClassifier(model, processor, PICTURE_CHANNELS[kind], templates)
+            classifier = ZeroShotClassifier(model, processor, IMAGE_CHANNELS[kind], templates)
             right[kind] = classifier.predict(images).predicted == labels[kind]
         right["both"] = right["shape"] & right["colour"]
         for name, chosen in subsets.items():
             accuracies = [float(hits[chosen].mean()) for hits in right.values()]
             table.append([seen[task], name, int(chosen.sum()), *accuracies])
-    both = labels["shape"] * len(PICTURE_CHANNELS["colour"]) + labels["colour"]
+    both = labels["shape"] * len(IMAGE_CHANNELS["colour"]) + labels["colour"]
     for name, chosen in subsets.items():
         usual = [float(np.bincount(values[chosen]).max() / chosen.sum()) for values in (*labels.values(), both)]
         table.append(["most frequent class", name, int(chosen.sum()), *usual])
     table.append(["ceiling", "all", len(rows), 1.0, 1.0, 1.0])
     text = markdown_table(
-        table, ["combinations in training", "test pictures", "number", "shape", "colour", "both right"]
+        table, ["combinations in training", "test images", "number", "shape", "colour", "both right"]
     )
     if not args.print_only:
         update_region(README, "zero-shot", text)

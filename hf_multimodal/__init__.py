@@ -3,8 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .data.collator import MultimodalCollator
-from .models import (
+from hf_multimodal.data.collator import MultimodalCollator
+from hf_multimodal.models import (
     AlignerConfig,
     AlignerModel,
     FusionConfig,
@@ -20,26 +20,26 @@ from .models import (
 )
 
 if TYPE_CHECKING:
-    from .data.controlled_retrieval import make_retrieval, retrieval_ceiling
-    from .data.counts import presence
-    from .data.loading import load_data
-    from .data.pair_collator import PairCollator
-    from .data.pairs import group_pairs
-    from .data.presence import PresenceRedraw
-    from .data.splits import complete_splits
-    from .evaluation.modules import IMAGE_TEXT_CLASSIFICATION
-    from .evaluation.retrieval import retrieval_metrics
-    from .inference.embedding import embed_images, embed_texts
-    from .inference.predicting import predict_dataset
-    from .inference.result_sheet import result_sheet
-    from .inference.retriever import Retriever
-    from .inference.zero_shot import ZeroShotClassifier
-    from .sharing.tables import retrieval_table
-    from .training.aligner_trainer import AlignerTrainer
-    from .training.preparing import add_lengths
-    from .training.sampling import EpochCallback
-    from .training.stacking import fit_stack
-    from .training.trainer import MultimodalTrainer
+    from hf_multimodal.data.counts import presence
+    from hf_multimodal.data.loading import load_data
+    from hf_multimodal.data.pair_collator import PairCollator
+    from hf_multimodal.data.pairs import group_pairs
+    from hf_multimodal.data.presence import ModalityDropout
+    from hf_multimodal.data.splits import complete_splits
+    from hf_multimodal.evaluation.modules import IMAGE_TEXT_CLASSIFICATION
+    from hf_multimodal.evaluation.retrieval import retrieval_metrics
+    from hf_multimodal.hub.tables import retrieval_table
+    from hf_multimodal.inference.embedding import embed_images, embed_texts
+    from hf_multimodal.inference.prediction import predict_dataset
+    from hf_multimodal.inference.result_sheet import result_sheet
+    from hf_multimodal.inference.retriever import Retriever
+    from hf_multimodal.inference.zero_shot import ZeroShotClassifier
+    from hf_multimodal.synthetic.retrieval import make_retrieval, retrieval_ceiling
+    from hf_multimodal.training.aligner_trainer import AlignerTrainer
+    from hf_multimodal.training.preparation import add_lengths
+    from hf_multimodal.training.sampling import EpochCallback
+    from hf_multimodal.training.stacking import fit_stack
+    from hf_multimodal.training.trainer import MultimodalTrainer
 
 # Imported when asked for: datasets and scikit-learn come with them, and take as long as all the rest.
 _LATER = {
@@ -48,23 +48,23 @@ _LATER = {
     "IMAGE_TEXT_CLASSIFICATION": ".evaluation.modules",
     "MultimodalTrainer": ".training.trainer",
     "PairCollator": ".data.pair_collator",
-    "PresenceRedraw": ".data.presence",
+    "ModalityDropout": ".data.presence",
     "Retriever": ".inference.retriever",
     "ZeroShotClassifier": ".inference.zero_shot",
-    "add_lengths": ".training.preparing",
+    "add_lengths": ".training.preparation",
     "complete_splits": ".data.splits",
     "embed_images": ".inference.embedding",
     "embed_texts": ".inference.embedding",
     "fit_stack": ".training.stacking",
     "group_pairs": ".data.pairs",
     "load_data": ".data.loading",
-    "make_retrieval": ".data.controlled_retrieval",
-    "predict_dataset": ".inference.predicting",
+    "make_retrieval": ".synthetic.retrieval",
+    "predict_dataset": ".inference.prediction",
     "presence": ".data.counts",
     "result_sheet": ".inference.result_sheet",
-    "retrieval_ceiling": ".data.controlled_retrieval",
+    "retrieval_ceiling": ".synthetic.retrieval",
     "retrieval_metrics": ".evaluation.retrieval",
-    "retrieval_table": ".sharing.tables",
+    "retrieval_table": ".hub.tables",
 }
 
 __all__ = [
@@ -80,7 +80,7 @@ __all__ = [
     "MultimodalProcessor",
     "MultimodalTrainer",
     "PairCollator",
-    "PresenceRedraw",
+    "ModalityDropout",
     "RecurrentTextConfig",
     "RecurrentTextModel",
     "Retriever",

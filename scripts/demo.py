@@ -1,6 +1,6 @@
 """python scripts/demo.py --output_dir runs/demo
 
-Train three classifiers on generated data whose best possible accuracy is known: on pictures alone, on texts alone and
+Train three classifiers on generated data whose best possible accuracy is known: on images alone, on texts alone and
 on both. Neither alone can pass .475, together they reach .9025.
 """
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 from transformers import AutoModel, AutoProcessor
 
-from hf_multimodal.data.controlled import ceiling
-from hf_multimodal.sharing.tables import markdown_table
-from hf_multimodal.training.running import train
+from hf_multimodal.cli.train_fusion import train
+from hf_multimodal.hub.tables import markdown_table
+from hf_multimodal.synthetic.classification import ceiling
 
 TOLERANCE = 0.03
 

@@ -6,10 +6,10 @@ to another run on the same rows; `--output_dir` writes metrics, predictions and 
 
 from typing import Any
 
-from hf_multimodal.data.arguments import SourceArguments
-from hf_multimodal.inference.choosing import parse_arguments
-from hf_multimodal.inference.evaluating import evaluate
-from hf_multimodal.inference.evaluation_arguments import EvaluationArguments
+from hf_multimodal.cli.chosen_rows import parse_arguments
+from hf_multimodal.cli.evaluate import evaluate
+from hf_multimodal.cli.evaluation_arguments import EvaluationArguments
+from hf_multimodal.cli.source_arguments import SourceArguments
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """python scripts/push_to_hub.py --model runs/unique --repo_id me/unique
 
-Push a run's folder to the Hub: model, code, processor, and the card with its pictures; nothing else of it. Whoever
+Push a run's folder to the Hub: model, code, processor, and the card with its images; nothing else of it. Whoever
 pulls it needs `trust_remote_code=True`, or this package.
 """
 
 from typing import Any
 
-from hf_multimodal.data.command_line import CommandLine
-from hf_multimodal.sharing.pushing import PushArguments, push
+from hf_multimodal.cli.command_line import CommandLine
+from hf_multimodal.hub.pushing import PushArguments, push
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

@@ -1,18 +1,18 @@
-"""python scripts/retrieve.py index --model runs/aligner --data pictures/ --index_dir runs/index
+"""python scripts/retrieve.py index --model runs/aligner --data images/ --index_dir runs/index
 
-Index the pictures and texts of a folder, a table or a Hub data set, then search them:
+Index the images and texts of a folder, a table or a Hub data set, then search them:
 `python scripts/retrieve.py search --model runs/aligner --index_dir runs/index --text "a wet dog" --sheet found.png`,
-or `--image query.jpg` for pictures like it, with `--find texts` for texts that describe it.
+or `--image query.jpg` for images like it, with `--find texts` for texts that describe it.
 """
 
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from typing import Any
 
-from hf_multimodal.data.arguments import SourceArguments
-from hf_multimodal.data.command_line import CommandLine
-from hf_multimodal.inference.choosing import parse_arguments
-from hf_multimodal.inference.retrieving import IndexArguments, SearchArguments, index_data, search_index
+from hf_multimodal.cli.chosen_rows import parse_arguments
+from hf_multimodal.cli.command_line import CommandLine
+from hf_multimodal.cli.retrieve import IndexArguments, SearchArguments, index_data, search_index
+from hf_multimodal.cli.source_arguments import SourceArguments
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

@@ -8,8 +8,8 @@ Train a fused image+text classifier, or one of a single modality, and leave a fo
 import sys
 from typing import Any
 
-from hf_multimodal.training.dry_run import exit_status
-from hf_multimodal.training.running import train
+from hf_multimodal.cli.dry_run import exit_status
+from hf_multimodal.cli.train_fusion import train
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

@@ -2,14 +2,14 @@
 
 Train an image+text classifier that stays right when an example lacks its image or its text. The flags of
 `train_fusion.py` hold here too; `--missing` and `--eval_missing` take images and texts away, `--baselines` trains the
-rivals on the same rows.
+baselines on the same rows.
 """
 
 import sys
 from typing import Any
 
-from hf_multimodal.training.dry_run import exit_status
-from hf_multimodal.training.robust import train_robust
+from hf_multimodal.cli.dry_run import exit_status
+from hf_multimodal.cli.train_robust_fusion import train_robust
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

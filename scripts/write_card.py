@@ -2,15 +2,15 @@
 
 Write the model card of a run again: with its curve over missing rates, or with what its training was not told. What is
 given here is kept in the run's folder, for each later card.
-`--output model_cards/robust.md` writes it elsewhere, with copies of its pictures in a folder of that name.
+`--output model_cards/robust.md` writes it elsewhere, with copies of its images in a folder of that name.
 """
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from hf_multimodal.data.command_line import CommandLine
-from hf_multimodal.sharing.card import write_card
-from hf_multimodal.sharing.runs import CardArguments
+from hf_multimodal.cli.command_line import CommandLine
+from hf_multimodal.hub.card import write_card
+from hf_multimodal.hub.runs import CardArguments
 from hf_multimodal.training.run_folder import refuse_folder
 
 

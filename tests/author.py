@@ -23,8 +23,8 @@ from test_train_aligner import FAST, make_rows
 from transformers import AutoConfig, AutoModel, AutoProcessor, Trainer, TrainingArguments
 
 from hf_multimodal import MultimodalCollator, MultimodalProcessor, RobustFusionForImageTextClassification
-from hf_multimodal.inference.predicting import load_model
-from hf_multimodal.sharing.pushing import push_folder
+from hf_multimodal.hub.pushing import push_folder
+from hf_multimodal.inference.prediction import load_model
 from hf_multimodal.training.trainer import MultimodalTrainer
 
 FOLDER, API = Path(sys.argv[1]), HfApi()
@@ -148,8 +148,8 @@ def pull(name, revision):
     processor = AutoProcessor.from_pretrained(f"me/{name}", revision=revision)
     batch = make_batch()
     if name == "aligner":
-        pictures = [Image.new("RGB", (16, 16), colour) for colour in ("red", "green", "blue")]
-        batch = dict(processor(images=pictures, text=["a red thing", "one", "a blue"], return_tensors="pt"))
+        pil_images = [Image.new("RGB", (16, 16), colour) for colour in ("red", "green", "blue")]
+        batch = dict(processor(images=pil_images, text=["a red thing", "one", "a blue"], return_tensors="pt"))
     with torch.no_grad():
         logits = copy.deepcopy(model).eval()(**batch)[OUTPUTS[name]]
     torch.save(batch, FOLDER / f"{name}.batch.pt")

@@ -76,7 +76,7 @@ TEXT_CONFIGS = {
 
 
 def make_batch(rows: int = 4, length: int = 6, size: int = 32, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Pictures and texts without meaning; row r of four has length - r real tokens."""
+    """Images and texts without meaning; row r of four has length - r real tokens."""
     draw = torch.Generator().manual_seed(seed)
     attention_mask = (torch.arange(length) < length - torch.arange(rows)[:, None] % (length - 1)).long()
     input_ids = torch.randint(3, VOCABULARY, (rows, length), generator=draw)

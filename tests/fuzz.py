@@ -158,10 +158,10 @@ def a_table(draw: random.Random) -> list[dict[str, Any]]:
     """A small table that is in order."""
     kind = draw.choice(("words", "words", "numbers", "several", "floats"))
     rows: list[dict[str, Any]] = []
-    pictures = draw.choice(("ab", "ab", "cd"))  # in the folder, in the archive
+    images = draw.choice(("ab", "ab", "cd"))  # in the folder, in the archive
     for i in range(draw.choice((1, 24, 40, 40, 40))):
         labels = {"words": "ab"[i % 2], "numbers": i % 2, "several": [float(i % 2), 1.0], "floats": i / 7}
-        rows.append({"image": f"{pictures[i % 2]}.png", "text": f"word {i}", "label": labels[kind], "id": f"r{i}"})
+        rows.append({"image": f"{images[i % 2]}.png", "text": f"word {i}", "label": labels[kind], "id": f"r{i}"})
     if draw.random() < 0.2:
         rows = [{**row, "split": draw.choice(("train", "test"))} for row in rows]
     return rows
@@ -226,7 +226,7 @@ def arrow_table(rows: list[dict[str, Any]], draw: random.Random) -> pa.Table:
 
 
 def an_archive(folder: Path) -> bytes:
-    """A zip archive of two pictures."""
+    """A zip archive of two images."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as packed:
         for name, member in (("a.png", "c.png"), ("b.png", "d.png")):
@@ -275,8 +275,8 @@ def tables(seed: int, numbers: Iterator[int], show: bool = False) -> tuple[Count
         mock.patch.multiple(fingerprint, **unhashed),
     ):
         folder = Path(name)
-        for picture in "ab":
-            Image.new("RGB", (4, 4)).save(folder / f"{picture}.png")
+        for image in "ab":
+            Image.new("RGB", (4, 4)).save(folder / f"{image}.png")
         return run(((number, lambda n=number: try_table(folder, seed, n)) for number in numbers), show)
 
 

@@ -1,4 +1,4 @@
-"""Mutated pictures: whatever the bytes are, a picture opens or is refused by a documented error."""
+"""Mutated images: whatever the bytes are, an image opens or is refused by a documented error."""
 
 import io
 import random
@@ -30,19 +30,17 @@ def seeds() -> dict[str, bytes]:
     """Small whole files of all formats and modes, with and without EXIF tags."""
     noise = np.random.default_rng(0).integers(0, 256, (12, 17, 4), dtype=np.uint8)
     deep = noise[..., 0].astype(np.uint16) * 257
-    pictures = {
-        mode: Image.fromarray(noise[..., :3]).convert(mode) for mode in ("RGB", "L", "1", "P", "CMYK", "YCbCr")
-    }
-    pictures |= {"RGBA": Image.fromarray(noise), "LA": Image.fromarray(noise).convert("LA")}
-    pictures |= {"I;16": Image.fromarray(deep), "I;16B": Image.fromarray(deep.astype(">u2"))}
-    pictures |= {"I": Image.fromarray(deep.astype(np.int32)), "F": Image.fromarray((noise[..., 0] / 255).astype("f4"))}
+    images = {mode: Image.fromarray(noise[..., :3]).convert(mode) for mode in ("RGB", "L", "1", "P", "CMYK", "YCbCr")}
+    images |= {"RGBA": Image.fromarray(noise), "LA": Image.fromarray(noise).convert("LA")}
+    images |= {"I;16": Image.fromarray(deep), "I;16B": Image.fromarray(deep.astype(">u2"))}
+    images |= {"I": Image.fromarray(deep.astype(np.int32)), "F": Image.fromarray((noise[..., 0] / 255).astype("f4"))}
     kinds = {
         "JPEG": ({"RGB", "L", "CMYK"}, [{}, {"progressive": True}]),
         "PNG": ({"RGB", "L", "1", "P", "RGBA", "LA", "I;16"}, [{}]),
         "WEBP": ({"RGB", "RGBA"}, [{}, {"lossless": True}]),
-        "GIF": ({"P", "L"}, [{}, {"save_all": True, "append_images": [pictures["L"]]}]),
+        "GIF": ({"P", "L"}, [{}, {"save_all": True, "append_images": [images["L"]]}]),
         "BMP": ({"RGB", "L", "1", "P"}, [{}]),
-        "TIFF": (set(pictures), [{}, {"compression": "tiff_deflate"}, {"compression": "tiff_lzw"}]),
+        "TIFF": (set(images), [{}, {"compression": "tiff_deflate"}, {"compression": "tiff_lzw"}]),
     }
     exif = Image.Exif()
     exif[0x0112], exif[0x010E], exif[0x011A] = 6, "what it shows", 72.0
@@ -51,7 +49,7 @@ def seeds() -> dict[str, bytes]:
         for mode in sorted(modes):
             for number, options in enumerate([*variants, {"exif": exif}] if kind in EXIF_KINDS else variants):
                 stream = io.BytesIO()
-                pictures[mode].save(stream, kind, **options)
+                images[mode].save(stream, kind, **options)
                 files[f"{kind} {mode} {number}"] = stream.getvalue()
     return files
 
@@ -105,7 +103,7 @@ def with_checksums(data: bytearray) -> bytes:
 def doors(value_range: Any, folder: Path) -> dict[str, Callable[[bytes], Any]]:
     """All that reads bytes."""
     processor = MultimodalProcessor(ViTImageProcessor(size={"height": 4, "width": 4}), image_value_range=value_range)
-    path = folder / "picture"
+    path = folder / "image"
     collators = {
         "collator": MultimodalCollator(processor),
         "augmented": MultimodalCollator(processor, augment=ImageAugmentation(0)),
@@ -156,7 +154,7 @@ def outcome(read: Callable[[bytes], Any], content: bytes) -> str:
 
 
 def fuzz(seconds: float, seed: int, most: int | None = None) -> dict[str, int]:
-    """Mutate and read pictures.
+    """Mutate and read images.
 
     Args:
         seconds: How long.

@@ -14,10 +14,10 @@ from zipfile import ZipFile
 import torch
 from fuzz import MUTATIONS
 
+from hf_multimodal.cli.chosen_rows import run_arguments
 from hf_multimodal.evaluation.predictions import read_predictions
-from hf_multimodal.inference.choosing import run_arguments
-from hf_multimodal.inference.predicting import load_model
-from hf_multimodal.sharing.card import write_card
+from hf_multimodal.hub.card import write_card
+from hf_multimodal.inference.prediction import load_model
 from hf_multimodal.training.checkpoints import find_checkpoint
 
 SAVED = Path(__file__).with_name("saved_by_190fc8f")

@@ -26,8 +26,8 @@ def predict(job):
     torch.save(logits, job["logits"])
     model.save_pretrained(job["again"])
     processor = AutoProcessor.from_pretrained(job["source"], **options)
-    pictures = [Image.new("RGB", (10, 6), (200, 10, 10)), None]
-    inputs = processor(images=pictures, text=["a red dog", None], return_tensors="pt")
+    pil_images = [Image.new("RGB", (10, 6), (200, 10, 10)), None]
+    inputs = processor(images=pil_images, text=["a red dog", None], return_tensors="pt")
     config = AutoConfig.from_pretrained(job["source"], **options)
     said = {"config": type(config).__name__, "mask": inputs["modality_mask"].tolist()}
     said["ids"] = inputs["input_ids"].tolist()

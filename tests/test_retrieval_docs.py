@@ -14,9 +14,9 @@ def test_the_page_runs(tmp_path, monkeypatch, capsys):
     model.save_pretrained(tmp_path / "clip")
     processor.save_pretrained(tmp_path / "clip")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for name, colour in {"dog": (200, 90, 20), "sea": (20, 90, 200), "cat": (90, 90, 90)}.items():
-        Image.new("RGB", (40, 30), colour).save(f"pictures/{name}.jpg")
+        Image.new("RGB", (40, 30), colour).save(f"images/{name}.jpg")
     names: dict = {}
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     for block in blocks:

@@ -9,14 +9,14 @@ from PIL import Image
 from transformers import TrainerCallback, TrainingArguments
 
 from hf_multimodal import MultimodalCollator
-from hf_multimodal.data.controlled import make_controlled
-from hf_multimodal.inference.predicting import load_model
-from hf_multimodal.training.running import train
+from hf_multimodal.cli.train_fusion import train
+from hf_multimodal.inference.prediction import load_model
+from hf_multimodal.synthetic.classification import make_controlled
 from hf_multimodal.training.trainer import MultimodalTrainer
 
 
 def paint(image: Image.Image, epoch: int, index: int) -> Image.Image:
-    """Show a worker's epoch and example as a colour; the pictures of the tests are not normalised."""
+    """Show a worker's epoch and example as a colour; the images of the tests are not normalised."""
     return Image.new("RGB", (32, 32), (epoch, index, 0))
 
 

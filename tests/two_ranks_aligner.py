@@ -15,7 +15,7 @@ from hf_multimodal.training.gradient_cache import backward_in_chunks
 gradient_cache.CELLS = 24  # three rows of the similarities at a time
 
 MASK = torch.tensor([[1, 1], [1, 1], [1, 0], [1, 1], [1, 1], [0, 1], [0, 1], [0, 1]])
-IDS = torch.tensor([0, 1, 2, 3, 1, 5, 6, 7])  # the second and the fifth, which is on the other rank, show one picture
+IDS = torch.tensor([0, 1, 2, 3, 1, 5, 6, 7])  # the second and the fifth, which is on the other rank, show one image
 CASES = [(loss, chunk_size) for loss in LOSSES for chunk_size in (None, 3)]
 
 

@@ -1,4 +1,4 @@
-"""Light picture augmentation that is a pure function of (seed, epoch, example index)."""
+"""Light image augmentation that is a pure function of (seed, epoch, example index)."""
 
 import math
 from dataclasses import dataclass
@@ -13,24 +13,24 @@ from hf_multimodal.models.processing_multimodal import upright
 
 @dataclass(frozen=True)
 class ImageAugmentation:
-    """Random resized crop, horizontal flip and light colour jitter of one picture.
+    """Random resized crop, horizontal flip and light colour jitter of one image.
 
-    No generator is kept and no global one is touched: the same (seed, epoch, index) gives the same picture in any
-    worker, on any rank and after a resume. Colour is changed in RGB and grey pictures only; the other modes
+    No generator is kept and no global one is touched: the same (seed, epoch, index) gives the same image in any
+    worker, on any rank and after a resume. Colour is changed in RGB and grey images only; the other modes
     (palette, alpha, 16 bit) are cropped and flipped, and left to the processor's conversion otherwise.
 
     Args:
         seed: Seed of the run.
-        min_area: Smallest share of the picture's area that a crop keeps.
+        min_area: Smallest share of the image's area that a crop keeps.
         max_aspect: Largest change of the aspect ratio by the crop; 1.33 means between 3:4 and 4:3 of the original.
-        flip_probability: Share of the pictures that are mirrored. Set it to 0 where left and right carry the label.
+        flip_probability: Share of the images that are mirrored. Set it to 0 where left and right carry the label.
         colour: Brightness, contrast and saturation are each multiplied by a factor from [1 - colour, 1 + colour].
 
     Example:
 
     >>> augment = ImageAugmentation(seed=0)
-    >>> picture = Image.effect_noise((32, 24), 64)
-    >>> first, again, later = (augment(picture, epoch, index=7) for epoch in (0, 0, 1))
+    >>> image = Image.effect_noise((32, 24), 64)
+    >>> first, again, later = (augment(image, epoch, index=7) for epoch in (0, 0, 1))
     >>> first.tobytes() == again.tobytes(), first.tobytes() == later.tobytes()
     (True, False)
     """
@@ -42,15 +42,15 @@ class ImageAugmentation:
     colour: float = 0.2
 
     def __call__(self, image: Image.Image, epoch: int, index: int) -> Image.Image:
-        """Augment a picture; its size stays as it was.
+        """Augment an image; its size stays as it was.
 
         Args:
-            image: A loaded picture of any mode.
+            image: A loaded image of any mode.
             epoch: Number of the epoch, from 0.
             index: Position of the example in its source.
 
         Returns:
-            A new picture of the same mode and, after EXIF rotation, of the same size.
+            A new image of the same mode and, after EXIF rotation, of the same size.
         """
         draw = np.random.default_rng([self.seed, epoch, index])
         image = upright(image)  # before the crop, which drops the EXIF tag

@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, DatasetDict
 
+from hf_multimodal.data.images import MAX_PIXELS, BadImageError, verify_image
+from hf_multimodal.data.loading import LoadedData
+from hf_multimodal.data.presence import hide
+from hf_multimodal.data.spreadsheets import write_csv
+from hf_multimodal.data.tables import DEFAULT_COLUMNS
+from hf_multimodal.data.value_ranges import ValueRanges
 from hf_multimodal.models.processing_multimodal import ImageValues
-
-from .choices import check_choice, did_you_mean
-from .images import MAX_PIXELS, BadImageError, verify_image
-from .loading import LoadedData
-from .presence import hide
-from .spreadsheets import write_csv
-from .tables import DEFAULT_COLUMNS
-from .value_ranges import ValueRanges
+from hf_multimodal.validation import check_choice, did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +114,7 @@ def check_rows(
     """Check every row and apply the policy.
 
     - `error` raises one error that counts all bad samples and names the first ten.
-    - `missing` empties a bad picture or an unreadable text. A label that training or evaluation needs, and a
+    - `missing` empties a bad image or an unreadable text. A label that training or evaluation needs, and a
       duplicate id, cannot be emptied: they stay errors, and so does a training row left with neither modality.
     - `drop` leaves the rows out.
 
@@ -128,12 +127,12 @@ def check_rows(
         purpose: `training`, `evaluation` or `prediction`.
         modality: What the model reads; the other modality's faults do not matter and its files stay closed.
         columns: The source's names of our columns, for messages.
-        check_images: Open the pictures at all.
+        check_images: Open the images at all.
         decode: Decode them too, which alone shows a truncated file; else only headers are read.
-        max_pixels: Largest picture.
+        max_pixels: Largest image.
         workers: Threads that decode.
         refuse: Whether errors are raised; if not, as in a dry run, their rows are left out and stay marked `error`.
-        value_ranges: The range that the pictures' values are to lie in, if one is stated; it takes note of them.
+        value_ranges: The range that the images' values are to lie in, if one is stated; it takes note of them.
 
     Returns:
         The rows without the column `faults`, and every bad sample in the order of the rows.
@@ -339,7 +338,7 @@ def write_bad_samples(path: Path | str, samples: Sequence[BadSample]) -> None:
 def _check_images(
     dataset: Dataset, check: bool, decode: bool, max_pixels: int, workers: int, value_ranges: ValueRanges
 ) -> tuple[dict[int, tuple[str, str]], list[bool]]:
-    """Give (value, reason) for each row with a bad picture, and which rows name a picture; each file is read once."""
+    """Give (value, reason) for each row with a bad image, and which rows name an image; each file is read once."""
     problems: dict[int, tuple[str, str]] = {}
     seen: dict[str, str | None] = {}
     present: list[bool] = []
@@ -350,10 +349,10 @@ def _check_images(
         except BadImageError as error:
             return str(error)
 
-    pictures = dataset.select_columns(["image"])
+    image_rows = dataset.select_columns(["image"])
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(dataset), _BATCH):
-            images = pictures[start : start + _BATCH]["image"]
+            images = image_rows[start : start + _BATCH]["image"]
             present += [image is not None for image in images]
             if not check:
                 continue

@@ -8,10 +8,10 @@ from decimal import Decimal
 
 from datasets import Dataset, DatasetDict
 
-from .checks import first_lines
-from .choices import did_you_mean
-from .counts import UNLABELLED, class_counts
-from .labels import NUMBER
+from hf_multimodal.data.checks import first_lines
+from hf_multimodal.data.counts import UNLABELLED, class_counts
+from hf_multimodal.data.labels import NUMBER
+from hf_multimodal.validation import did_you_mean
 
 FEW_ROWS = 3  # with fewer a class is hardly learned
 MISSING_WORDS = ("NaN", "nan", "NA", "N/A", "n/a", "<NA>", "NaT", "None", "null", "NULL")

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from hf_multimodal.data.choices import check_choice, did_you_mean
 from hf_multimodal.data.images import BadImageError, open_rgb, value_range_of
+from hf_multimodal.validation import check_choice, did_you_mean
 
 ON_BAD_IMAGE = ("error", "missing")
 ON_EMPTY = ("error", "keep")
@@ -18,26 +18,26 @@ NO_LABEL = -100  # as for torch's losses
 class MultimodalCollator:
     """Decode, augment, tokenize and pad a list of rows; the same object serves `Trainer` and a plain `DataLoader`.
 
-    Pictures are decoded here, so in the workers, and all texts of the batch go through the tokenizer in one call,
+    Images are decoded here, so in the workers, and all texts of the batch go through the tokenizer in one call,
     padded to the longest of them (the processor's `padding`). A side for which the processor has no part is neither
-    read nor decoded, so a text-only run never opens a picture.
+    read nor decoded, so a text-only run never opens an image.
 
     Args:
         processor: A `MultimodalProcessor`, or anything called alike that has `image_processor` and `tokenizer`.
-        image_column: Column of pictures: `{"bytes", "path"}`, a PIL picture, or None where missing. A row may also
+        image_column: Column of images: `{"bytes", "path"}`, a PIL image, or None where missing. A row may also
             lack the key, as samples of a WebDataset do.
         text_column: Column of texts, None or without the key where missing.
         label_column: Column of labels: class number, multi-hot list of floats, or float. None where no row of a batch
             has one. Where some have none it is -100, in a regression NaN: the losses leave it out.
         num_labels: Of the model, so that labels that it has not are refused with their row; `MultimodalTrainer` fills
             it in. None leaves that to the model, which on a GPU cannot name the row.
-        augment: Called with (picture, epoch, example index) on every picture; rows then need an `index` column.
+        augment: Called with (image, epoch, example index) on every image; rows then need an `index` column.
             Leave it out for evaluation.
-        redraw: Called with (epoch, example indices, modality_mask) on every batch; what it returns is the batch's
-            `fusion_mask`. For training a robust classifier; rows then need an `index` column.
-        states: Where `pixel_values` come from in place of pictures: its `batch`, called with a batch of cells and the
+        modality_dropout: Called with (epoch, example indices, modality_mask) on every batch; what it returns is the
+            batch's `fusion_mask`. For training a robust classifier; rows then need an `index` column.
+        states: Where `pixel_values` come from in place of images: its `batch`, called with a batch of cells and the
             epoch (None without `augment`), gives (batch, ...) hidden states of frozen layers.
-        on_bad_image: `"error"` raises on a picture that cannot be read; `"missing"` warns and treats it as missing.
+        on_bad_image: `"error"` raises on an image that cannot be read; `"missing"` warns and treats it as missing.
         on_empty: `"error"` raises on a labelled example with nothing that the model reads, which would teach it the
             label of nothing; `"keep"` is for evaluation. Unlabelled examples are always kept.
         max_length: Longest text in tokens; None means what the tokenizer says.
@@ -47,7 +47,7 @@ class MultimodalCollator:
             tokenizer says that the text model reads; at a call, on rows none of which has a column that the model
             reads, a batch in which only some rows have a label, a label that the model has not, or an empty example
             under `"error"`.
-        BadImageError: On an unreadable picture under `"error"`; names the row.
+        BadImageError: On an unreadable image under `"error"`; names the row.
 
     Example:
 
@@ -68,7 +68,7 @@ class MultimodalCollator:
         label_column: str = "label",
         num_labels: int | None = None,
         augment: Callable[[Image.Image, int, int], Image.Image] | None = None,
-        redraw: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+        modality_dropout: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
         states: Any = None,
         on_bad_image: str = "error",
         on_empty: str = "error",
@@ -80,7 +80,7 @@ class MultimodalCollator:
         self.label_column = label_column
         self.num_labels = num_labels
         self.augment = augment
-        self.redraw = redraw
+        self.modality_dropout = modality_dropout
         self.states = states
         self.on_bad_image = check_choice("on_bad_image", on_bad_image, ON_BAD_IMAGE)
         self.on_empty = check_choice("on_empty", on_empty, ON_EMPTY)
@@ -101,12 +101,13 @@ class MultimodalCollator:
             rows: Rows of a dataset, as dicts.
 
         Returns:
-            What the processor returns, `labels` unless all rows are unlabelled, and `fusion_mask` with `redraw`.
+            What the processor returns, `labels` unless all rows are unlabelled, and with `modality_dropout` a
+            `fusion_mask`.
         """
         inputs: dict[str, Any] = {}
         self._refuse_lost_columns(rows)
         if self.processor.image_processor is not None and self.states is None:
-            inputs["images"] = [self._picture(row) for row in rows]
+            inputs["images"] = [self._image(row) for row in rows]
         if self.processor.tokenizer is not None:
             inputs["text"] = [row.get(self.text_column) for row in rows]
             inputs |= {} if self.max_length is None else {"max_length": self.max_length}
@@ -115,9 +116,9 @@ class MultimodalCollator:
             batch["pixel_values"] = self._states(rows)
             batch.setdefault("modality_mask", torch.zeros(len(rows), 2, dtype=torch.long))
             batch["modality_mask"][:, 0] = torch.tensor([row.get(self.image_column) is not None for row in rows])
-        if self.redraw is not None:
+        if self.modality_dropout is not None:
             index = torch.tensor([_value(row, "index") for row in rows])
-            batch["fusion_mask"] = self.redraw(int(self.epoch), index, batch["modality_mask"])
+            batch["fusion_mask"] = self.modality_dropout(int(self.epoch), index, batch["modality_mask"])
         labels = self._labels(rows)
         if labels is not None:
             batch["labels"] = labels
@@ -139,13 +140,13 @@ class MultimodalCollator:
                 stacklevel=3,
             )
 
-    def _picture(self, row: dict[str, Any]) -> Image.Image | None:
+    def _image(self, row: dict[str, Any]) -> Image.Image | None:
         image = row.get(self.image_column)
         if image is None:
             return None
         augment = self.augment
         number: Any = None if augment is None else _value(row, "index")
-        changed = None if augment is None else lambda picture: augment(picture, int(self.epoch), number)
+        changed = None if augment is None else lambda image: augment(image, int(self.epoch), number)
         try:
             return open_rgb(image, value_range_of(self.processor), changed)
         except BadImageError as error:

@@ -1,4 +1,4 @@
-"""Count rows for people, without opening a picture."""
+"""Count rows for people, without opening an image."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ def count_rows(splits: DatasetDict | Mapping[str, Dataset], id2label: Mapping[in
 
 
 def presence(rows: Dataset) -> np.ndarray:
-    """(rows, 2) bool, True = present, column 0 `image`, column 1 `text`; no picture is opened.
+    """(rows, 2) bool, True = present, column 0 `image`, column 1 `text`; no image is opened.
 
     A blank text is none, as for the processor.
     """

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from .archives import archives_in, is_file
-from .tables import TABLE_SUFFIXES
+from hf_multimodal.data.archives import archives_in, is_file
+from hf_multimodal.data.tables import TABLE_SUFFIXES
 
 SPLIT_NAMES = {
     "train": "train",

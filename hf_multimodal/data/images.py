@@ -1,4 +1,4 @@
-"""Open pictures from files and bytes without trusting them."""
+"""Open images from files and bytes without trusting them."""
 
 import io
 import os
@@ -9,9 +9,8 @@ from typing import Any, BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
+from hf_multimodal.data.archives import open_file
 from hf_multimodal.models.processing_multimodal import ImageValues, image_values, load_pixels, to_rgb
-
-from .archives import open_file
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -21,14 +20,14 @@ _URL = re.compile(r"(?:[a-z][a-z0-9+.-]*://|data:)", re.IGNORECASE)
 
 
 class BadImageError(ValueError):
-    """A picture that cannot be used.
+    """An image that cannot be used.
 
     It can be rebuilt from its message alone, as pickle and a `DataLoader` do with an error of their workers.
 
     Args:
         reason: `missing`, `empty`, `truncated`, `too large`, `not an image`, `a URL` or `out of range`; without the
             other two the whole message.
-        name: The file, or `bytes` for a picture held in memory.
+        name: The file, or `bytes` for an image held in memory.
         detail: What was found, in words.
     """
 
@@ -51,7 +50,7 @@ def is_url(value: str) -> bool:
 
 
 def _name_of(image: Any) -> str:
-    """What messages call a picture."""
+    """What messages call an image."""
     if isinstance(image, Image.Image):
         return str(getattr(image, "filename", "") or "of Pillow")
     path = image.get("path") if isinstance(image, dict) else None if isinstance(image, bytes) else image
@@ -59,10 +58,10 @@ def _name_of(image: Any) -> str:
 
 
 def _open_stream(image: dict[str, Any] | str | Path | bytes) -> tuple[BinaryIO, str]:
-    """Open a picture's bytes and give them with its name."""
+    """Open an image's bytes and give them with its name."""
     if not isinstance(image, (dict, str, Path, bytes)):
         kind = type(image).__name__
-        raise TypeError(f"an image must be a picture of Pillow, a path, bytes or a dict of them, got a {kind}.")
+        raise TypeError(f"an image must be an image of Pillow, a path, bytes or a dict of them, got a {kind}.")
     if isinstance(image, dict):
         content, path = image.get("bytes"), image.get("path")
     else:
@@ -96,39 +95,39 @@ def _read_header(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:
     """Read the header only, and refuse what it already shows to be unusable."""
     try:
         # With `formats`, an EPS never reaches Ghostscript.
-        picture = Image.open(stream, formats=IMAGE_FORMATS)
+        image = Image.open(stream, formats=IMAGE_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImageError("too large", name, str(error)) from None
     except UnidentifiedImageError:
         raise BadImageError("not an image", name, f"its content is none of {', '.join(IMAGE_FORMATS)}") from None
     except Exception as error:  # Pillow passes on whatever a parser meets: struct.error, SyntaxError, ...
         raise BadImageError("truncated", name, f"its header is broken ({error})") from None
-    width, height = picture.size
+    width, height = image.size
     if width * height > max_pixels:
         raise BadImageError("too large", name, f"{width} x {height} pixels are more than {max_pixels:,}")
-    return picture
+    return image
 
 
-def _load(picture: Image.Image, name: str) -> None:
+def _load(image: Image.Image, name: str) -> None:
     try:
-        load_pixels(picture)
+        load_pixels(image)
     except Exception as error:  # Pillow passes on whatever a decoder meets: OSError, SyntaxError, zlib.error, ...
         raise BadImageError("truncated", name, f"its content is cut off or broken ({error})") from None
 
 
 def open_image(image: Image.Image | dict[str, Any] | str | Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Open and decode one picture of a whitelisted format.
+    """Open and decode one image of a whitelisted format.
 
     The size is checked in the header before a pixel is decoded: a file of 12 KB can hold 100 megapixels. The mode
     stays as it is (palette, CMYK, 16 bit, alpha, EXIF rotation): converting is the processor's work.
 
     Args:
         image: A path, the file's bytes, a `{"bytes", "path"}` dict as `datasets.Image(decode=False)` gives it, or a
-            picture that Pillow has opened, whose pixels may still be in its file.
-        max_pixels: Largest allowed width times height of a picture that is opened here.
+            image that Pillow has opened, whose pixels may still be in its file.
+        max_pixels: Largest allowed width times height of an image that is opened here.
 
     Returns:
-        The loaded picture.
+        The loaded image.
 
     Raises:
         BadImageError: With the `reason`.
@@ -147,9 +146,9 @@ def open_image(image: Image.Image | dict[str, Any] | str | Path | bytes, max_pix
     stream, name = _open_stream(image)
     with stream:
         content = stream.read()
-    picture = _read_header(io.BytesIO(content), name, max_pixels)  # stays open: TIFF reads its EXIF tags later
-    _load(picture, name)
-    return picture
+    opened = _read_header(io.BytesIO(content), name, max_pixels)  # stays open: TIFF reads its EXIF tags later
+    _load(opened, name)
+    return opened
 
 
 def value_range_of(processor: Any) -> tuple[float, float] | None:
@@ -162,26 +161,26 @@ def open_rgb(
     value_range: tuple[float, float] | None = None,
     augment: Callable[[Image.Image], Image.Image] | None = None,
 ) -> Image.Image:
-    """Open a picture as every model sees it, by `to_rgb`, which is the one definition of how it is brought there.
+    """Open an image as every model sees it, by `to_rgb`, which is the one definition of how it is brought there.
 
     Args:
         image: As for `open_image`.
         value_range: The processor's `image_value_range`.
-        augment: Changes the picture before, in the mode of its file.
+        augment: Changes the image before, in the mode of its file.
 
     Returns:
-        The picture, upright, RGB.
+        The image, upright, RGB.
 
     Raises:
         BadImageError: As `open_image`, and where a value lies outside the range.
-        TypeError: If it is no picture.
+        TypeError: If it is no image.
     """
-    picture = open_image(image)
+    opened = open_image(image)
     try:
         if augment is not None:
-            image_values(picture, value_range)  # what is refused must not depend on what a crop shows
-            picture = augment(picture)
-        return to_rgb(picture, value_range)
+            image_values(opened, value_range)  # what is refused must not depend on what a crop shows
+            opened = augment(opened)
+        return to_rgb(opened, value_range)
     except ValueError as error:
         raise BadImageError("out of range", _name_of(image), str(error)) from None
 
@@ -202,19 +201,19 @@ def verify_image(
         value_range: As for `open_rgb`.
 
     Returns:
-        The values of a picture that is not of 8 bits; None of any other, and where the pixels are not decoded.
+        The values of an image that is not of 8 bits; None of any other, and where the pixels are not decoded.
 
     Raises:
         BadImageError: With the `reason`.
     """
     stream, name = _open_stream(image)
     with stream:
-        picture = _read_header(stream, name, max_pixels)
+        opened = _read_header(stream, name, max_pixels)
         if not decode:
             return None
-        picture.draft(picture.mode, (max(1, picture.width // 8), max(1, picture.height // 8)))
-        _load(picture, name)
+        opened.draft(opened.mode, (max(1, opened.width // 8), max(1, opened.height // 8)))
+        _load(opened, name)
     try:
-        return image_values(picture, value_range)
+        return image_values(opened, value_range)
     except ValueError as error:
         raise BadImageError("out of range", name, str(error)) from None

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from datasets import ClassLabel, List, Value
 
-from .choices import check_choice, did_you_mean
+from hf_multimodal.validation import check_choice, did_you_mean
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 _FRACTION = "the label {!r} is a fraction: for such labels problem_type is 'regression'."

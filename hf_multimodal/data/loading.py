@@ -9,16 +9,13 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets, load_dataset, load_from_disk
 
-from .choices import did_you_mean
-from .controlled import CLASS_NAMES, CONTROLLED_TASKS, make_controlled
-from .controlled_retrieval import RETRIEVAL_TASKS, SHAPES, make_retrieval
-from .folders import SPLIT_NAMES, find_tables
-from .images import IMAGE_SUFFIXES
-from .lab import LAB_COLUMNS, is_lab_folder, read_lab
-from .labels import LabelError, check_label_columns, infer_scheme, notation_warnings
-from .pairs import name_pictures
-from .rows import SourceRows, faults_of, read_cells, read_rows
-from .tables import (
+from hf_multimodal.data.folders import SPLIT_NAMES, find_tables
+from hf_multimodal.data.images import IMAGE_SUFFIXES
+from hf_multimodal.data.labels import LabelError, check_label_columns, infer_scheme, notation_warnings
+from hf_multimodal.data.pairs import name_images
+from hf_multimodal.data.rows import SourceRows, faults_of, read_cells, read_rows
+from hf_multimodal.data.sidecar_text import SIDECAR_COLUMNS, is_sidecar_folder, read_sidecar_folder
+from hf_multimodal.data.tables import (
     TABLE_SUFFIXES,
     AskedColumns,
     ColumnNames,
@@ -27,6 +24,9 @@ from .tables import (
     one_or_several,
     read_table,
 )
+from hf_multimodal.synthetic.classification import CLASS_NAMES, CONTROLLED_TASKS, make_controlled
+from hf_multimodal.synthetic.retrieval import RETRIEVAL_TASKS, SHAPES, make_retrieval
+from hf_multimodal.validation import did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class LoadedData:
         sources: The file or data set behind each split.
         columns: The source's names of our columns.
         report: For people: `kind`, `encodings`, and what else the kind of source has to tell.
-        generated: The pictures were drawn by this package and need no check.
+        generated: The images were drawn by this package and need no check.
         warnings: What is odd about the labels, in sentences that were logged.
         refusals: Why no model should be trained on them, in sentences.
     """
@@ -104,18 +104,18 @@ def load_data(
 
     Args:
         data: A CSV, TSV, JSONL or Parquet table; a folder of tables named by split; a folder in the `datasets`
-            ImageFolder convention (`metadata.csv` or `.jsonl`); a folder of pictures alone; a folder in the lab
+            ImageFolder convention (`metadata.csv` or `.jsonl`); a folder of images alone; a folder in the lab
             layout; a folder saved by `datasets`; `controlled:<task>`; else the name of a data set on the Hub.
-        image_column: Name of the column of pictures; None looks for `image`, `image_path`, `file_name`.
+        image_column: Name of the column of images; None looks for `image`, `image_path`, `file_name`.
         text_column: None looks for `text`, with `pairs` first for `caption`.
         label_column: None looks for `label`. Rows may be unlabelled. Several columns are one of 0 and 1 a label, each
             named by it.
         id_column: None looks for `id`, `guid`, else rows are numbered.
-        image_id_column: Column that names the picture of a row; rows of one picture share it.
+        image_id_column: Column that names the image of a row; rows of one image share it.
         group_column: Column kept as `group`, by which results are told apart.
-        pairs: The rows are pictures with captions: no label is read, and the column `image_id` is there in any case.
-            By default it is the path of the picture, or a hash of it where it comes without a file.
-        image_root: Folder that picture paths are relative to; by default the table's own.
+        pairs: The rows are images with captions: no label is read, and the column `image_id` is there in any case.
+            By default it is the path of the image, or a hash of it where it comes without a file.
+        image_root: Folder that image paths are relative to; by default the table's own.
         encoding: For texts that are not UTF-8, in place of a decision by plausibility.
         problem_type: As transformers names it; None reads it off the labels.
         label_names: The classes in order, as those of a trained model. By default they are read off the training
@@ -146,7 +146,7 @@ def load_data(
         options["problem_type"] = None if problem_type == "single_label_classification" else problem_type
         _refuse_unused(name, "controlled", {**options, "label_names": label_names if foreign else None})
         found = _load_controlled(name, {split: sizes[split] for split in splits or sizes}, seed, group_column)
-        return _name_all_pictures(found) if pairs else found
+        return _name_all_images(found) if pairs else found
     asked: dict[str, Any] = {ours: (one_or_several(usual),) for ours, usual in (usual_columns or {}).items()}
     label = None if label_column is None else one_or_several(label_column)
     if isinstance(label, list):
@@ -167,17 +167,17 @@ def load_data(
     elif (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         parts, columns, report = _load_datasets(load_from_disk(name), name, asked, root)
         report["kind"] = "saved by datasets"
-    elif is_lab_folder(path):
+    elif is_sidecar_folder(path):
         _refuse_unused(name, "lab", {**named, "group_by": group_column})
         parts, columns, report = _load_lab(path, encoding)
     else:
         parts, columns, report = _load_folder(path, asked, root, encoding)
     found = _assemble(parts, columns, report, problem_type, label_names, untrained_names)
-    return _name_all_pictures(found) if pairs else found
+    return _name_all_images(found) if pairs else found
 
 
-def _name_all_pictures(data: LoadedData) -> LoadedData:
-    return replace(data, splits=DatasetDict({name: name_pictures(rows) for name, rows in data.splits.items()}))
+def _name_all_images(data: LoadedData) -> LoadedData:
+    return replace(data, splits=DatasetDict({name: name_images(rows) for name, rows in data.splits.items()}))
 
 
 def _refuse_unused(name: str, kind: str, options: Mapping[str, Any]) -> None:
@@ -304,7 +304,7 @@ def _by_split(values: list[Any], path: Path) -> dict[str, list[int]]:
 
 
 def _load_folder(folder: Path, asked: AskedColumns, root: Path | None, encoding: str | None) -> _Loaded:
-    """Find metadata files (ImageFolder), tables named by split, or pictures alone, named by their paths."""
+    """Find metadata files (ImageFolder), tables named by split, or images alone, named by their paths."""
     metadata, tables = find_tables(folder)
     if metadata:
         asked = {**asked, "image": asked.get("image") or "file_name"}
@@ -312,25 +312,25 @@ def _load_folder(folder: Path, asked: AskedColumns, root: Path | None, encoding:
         return parts, columns, {**report, "kind": "ImageFolder"}
     if tables:
         return _load_tables(tables, asked, root, encoding)
-    pictures = [file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
-    if pictures:
-        _refuse_unused(str(folder), "picture", {"image_root": root, "encoding": encoding})
-        names = sorted(file.relative_to(folder).as_posix() for file in pictures)
+    images = [file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
+    if images:
+        _refuse_unused(str(folder), "image", {"image_root": root, "encoding": encoding})
+        names = sorted(file.relative_to(folder).as_posix() for file in images)
         raw = Dataset.from_dict({"image": names, "id": names})
         found = find_columns(raw.column_names, asked, str(folder))
-        report = {"kind": "pictures", "encodings": {}, "columns": raw.column_names}
+        report = {"kind": "images", "encodings": {}, "columns": raw.column_names}
         return {"train": (read_rows(raw, found, str(folder), folder), None)}, found.as_dict(), report
     raise ValueError(
         f"the folder {str(folder)!r} has no known layout. Expected are metadata.csv or metadata.jsonl (ImageFolder, "
-        "also in train/ and test/, or within train.zip and test.zip), tables such as train.csv and test.csv, pictures "
-        "alone, train.txt beside data/ (the lab layout), or a data set written by save_to_disk."
+        "also in train/ and test/, or within train.zip and test.zip), tables such as train.csv and test.csv, images "
+        "alone, train.txt beside data/ (the sidecar-text layout), or a data set written by save_to_disk."
     )
 
 
 def _load_lab(folder: Path, encoding: str | None) -> _Loaded:
-    lists, encodings, unlisted = read_lab(folder, encoding)
+    lists, encodings, unlisted = read_sidecar_folder(folder, encoding)
     parts: Parts = {
-        split: (read_rows(part.rows, LAB_COLUMNS, str(part.path), folder, part.faults), None)
+        split: (read_rows(part.rows, SIDECAR_COLUMNS, str(part.path), folder, part.faults), None)
         for split, part in lists.items()
     }
     report = {"kind": "lab", "encodings": encodings, "unlisted": unlisted}

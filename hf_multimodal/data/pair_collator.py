@@ -1,4 +1,4 @@
-"""Pictures with their captions to one batch of an aligner."""
+"""Images with their captions to one batch of an aligner."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,11 +13,11 @@ COLUMNS = ("image", "texts", "index")  # of a row of `group_pairs`
 
 
 class PairCollator(MultimodalCollator):
-    """Draw captions for each picture, decode, tokenize and pad; every picture of a batch is prepared once.
+    """Draw captions for each image, decode, tokenize and pad; every image of a batch is prepared once.
 
-    Which captions are drawn is a function of (seed, epoch, picture), so a resumed run sees what the whole run would
-    have seen. A picture with fewer captions than are asked for repeats some: all batches of all processes have as
-    many texts a picture, and repeated captions, like all of one picture, are no negatives of each other.
+    Which captions are drawn is a function of (seed, epoch, image), so a resumed run sees what the whole run would
+    have seen. An image with fewer captions than are asked for repeats some: all batches of all processes have as
+    many texts an image, and repeated captions, like all of one image, are no negatives of each other.
 
     Args:
         processor: A `MultimodalProcessor` with both parts.
@@ -28,9 +28,9 @@ class PairCollator(MultimodalCollator):
         max_length: Likewise.
 
     Raises:
-        ValueError: If `captions_per_image` is less than 1, a row is none of `group_pairs`, or has no picture, so is no
+        ValueError: If `captions_per_image` is less than 1, a row is none of `group_pairs`, or has no image, so is no
             pair.
-        BadImageError: On an unreadable picture; names the row.
+        BadImageError: On an unreadable image; names the row.
 
     Example:
 
@@ -70,8 +70,8 @@ class PairCollator(MultimodalCollator):
             rows: Rows of `group_pairs`.
 
         Returns:
-            `pixel_values` (pictures, ...), `input_ids` and `attention_mask` (pictures * captions, length), those of
-            one picture after each other, `image_ids` (pictures * captions,), and `return_loss`, True.
+            `pixel_values` (images, ...), `input_ids` and `attention_mask` (images * captions, length), those of
+            one image after each other, `image_ids` (images * captions,), and `return_loss`, True.
         """
         for row in rows:
             if lacks := [name for name in COLUMNS if name not in row]:
@@ -81,14 +81,12 @@ class PairCollator(MultimodalCollator):
                     "columns on with remove_unused_columns=False."
                 )
             if row["image"] is None:
-                raise ValueError(
-                    f"row {row.get('id', row['index'])!r} has no picture, so it is no pair: leave it out."
-                )
+                raise ValueError(f"row {row.get('id', row['index'])!r} has no image, so it is no pair: leave it out.")
         texts = [caption for row in rows for caption in self._draw(row)]
         limit = {} if self.max_length is None else {"max_length": self.max_length}
         batch = dict(self.processor(text=texts, return_tensors="pt", **limit))
         if self.states is None:
-            images = [self._picture(row) for row in rows]
+            images = [self._image(row) for row in rows]
             batch["pixel_values"] = self.processor(images=images, return_tensors="pt")["pixel_values"]
         else:
             batch["pixel_values"] = self._states(rows)

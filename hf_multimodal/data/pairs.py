@@ -1,4 +1,4 @@
-"""Rows of a picture and a caption, seen as pictures with their captions."""
+"""Rows of an image and a caption, seen as images with their captions."""
 
 import hashlib
 from typing import Any
@@ -6,17 +6,17 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Features, Image, List, Value
 
-from .counts import presence
+from hf_multimodal.data.counts import presence
 
 
-def name_pictures(rows: Dataset) -> Dataset:
-    """Add the column `image_id`, the same for all rows of one picture, unless the source has brought it.
+def name_images(rows: Dataset) -> Dataset:
+    """Add the column `image_id`, the same for all rows of one image, unless the source has brought it.
 
     Args:
         rows: Rows with `image`.
 
     Returns:
-        The rows; a picture is named by its path, one without a file by a hash of its content, a missing one by None.
+        The rows; an image is named by its path, one without a file by a hash of its content, a missing one by None.
     """
     if "image_id" in rows.column_names:
         return rows
@@ -25,26 +25,26 @@ def name_pictures(rows: Dataset) -> Dataset:
 
 
 def group_pairs(rows: Dataset) -> tuple[Dataset, int]:
-    """Join the captions of each picture.
+    """Join the captions of each image.
 
-    A row that lacks its picture or its caption is no pair: it can teach and test nothing, and is left out.
+    A row that lacks its image or its caption is no pair: it can teach and test nothing, and is left out.
 
     Args:
         rows: Rows with `image`, `text`, `id` and `image_id`, perhaps `group`.
 
     Returns:
-        A row for each picture, in the order of their first rows: `image`, `texts`, `id` (the picture's), `index` (the
+        A row for each image, in the order of their first rows: `image`, `texts`, `id` (the image's), `index` (the
         number of the row), and `group` where there is one; and the number of rows that were left out.
 
     Raises:
-        ValueError: If the captions of one picture are in different groups.
+        ValueError: If the captions of one image are in different groups.
 
     Example:
 
-    >>> picture = {"bytes": b"", "path": None}
-    >>> columns = {"image": [picture, picture, None], "text": ["a dog", "a wet dog", "a cat"]}
-    >>> pictures, incomplete = group_pairs(Dataset.from_dict({**columns, "image_id": ["d", "d", None]}))
-    >>> pictures["texts"][:], incomplete
+    >>> image = {"bytes": b"", "path": None}
+    >>> columns = {"image": [image, image, None], "text": ["a dog", "a wet dog", "a cat"]}
+    >>> images, incomplete = group_pairs(Dataset.from_dict({**columns, "image_id": ["d", "d", None]}))
+    >>> images["texts"][:], incomplete
     ([['a dog', 'a wet dog']], 1)
     """
     complete = np.flatnonzero(presence(rows).all(axis=1))
@@ -69,8 +69,8 @@ def group_pairs(rows: Dataset) -> tuple[Dataset, int]:
         for name, value in zip(kept["image_id"][:], kept["group"][:], strict=True):
             if (value or "(none)") != group_of[name]:
                 raise ValueError(
-                    f"a picture has one group, but {name!r} is in {group_of[name]!r} and in {value or '(none)'!r}: "
-                    "group by a column that is the same for all captions of a picture."
+                    f"an image has one group, but {name!r} is in {group_of[name]!r} and in {value or '(none)'!r}: "
+                    "group by a column that is the same for all captions of an image."
                 )
         features["group"] = Value("string")
     return Dataset.from_dict(columns, features=Features(features)), len(rows) - len(kept)

@@ -1,4 +1,4 @@
-"""Which example lacks its image or its text: drawn tables of presence, and the presence that training redraws."""
+"""Which example lacks its image or its text: drawn tables of presence, and modality dropout in training."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ import pyarrow as pa
 import torch
 from datasets import Dataset
 
-from hf_multimodal.data.choices import check_choice
 from hf_multimodal.data.counts import presence
 from hf_multimodal.data.spreadsheets import write_csv
+from hf_multimodal.validation import check_choice
 
 MISSING = ("both", "image", "text")
 SHARES = (0.7, 0.15, 0.15)  # of the examples, that show the joint branch both, the image only, the text only
@@ -107,7 +107,7 @@ def hide(dataset: Dataset, present: np.ndarray) -> Dataset:
     table = whole.data.table
     for column, name in enumerate(("image", "text")):
         parts, start = [], 0
-        for part in table.column(name).chunks:  # one by one: all pictures in one chunk may pass 2 GiB
+        for part in table.column(name).chunks:  # one by one: all images in one chunk may pass 2 GiB
             # By index: a null index takes a null, whatever the column's type is.
             gone = ~present[start : start + len(part), column]
             parts.append(part.take(pa.array(np.arange(len(part)), mask=gone)) if gone.any() else part)
@@ -192,7 +192,7 @@ def uniform(seed: int, epoch: int, index: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class PresenceRedraw:
+class ModalityDropout:
     """What the joint branch of a robust classifier may read in each epoch: a new draw for each complete example.
 
     An example that came incomplete keeps its pattern. The draw is a function of (seed, epoch, example), so a resumed
@@ -207,8 +207,8 @@ class PresenceRedraw:
 
     Example:
 
-    >>> redraw = PresenceRedraw(seed=0, shares=(0.0, 1.0, 0.0))
-    >>> redraw(0, torch.tensor([4, 5]), torch.tensor([[1, 1], [0, 1]]))
+    >>> modality_dropout = ModalityDropout(seed=0, shares=(0.0, 1.0, 0.0))
+    >>> modality_dropout(0, torch.tensor([4, 5]), torch.tensor([[1, 1], [0, 1]]))
     tensor([[1, 0],
             [0, 1]])
     """
@@ -224,7 +224,7 @@ class PresenceRedraw:
             )
 
     @classmethod
-    def for_rows(cls, present: np.ndarray, seed: int, shares: Sequence[float] = SHARES) -> "PresenceRedraw":
+    def for_rows(cls, present: np.ndarray, seed: int, shares: Sequence[float] = SHARES) -> "ModalityDropout":
         """Hide only what incomplete rows leave to be hidden: what they show, no complete row needs to show.
 
         Args:
@@ -236,7 +236,7 @@ class PresenceRedraw:
         Example:
 
         >>> whole, image_only = [[True, True]] * 6, [[True, False]] * 2
-        >>> PresenceRedraw.for_rows(np.array(whole + image_only), seed=0).shares  # 2 of 8 show the image only
+        >>> ModalityDropout.for_rows(np.array(whole + image_only), seed=0).shares  # 2 of 8 show the image only
         (0.85, 0.0, 0.15)
         """
         cls(seed, shares)  # checks them

@@ -11,10 +11,10 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, Image, List, Value, concatenate_datasets
 
-from .archives import archives_in, locate
-from .images import IMAGE_SUFFIXES, is_url
-from .labels import LabelScheme
-from .tables import BadCell, ColumnNames
+from hf_multimodal.data.archives import archives_in, locate
+from hf_multimodal.data.images import IMAGE_SUFFIXES, is_url
+from hf_multimodal.data.labels import LabelScheme
+from hf_multimodal.data.tables import BadCell, ColumnNames
 
 Fault = dict[str, str]
 
@@ -119,21 +119,21 @@ def read_rows(
     """Take our columns out of a source.
 
     Args:
-        raw: The source's columns. Pictures may be paths, bytes, or an `Image` feature.
+        raw: The source's columns. Images may be paths, bytes, or an `Image` feature.
         columns: Their names.
         source: The source's name.
-        root: Folder that picture paths are relative to and may not leave. None, for data sets that bring their own
-            pictures, leaves an `Image` feature untouched.
+        root: Folder that image paths are relative to and may not leave. None, for data sets that bring their own
+            images, leaves an `Image` feature untouched.
         known_faults: Faults that reading the source already found.
 
     Raises:
-        ValueError: Pictures are given as paths but there is no `root`, or a row has several texts.
+        ValueError: Images are given as paths but there is no `root`, or a row has several texts.
     """
     count = len(raw)
     if columns.text is not None and isinstance(raw.features[columns.text], List):
         raise ValueError(
             f"{source}, column {columns.text!r} holds several texts a row: make a row of each, which repeats the "
-            "picture."
+            "image."
         )
     named = [name for ours, name in columns.as_dict().items() if ours not in ("image", "label")]
     named += [columns.label] if isinstance(columns.label, str) else columns.label or ()
@@ -213,18 +213,18 @@ def _images(
     if column is None:
         return [None] * len(raw)
     if isinstance(raw.features[column], Image) and root is None:
-        pictures = raw.select_columns([column])
-        pictures = pictures if column == "image" else pictures.rename_column(column, "image")
-        return pictures.cast_column("image", Image(decode=False))
-    pictures = raw.select_columns([column])
+        image_rows = raw.select_columns([column])
+        image_rows = image_rows if column == "image" else image_rows.rename_column(column, "image")
+        return image_rows.cast_column("image", Image(decode=False))
+    image_rows = raw.select_columns([column])
     if isinstance(raw.features[column], Image):
-        pictures = pictures.cast_column(column, Image(decode=False))
+        image_rows = image_rows.cast_column(column, Image(decode=False))
     elif isinstance(raw.features[column], List) and isinstance(raw.features[column].feature, Image):
-        pictures = pictures.cast_column(column, List(Image(decode=False)))
+        image_rows = image_rows.cast_column(column, List(Image(decode=False)))
     base = None if root is None else os.path.abspath(root)
     archives = archives_in(base) if base is not None else []
     images: list[Any] = []
-    for row, cell in enumerate(read_cells(pictures, [column], source)[column]):
+    for row, cell in enumerate(read_cells(image_rows, [column], source)[column]):
         value, reason = _only_one(cell)
         if reason is not None:
             faults[row].append({"column": "image", "value": str(cell)[:200], "reason": reason})
@@ -247,7 +247,7 @@ def _images(
             continue
         if base is None:
             raise ValueError(f"{source}, column {column!r} holds paths such as {path!r}: name their image_root.")
-        full, reason = None, "a URL is not fetched: download the picture and give its path"
+        full, reason = None, "a URL is not fetched: download the image and give its path"
         if not is_url(path):
             full, reason = _find(base, path, archives)
         if full is None:
@@ -257,7 +257,7 @@ def _images(
 
 
 def _only_one(cell: Any) -> tuple[Any, str | None]:
-    """The picture of a cell that may be a list of one, or why there is none."""
+    """The image of a cell that may be a list of one, or why there is none."""
     if isinstance(cell, str) and cell.lstrip().startswith("["):
         with contextlib.suppress(ValueError, RecursionError):  # a path that begins so
             cell = json.loads(cell)
@@ -269,7 +269,7 @@ def _only_one(cell: Any) -> tuple[Any, str | None]:
 
 
 def _find(base: str, path: str, archives: Sequence[Path]) -> tuple[str | None, str]:
-    """The whole path of a picture, in a zip archive where it is not in the folder, or None and why there is none."""
+    """The whole path of an image, in a zip archive where it is not in the folder, or None and why there is none."""
     full = inside(base, path)
     if full is None:
         return None, f"the path leaves the data folder {base!r}"

@@ -11,7 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-from .archives import file_size, read_file
+from hf_multimodal.data.archives import file_size, read_file
 
 MORE = " Give a column `split` with train, validation and test, or more rows."
 
@@ -36,7 +36,7 @@ def make_splits(
             there is that column, always stay on one side.
         seed: Of both cuts.
         stratify: Give the test split each class's share. Continuous labels are never stratified.
-        group_duplicates: Keep rows that share a byte-identical picture, or a text that differs in white space and
+        group_duplicates: Keep rows that share a byte-identical image, or a text that differs in white space and
             case only, on one side, with all that hangs together by such links.
         test_size: Share of all rows.
         validation_size: Share of what the test split leaves.
@@ -91,11 +91,11 @@ def complete_splits(
 
 
 def duplicate_groups(dataset: Dataset, by_content: bool = True) -> np.ndarray:
-    """Number the groups of rows that hang together by equal pictures or equal texts, or by their `image_id`.
+    """Number the groups of rows that hang together by equal images or equal texts, or by their `image_id`.
 
     Args:
         dataset: Rows with `image` and `text`, perhaps `image_id`; missing ones link nothing.
-        by_content: Whether equal pictures and texts link; else only `image_id` does.
+        by_content: Whether equal images and texts link; else only `image_id` does.
 
     Returns:
         A group number for each row, shape (rows,).
@@ -108,16 +108,16 @@ def duplicate_groups(dataset: Dataset, by_content: bool = True) -> np.ndarray:
     """
     count = len(dataset)
     keys: dict[Any, int] = {}
-    edges: list[tuple[int, int]] = []  # (row, node): a node for each picture or text that is seen
+    edges: list[tuple[int, int]] = []  # (row, node): a node for each image or text that is seen
     for row, name in enumerate(dataset["image_id"] if "image_id" in dataset.column_names else []):
         if name is not None:
             edges.append((row, keys.setdefault(("image_id", name), len(keys))))
     for row, text in enumerate(dataset["text"] if by_content else []):
         if text is not None:
             edges.append((row, keys.setdefault(("text", " ".join(text.split()).casefold()), len(keys))))
-    for row, picture in enumerate(_picture_keys(dataset) if by_content else []):
-        if picture is not None:
-            edges.append((row, keys.setdefault(picture, len(keys))))
+    for row, image in enumerate(_image_keys(dataset) if by_content else []):
+        if image is not None:
+            edges.append((row, keys.setdefault(image, len(keys))))
     size = count + len(keys)
     pairs = np.array(edges, dtype=np.int64).reshape(-1, 2)
     graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1] + count)), shape=(size, size))
@@ -159,10 +159,10 @@ def _strata(dataset: Dataset) -> np.ndarray | None:
     return np.array([numbers[name if counts[name] > 1 else common] for name in names])
 
 
-def _picture_keys(dataset: Dataset) -> list[Any]:
-    """Key each picture by its content; a file is only read when another one has its size."""
+def _image_keys(dataset: Dataset) -> list[Any]:
+    """Key each image by its content; a file is only read when another one has its size."""
     images: list[Any] = dataset.select_columns(["image"])[:]["image"]
-    names: list[Any] = []  # a file is named by its path, a picture in memory by its row
+    names: list[Any] = []  # a file is named by its path, an image in memory by its row
     for row, image in enumerate(images):
         names.append(None if image is None else image["path"] if image["bytes"] is None else row)
     sizes: dict[Any, int] = {}
@@ -181,7 +181,7 @@ def _picture_keys(dataset: Dataset) -> list[Any]:
         else:
             try:
                 content = images[name]["bytes"] if isinstance(name, int) else read_file(name)
-                keys[name] = ("picture", hashlib.sha256(content).digest())
+                keys[name] = ("image", hashlib.sha256(content).digest())
             except OSError:  # `check_rows` names it
                 keys[name] = None
     return [keys[name] for name in names]

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, Features, Json, List, concatenate_datasets
 
-from .archives import is_file, read_file
-from .choices import check_choice, did_you_mean
-from .encodings import decode_file
+from hf_multimodal.data.archives import is_file, read_file
+from hf_multimodal.data.charsets import decode_file
+from hf_multimodal.validation import check_choice, did_you_mean
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 DEFAULT_COLUMNS = {
@@ -102,10 +102,10 @@ def find_columns(available: Sequence[str], asked: AskedColumns, source: str) -> 
 
     Example:
 
-    >>> find_columns(["picture", "caption"], {"image": "picture", "text": "captoin"}, "a.csv")
+    >>> find_columns(["image", "caption"], {"image": "image", "text": "captoin"}, "a.csv")
     Traceback (most recent call last):
     ...
-    ValueError: a.csv has no column 'captoin' (text_column), its columns are ['picture', 'caption']. Did you mean \
+    ValueError: a.csv has no column 'captoin' (text_column), its columns are ['image', 'caption']. Did you mean \
 'caption'?
     """
     found: dict[str, Any] = {}
@@ -141,7 +141,7 @@ def find_columns(available: Sequence[str], asked: AskedColumns, source: str) -> 
                         f"{did_you_mean(one, available)}"
                     )
             found[ours] = all_spelled(name)
-        elif name != ():  # what names the pictures does not name the rows
+        elif name != ():  # what names the images does not name the rows
             looked_for = (n for n in (*(name or ()), *usual) if n != asked.get("image_id"))
             found[ours] = next(filter(None, map(all_spelled, looked_for)), None)
     if found.get("image") is None and found.get("text") is None:

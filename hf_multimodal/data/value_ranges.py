@@ -1,4 +1,4 @@
-"""What the values of the pictures of a data set say of the range that they are scaled from."""
+"""What the values of the images of a data set say of the range that they are scaled from."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ from hf_multimodal.models.processing_multimodal import ImageValues
 
 @dataclass
 class ValueRanges:
-    """Take note of pictures' values, to tell of a range that is too wide or has no use.
+    """Take note of images' values, to tell of a range that is too wide or has no use.
 
     Args:
         stated: The `image_value_range` that was stated.
@@ -28,7 +28,7 @@ is 0 to 65535, such as 'scan.png'. They come out nearly of one grey. If fewer bi
     narrow: dict[str, ImageValues] = field(default_factory=dict)
 
     def add(self, name: str, values: ImageValues | None) -> None:
-        """Take note of a picture.
+        """Take note of an image.
 
         Args:
             name: What it is called.

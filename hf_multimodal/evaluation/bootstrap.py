@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .calibration import FloatArray, binary_nll, binned_error, ece, nll
-from .predictions import Predictions
-from .thresholds import decide
+from hf_multimodal.evaluation.calibration import FloatArray, binary_nll, binned_error, ece, nll
+from hf_multimodal.evaluation.predictions import Predictions
+from hf_multimodal.evaluation.thresholds import decide
 
 RESAMPLES = 2000
 CHUNK_CELLS = 4_000_000  # resample-by-row counts held at once: 32 MB

@@ -1,4 +1,4 @@
-"""What several pictures of this folder are drawn with: fields, pixels, texts that fit, and the file."""
+"""What several images of this folder are drawn with: fields, pixels, texts that fit, and the file."""
 
 import unicodedata
 import warnings
@@ -12,10 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from hf_multimodal.evaluation.fonts import ems
+from hf_multimodal.hub.storage import replaced
 from hf_multimodal.models.processing_multimodal import to_rgb
-from hf_multimodal.storage import replaced
-
-from .fonts import ems
 
 DPI = 150
 GREY, PALE = "#718096", "#f4f6f9"
@@ -36,10 +35,10 @@ def box(axes: Axes, message: str) -> None:
 
 
 def rgb(image: Image.Image, value_range: tuple[float, float] | None = None) -> npt.NDArray[np.uint8]:
-    """A picture as pixels for the page: as the models see it, at most 1,024 pixels a side."""
-    picture = to_rgb(image, value_range).copy()
-    picture.thumbnail((1024, 1024))  # only ever shrinks: more pixels than the page can show
-    return np.asarray(picture)
+    """An image as pixels for the page: as the models see it, at most 1,024 pixels a side."""
+    small = to_rgb(image, value_range).copy()
+    small.thumbnail((1024, 1024))  # only ever shrinks: more pixels than the page can show
+    return np.asarray(small)
 
 
 def cut(name: str, width: float) -> str:

@@ -132,7 +132,7 @@ def _uncovered(text: str, charmap: frozenset[int]) -> str:
     return "".join(char for char in visible if ord(char) not in charmap)
 
 
-@lru_cache(maxsize=64)  # once for the same characters, not once a picture
+@lru_cache(maxsize=64)  # once for the same characters, not once an image
 def _warn(missing: str) -> None:
     scripts = ("CJK", "FULLWIDTH", "HIRAGANA", "KATAKANA")
     package = _extra_font() is None and any(unicodedata.name(char, "").startswith(scripts) for char in missing)

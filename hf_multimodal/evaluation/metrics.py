@@ -12,8 +12,8 @@ import numpy.typing as npt
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_fscore_support
 from transformers import EvalPrediction
 
-from .calibration import FloatArray, binary_nll, brier, ece, nll
-from .thresholds import decide
+from hf_multimodal.evaluation.calibration import FloatArray, binary_nll, brier, ece, nll
+from hf_multimodal.evaluation.thresholds import decide
 
 IGNORE_INDEX = -100  # the label that transformers and torch read as "no label"
 

@@ -1,4 +1,4 @@
-"""Pictures of a run: its history, its confusion matrix, and one prediction with its image, text and probabilities.
+"""Images of a run: its history, its confusion matrix, and one prediction with its image, text and probabilities.
 
 Each function draws on a `Figure` of its own, without pyplot and its global state, and returns it.
 """
@@ -15,9 +15,9 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from .drawing import GREY, blank, box, cut, literal, rgb, save, wrap
-from .fonts import ems, families_for
-from .thresholds import decide
+from hf_multimodal.evaluation.drawing import GREY, blank, box, cut, literal, rgb, save, wrap
+from hf_multimodal.evaluation.fonts import ems, families_for
+from hf_multimodal.evaluation.thresholds import decide
 
 BLUE, ORANGE, GREEN = "#2b6cb0", "#dd6b20", "#2f855a"
 NAME_EMS = 15.0  # a longer class name is cut in its middle on an axis
@@ -198,10 +198,10 @@ def plot_prediction(
     thresholds: Sequence[float] | None = None,
     value_range: tuple[float, float] | None = None,
 ) -> Figure:
-    """One example and its answer: picture, text, predicted class and a bar for each probability.
+    """One example and its answer: image, text, predicted class and a bar for each probability.
 
     Args:
-        image: The picture in any mode; None draws a box that says "no image".
+        image: The image in any mode; None draws a box that says "no image".
         text: The text; None or blank draws "no text".
         class_names: The K names.
         probabilities: (K,); for regression the one predicted value.
@@ -209,14 +209,14 @@ def plot_prediction(
         problem_type: As in `metrics.METRICS`: the predicted class is the most probable one, every label from its
             threshold on, or the value.
         thresholds: (K,), of a multi-label problem; None is .5 for every label.
-        value_range: The processor's `image_value_range`, so that the picture is drawn as the model saw it.
+        value_range: The processor's `image_value_range`, so that the image is drawn as the model saw it.
 
     Returns:
-        The figure; its axes are the picture, the bars (sorted, best on top, at most 30; none for regression) and
+        The figure; its axes are the image, the bars (sorted, best on top, at most 30; none for regression) and
         the text; the answer is its title.
 
     Raises:
-        ValueError: Names and probabilities differ in number, or a value of the picture lies outside the range.
+        ValueError: Names and probabilities differ in number, or a value of the image lies outside the range.
 
     Example:
 
@@ -235,13 +235,13 @@ def plot_prediction(
     upper, lower = max(3.0, 0.26 * len(order) + 0.6), 0.3 + 0.19 * max(len(lines), 1)
     figure = Figure(figsize=(9.2, upper + lower + 0.2 + 0.26 * len(title)), layout="constrained")
     grid = figure.add_gridspec(2, 2, height_ratios=(upper, lower), width_ratios=(1, 1.1))
-    picture = figure.add_subplot(grid[0, :] if regression else grid[0, 0])
+    field = figure.add_subplot(grid[0, :] if regression else grid[0, 0])
     drawn: list[Text] = [figure.suptitle("\n".join(title), x=0.01, ha="left", fontsize=14)]
     if image is None:
-        box(picture, "no image")
+        box(field, "no image")
     else:
-        picture.imshow(rgb(image, value_range))
-        picture.set_axis_off()
+        field.imshow(rgb(image, value_range))
+        field.set_axis_off()
     if chosen is not None:
         bars = figure.add_subplot(grid[0, 1])
         names = _short_names(class_names)
@@ -253,7 +253,7 @@ def plot_prediction(
     if lines:
         blank(words)
         block = words.text(0.012, 0.5, "\n".join(lines), va="center", fontsize=10.5, linespacing=1.3)
-        block.set_in_layout(False)  # an overlong line must not squeeze the picture
+        block.set_in_layout(False)  # an overlong line must not squeeze the image
         drawn.append(block)
     else:
         box(words, "no text")

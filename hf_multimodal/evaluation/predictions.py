@@ -25,13 +25,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_multimodal.data.choices import check_choice
 from hf_multimodal.data.spreadsheets import from_cell, write_csv
 from hf_multimodal.data.tables import TABLE_SUFFIXES
-from hf_multimodal.storage import naming_damage, replaced, write_text
-
-from .metrics import IGNORE_INDEX, METRICS, metrics_from_outputs
-from .thresholds import decide
+from hf_multimodal.evaluation.metrics import IGNORE_INDEX, METRICS, metrics_from_outputs
+from hf_multimodal.evaluation.thresholds import decide
+from hf_multimodal.hub.storage import naming_damage, replaced, write_text
+from hf_multimodal.validation import check_choice
 
 FIXED_COLUMNS = ["id", "label", "predicted", "has_image", "has_text"]
 PROBABILITY_PREFIX = "prob_"

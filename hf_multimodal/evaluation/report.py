@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
-from hf_multimodal.storage import replaced_files, write_text
-
-from .plots import plot_confusion, plot_history
-from .predictions import Predictions, write_predictions
+from hf_multimodal.evaluation.plots import plot_confusion, plot_history
+from hf_multimodal.evaluation.predictions import Predictions, write_predictions
+from hf_multimodal.hub.storage import replaced_files, write_text
 
 
 def write_run(

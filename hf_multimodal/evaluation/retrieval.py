@@ -1,12 +1,12 @@
-"""How well texts find their picture and pictures find their texts: recall and ranks, both ways.
+"""How well texts find their image and images find their texts: recall and ranks, both ways.
 
 The conventions, since published numbers differ by them:
 
-- A text has one right picture. A picture with several texts is right by the best of them, and its other texts are
+- A text has one right image. An image with several texts is right by the best of them, and its other texts are
   neither right nor wrong ([Karpathy and Fei-Fei, 2015](https://arxiv.org/abs/1412.2306)).
 - The rank of a query is 1 plus the number of wrong answers that score at least as high as the right one: a tie counts
   against the query, so a model that gives everything one score gets the worst ranks and not the best.
-- An interval is that of 95 % over draws of pictures, each with all its texts: the texts of one picture are not
+- An interval is that of 95 % over draws of images, each with all its texts: the texts of one image are not
   independent.
 - The pool, everything that a query is compared with, is told beside every number: recall means nothing without it.
 """
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .bootstrap import RESAMPLES, resample_counts
-from .calibration import FloatArray
+from hf_multimodal.evaluation.bootstrap import RESAMPLES, resample_counts
+from hf_multimodal.evaluation.calibration import FloatArray
 
 RECALL_AT = (1, 5, 10)
 CELLS = 16_000_000  # scores held at once: 64 MB
@@ -30,21 +30,21 @@ DIRECTIONS = {"image_to_text": "image to text", "text_to_image": "text to image"
 
 
 def retrieval_ranks(image_embeds: Tensor, text_embeds: Tensor, image_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Rank of the right answer for every picture and every text, by cosine, a tie counting against the query.
+    """Rank of the right answer for every image and every text, by cosine, a tie counting against the query.
 
-    The scores are computed a chunk of texts at a time, so a matrix of 10,000 pictures by 50,000 texts never stands in
+    The scores are computed a chunk of texts at a time, so a matrix of 10,000 images by 50,000 texts never stands in
     memory.
 
     Args:
         image_embeds: (images, width), of any length each.
         text_embeds: (texts, width).
-        image_ids: (texts,) row in `image_embeds` of each text's picture.
+        image_ids: (texts,) row in `image_embeds` of each text's image.
 
     Returns:
-        (images,) ranks from 1, 0 for a picture without a text, and (texts,) ranks from 1.
+        (images,) ranks from 1, 0 for an image without a text, and (texts,) ranks from 1.
 
     Raises:
-        ValueError: Shapes disagree, an embedding is not finite, or an id names no picture.
+        ValueError: Shapes disagree, an embedding is not finite, or an id names no image.
 
     Example:
 
@@ -80,10 +80,10 @@ def retrieval_metrics(
     Args:
         image_embeds: (images, width).
         text_embeds: (texts, width).
-        image_ids: (texts,) row in `image_embeds` of each text's picture.
-        image_groups: A value for each picture, to see which kinds of picture align badly. Groups divide the queries;
+        image_ids: (texts,) row in `image_embeds` of each text's image.
+        image_groups: A value for each image, to see which kinds of image align badly. Groups divide the queries;
             the pool stays whole.
-        text_groups: The same for the texts; by default a text is in the group of its picture.
+        text_groups: The same for the texts; by default a text is in the group of its image.
 
     Returns:
         `image_to_text` and `text_to_image`, each with `recall_at_1`, `recall_at_5`, `recall_at_10`, `mean_rank`,
@@ -137,18 +137,18 @@ def _summary(ranks: npt.NDArray[Any], pool: int) -> dict[str, float | int]:
 def _intervals(
     image_ranks: npt.NDArray[Any], text_ranks: npt.NDArray[Any], owners: npt.NDArray[Any]
 ) -> dict[str, Any]:
-    """95 % percentile intervals by bootstrap over pictures, each with all its texts; the pool stays whole."""
-    at, pictures = np.array(RECALL_AT), len(image_ranks)
+    """95 % percentile intervals by bootstrap over images, each with all its texts; the pool stays whole."""
+    at, images = np.array(RECALL_AT), len(image_ranks)
     found: dict[str, npt.NDArray[Any]] = {
         "image_to_text": (image_ranks[:, None] <= at) & (image_ranks > 0)[:, None],
-        "text_to_image": np.stack([np.bincount(owners[text_ranks <= k], minlength=pictures) for k in at], axis=1),
+        "text_to_image": np.stack([np.bincount(owners[text_ranks <= k], minlength=images) for k in at], axis=1),
     }
     asked: dict[str, npt.NDArray[Any]] = {
         "image_to_text": image_ranks > 0,
-        "text_to_image": np.bincount(owners, minlength=pictures),
+        "text_to_image": np.bincount(owners, minlength=images),
     }
     draws: dict[str, list[FloatArray]] = {way: [] for way in found}
-    for counts in resample_counts(RESAMPLES, pictures, seed=0):
+    for counts in resample_counts(RESAMPLES, images, seed=0):
         for way, parts in draws.items():
             queries = (counts @ asked[way])[:, None]
             parts.append(counts @ found[way] / np.maximum(queries, 1))  # a draw may hold none

@@ -1,4 +1,4 @@
-"""Pictures and texts to embeddings, by any model that answers as `transformers.CLIPModel` does."""
+"""Images and texts to embeddings, by any model that answers as `transformers.CLIPModel` does."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,15 +12,15 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from hf_multimodal.data.choices import check_choice
 from hf_multimodal.data.collator import ON_BAD_IMAGE
 from hf_multimodal.data.images import BadImageError, open_rgb, value_range_of
 from hf_multimodal.models import AlignerModel
 from hf_multimodal.models.processing_multimodal import padding_of
+from hf_multimodal.validation import check_choice
 
 
 def is_single(given: Any) -> bool:
-    """Whether this is one text, picture or id and not several; text and paths could be gone through by letters."""
+    """Whether this is one text, image or id and not several; text and paths could be gone through by letters."""
     kinds = (str, bytes, Path, dict, Image.Image)
     return given is None or isinstance(given, kinds) or len(getattr(given, "shape", ())) in (2, 3)
 
@@ -30,10 +30,10 @@ def several(what: str, given: Iterable[Any]) -> Sequence[Any]:
 
     Args:
         what: Its name, for the error.
-        given: Texts, pictures or ids: a list, a column of a data set, a generator, an array.
+        given: Texts, images or ids: a list, a column of a data set, a generator, an array.
 
     Raises:
-        TypeError: If it is one text, picture or id, or nothing that can be gone through.
+        TypeError: If it is one text, image or id, or nothing that can be gone through.
 
     Example:
 
@@ -99,32 +99,32 @@ def embed_images(
     states: Any = None,
     show_progress: bool = False,
 ) -> tuple[Tensor, list[int], dict[int, BadImageError]]:
-    """Embed pictures, brought upright and into three channels of 8 bits as everywhere in this package.
+    """Embed images, brought upright and into three channels of 8 bits as everywhere in this package.
 
     Args:
         model: As for `embed_texts`, with `get_image_features`.
         processor: Its processor.
-        images: Pictures of Pillow, or what `open_image` opens: paths, bytes, `{"bytes", "path"}` dicts; None where
+        images: Images of Pillow, or what `open_image` opens: paths, bytes, `{"bytes", "path"}` dicts; None where
             there is none.
-        batch_size: Pictures a forward pass.
+        batch_size: Images a forward pass.
         num_workers: Processes that decode.
-        on_bad_image: `"error"` raises on a picture that cannot be read; `"missing"` leaves it out.
-        states: As for `MultimodalCollator`, for a model that reads states of frozen layers and not pictures.
+        on_bad_image: `"error"` raises on an image that cannot be read; `"missing"` leaves it out.
+        states: As for `MultimodalCollator`, for a model that reads states of frozen layers and not images.
         show_progress: Whether to show a progress bar.
 
     Returns:
-        (readable pictures, width) of length 1 each, float32, on the CPU; the rows that they come from, rising; and by
+        (readable images, width) of length 1 each, float32, on the CPU; the rows that they come from, rising; and by
         row what is wrong with an unreadable one.
 
     Raises:
-        BadImageError: On an unreadable picture under `"error"`; names the row.
-        TypeError: If it is one picture.
+        BadImageError: On an unreadable image under `"error"`; names the row.
+        TypeError: If it is one image.
         ValueError: If an embedding is not finite, or on an unknown `on_bad_image`.
     """
     check_choice("on_bad_image", on_bad_image, ON_BAD_IMAGE)
     images = several("images", images)
     model.eval()
-    collate: Any = _PictureBatch(processor, images) if states is None else _StateBatch(states, images)
+    collate: Any = _ImageBatch(processor, images) if states is None else _StateBatch(states, images)
     rows_of_all: Any = range(len(images))
     loader: DataLoader = DataLoader(rows_of_all, batch_size, collate_fn=collate, num_workers=num_workers)
     parts: list[Tensor] = []
@@ -177,8 +177,8 @@ def pair_logits(model: PreTrainedModel, similarity: Tensor) -> Tensor:
     return logits if bias is None else logits + bias.detach().to(similarity)
 
 
-class _PictureBatch:
-    """Open and process the pictures of some rows, in the process that decodes."""
+class _ImageBatch:
+    """Open and process the images of some rows, in the process that decodes."""
 
     def __init__(self, processor: Any, images: Sequence[Any]) -> None:
         self.processor = processor
@@ -202,7 +202,7 @@ class _PictureBatch:
 
 
 class _StateBatch:
-    """Read the states of some rows' pictures, which have been read before."""
+    """Read the states of some rows' images, which have been read before."""
 
     def __init__(self, states: Any, images: Sequence[Any]) -> None:
         self.states = states

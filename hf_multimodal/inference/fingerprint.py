@@ -35,8 +35,8 @@ def fingerprint(model: PreTrainedModel, processor: Any) -> dict[str, str]:
         words = {name: part for name, part in words.items() if name not in ("padding", "truncation")}
     else:
         words = tokenizer.get_vocab()
-    pictures = _lasting(processor.image_processor.to_dict())
-    decisive = [pictures, words, tokenizer.model_max_length, tokenizer.padding_side]
+    images = _lasting(processor.image_processor.to_dict())
+    decisive = [images, words, tokenizer.model_max_length, tokenizer.padding_side]
     value_range = value_range_of(processor)
     decisive += [] if value_range is None else [value_range]  # without one, what it was before there were any
     return {

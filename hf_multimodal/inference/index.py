@@ -16,7 +16,7 @@ from datasets.utils import are_progress_bars_disabled, disable_progress_bars, en
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hf_multimodal.data.choices import check_choice
+from hf_multimodal.validation import check_choice
 
 CELLS = 16_000_000  # scores held at once: 64 MB
 KINDS = ("exact", "flat", "hnsw", "ivf")

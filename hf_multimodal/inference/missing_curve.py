@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from hf_multimodal.data.presence import MISSING, MissingRate, what_is_left
 from hf_multimodal.evaluation.bootstrap import seed_summary
 from hf_multimodal.evaluation.predictions import Predictions
-from hf_multimodal.inference.predicting import as_predictions, batches
+from hf_multimodal.inference.prediction import as_predictions, batches
 
 RATES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 DRAWS = 5
@@ -19,7 +19,7 @@ SHOWN = {"both": (True, True), "image": (True, False), "text": (False, True), "n
 
 
 @torch.inference_mode()
-def answers_by_presence(
+def predictions_by_presence(
     model: Any,
     processor: Any,
     dataset: Dataset,
@@ -29,7 +29,7 @@ def answers_by_presence(
     num_workers: int = 0,
     show_progress: bool = False,
 ) -> dict[str, Predictions]:
-    """Answers on all rows with both shown as far as they are there, with images only, with texts only.
+    """Predicted on all rows with both shown as far as they are there, with images only, with texts only.
 
     The inner models run once, whatever the number of patterns.
 
@@ -65,7 +65,7 @@ def missing_curve(runs: Sequence[Mapping[str, Predictions]], came: np.ndarray) -
     """Metrics at every rate of missing images, missing texts, and either.
 
     Args:
-        runs: What `answers_by_presence` gives, for one model or several seeds of one recipe.
+        runs: What `predictions_by_presence` gives, for one model or several seeds of one recipe.
         came: (rows, 2) bool, what the rows have, column 0 image, column 1 text.
 
     Returns:

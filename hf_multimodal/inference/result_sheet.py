@@ -14,7 +14,7 @@ from hf_multimodal.evaluation.fonts import families_for
 from hf_multimodal.inference.index import Hits
 
 COLUMNS = 5
-INCHES = 2.3  # side of a picture's field
+INCHES = 2.3  # side of an image's field
 
 
 def result_sheet(
@@ -22,18 +22,18 @@ def result_sheet(
     hits: Hits,
     path: str | Path | None = None,
     *,
-    pictures: Mapping[str, Any] | None = None,
+    images: Mapping[str, Any] | None = None,
     value_range: tuple[float, float] | None = None,
 ) -> Figure:
-    """Draw a query and the pictures it found, best first, each with its rank, its cosine and its id.
+    """Draw a query and the images it found, best first, each with its rank, its cosine and its id.
 
     Args:
-        query: A text, or a picture: one of Pillow, bytes or a `Path`.
-        hits: What `Retriever.search_images` or `search_similar_images` found for it; pictures are opened from
+        query: A text, or an image: one of Pillow, bytes or a `Path`.
+        hits: What `Retriever.search_images` or `search_similar_images` found for it; images are opened from
             `image` in the payload.
         path: PNG to write; None writes nothing.
-        pictures: Pictures by id, for those that were added from memory.
-        value_range: The processor's `image_value_range`, so that pictures are drawn as the model saw them.
+        images: Images by id, for those that were added from memory.
+        value_range: The processor's `image_value_range`, so that images are drawn as the model saw them.
 
     Returns:
         The figure: axes of the query, then of each hit.
@@ -44,7 +44,7 @@ def result_sheet(
     Example:
 
     >>> from PIL import Image
-    >>> figure = result_sheet("a wet dog", Hits(["7"], [0.31], [{}]), pictures={"7": Image.new("RGB", (8, 8))})
+    >>> figure = result_sheet("a wet dog", Hits(["7"], [0.31], [{}]), images={"7": Image.new("RGB", (8, 8))})
     >>> [axes.get_title(loc="left") for axes in figure.axes]
     ['query', '1   0.310']
     """
@@ -66,7 +66,7 @@ def result_sheet(
         _show(fields[0], query, value_range)
     names = [cut(name, 19.0) for name in hits.ids]
     for rank, (axes, name, score) in enumerate(zip(fields[1:], names, hits.scores, strict=True), start=1):
-        payload, known = hits.payload[rank - 1], pictures or {}
+        payload, known = hits.payload[rank - 1], images or {}
         found = known.get(hits.ids[rank - 1]) or (Path(payload["image"]) if "image" in payload else None)
         _show(axes, found, value_range)
         drawn += [axes.set_title(f"{rank}   {score:.3f}", loc="left", fontsize=10), _label(axes, name)]
@@ -78,15 +78,15 @@ def result_sheet(
     return figure
 
 
-def _show(axes: Axes, picture: Any, value_range: tuple[float, float] | None) -> None:
-    """Draw a picture into a square field, or say why not."""
+def _show(axes: Axes, image: Any, value_range: tuple[float, float] | None) -> None:
+    """Draw an image into a square field, or say why not."""
     try:
-        opened = None if picture is None else open_rgb(picture, value_range)
+        opened = None if image is None else open_rgb(image, value_range)
     except BadImageError:
         box(axes, "cannot be read")
     else:
         if opened is None:
-            box(axes, "no picture")
+            box(axes, "no image")
         else:
             axes.imshow(rgb(opened))
             axes.set_xticks([])

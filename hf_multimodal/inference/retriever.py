@@ -1,4 +1,4 @@
-"""Search pictures by text, texts by picture and pictures by picture, with any model that answers as CLIP does."""
+"""Search images by text, texts by image and images by image, with any model that answers as CLIP does."""
 
 import json
 import logging
@@ -9,11 +9,11 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from hf_multimodal.data.checks import BadSample
-from hf_multimodal.data.choices import check_choice
+from hf_multimodal.hub.storage import recover, replaced_files
 from hf_multimodal.inference.embedding import check_embeds, embed_images, embed_texts, is_single, several
 from hf_multimodal.inference.fingerprint import fingerprint
 from hf_multimodal.inference.index import EmbeddingIndex, Hits
-from hf_multimodal.storage import recover, replaced_files
+from hf_multimodal.validation import check_choice
 
 logger = logging.getLogger(__name__)
 
@@ -23,14 +23,14 @@ HITS = 10  # unless asked for, and where there are as many
 
 
 class Retriever:
-    """An index of pictures and one of texts, in the space of one model.
+    """An index of images and one of texts, in the space of one model.
 
     Args:
         model: A `CLIPModel`, a `SiglipModel`, or one that answers alike; it is not to be trained further.
         processor: Its processor.
         index: `exact`, or by faiss `flat`, `hnsw` or `ivf`; see `EmbeddingIndex`.
-        batch_size: Pictures or texts a forward pass.
-        num_workers: Processes that decode pictures that are added.
+        batch_size: Images or texts a forward pass.
+        num_workers: Processes that decode images that are added.
         show_progress: Whether adding shows a progress bar.
 
     Raises:
@@ -74,21 +74,21 @@ class Retriever:
         payload: Iterable[dict[str, Any]] | None = None,
         on_bad_sample: str = "error",
     ) -> list[BadSample]:
-        """Embed pictures and add them to the index; an error leaves the index as it was.
+        """Embed images and add them to the index; an error leaves the index as it was.
 
         Args:
-            images: Pictures of Pillow, paths, bytes, or `{"bytes", "path"}` dicts; always several, as in a list.
-            ids: Names that come back with hits; by default pictures are numbered, over all calls.
-            payload: A dict for each picture that comes back with hits; `image`, the path, is added to it where there
+            images: Images of Pillow, paths, bytes, or `{"bytes", "path"}` dicts; always several, as in a list.
+            ids: Names that come back with hits; by default images are numbered, over all calls.
+            payload: A dict for each image that comes back with hits; `image`, the path, is added to it where there
                 is one.
-            on_bad_sample: `"error"` raises on a picture that is None or cannot be read; `"drop"` leaves it out.
+            on_bad_sample: `"error"` raises on an image that is None or cannot be read; `"drop"` leaves it out.
 
         Returns:
-            The pictures that were left out.
+            The images that were left out.
 
         Raises:
-            BadImageError: On an unreadable picture under `"error"`; names the row.
-            TypeError: One picture alone.
+            BadImageError: On an unreadable image under `"error"`; names the row.
+            TypeError: One image alone.
             ValueError: An id that is there already, lists that differ in length, or a payload that JSON cannot hold
                 or whose `image` is another path.
         """
@@ -154,7 +154,7 @@ class Retriever:
         return left_out
 
     def search_images(self, text: str | Iterable[str], k: int | None = None) -> Hits | list[Hits]:
-        """Find the pictures that a text describes.
+        """Find the images that a text describes.
 
         Args:
             text: A query, or several, as in a list.
@@ -165,12 +165,12 @@ class Retriever:
 
         Raises:
             TypeError: A query that is no text.
-            ValueError: An empty query, or `k` beyond the number of pictures.
+            ValueError: An empty query, or `k` beyond the number of images.
         """
         return self._by_text(self.images, text, k)
 
     def search_texts(self, image: Any, k: int | None = None) -> Hits | list[Hits]:
-        """Find the texts that describe a picture.
+        """Find the texts that describe an image.
 
         Args:
             image: A query, one of what `add_images` takes, or several, as in a list.
@@ -181,12 +181,12 @@ class Retriever:
 
         Raises:
             ValueError: An empty query, or `k` beyond the number of texts.
-            BadImageError: A picture that cannot be read.
+            BadImageError: An image that cannot be read.
         """
         return self._by_image(self.texts, image, k)
 
     def search_similar_images(self, image: Any, k: int | None = None) -> Hits | list[Hits]:
-        """Find the pictures like a picture, which finds itself first where it is in the index.
+        """Find the images like an image, which finds itself first where it is in the index.
 
         Args:
             image: As for `search_texts`.
@@ -196,8 +196,8 @@ class Retriever:
             The hits, or a list of them for several queries.
 
         Raises:
-            ValueError: An empty query, or `k` beyond the number of pictures.
-            BadImageError: A picture that cannot be read.
+            ValueError: An empty query, or `k` beyond the number of images.
+            BadImageError: An image that cannot be read.
         """
         return self._by_image(self.images, image, k)
 

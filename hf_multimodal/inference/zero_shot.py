@@ -1,4 +1,4 @@
-"""Classes by their names alone: a picture belongs to the class whose description lies nearest to it."""
+"""Classes by their names alone: an image belongs to the class whose description lies nearest to it."""
 
 import warnings
 from collections import Counter
@@ -10,16 +10,16 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from hf_multimodal.data.choices import check_choice
 from hf_multimodal.evaluation.metrics import outputs_from_logits
 from hf_multimodal.evaluation.predictions import Predictions
 from hf_multimodal.inference.embedding import check_embeds, embed_images, embed_texts, pair_logits, several
+from hf_multimodal.validation import check_choice
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
 
 
 class ZeroShotClassifier:
-    """Classify pictures by class names that the model was never trained on.
+    """Classify images by class names that the model was never trained on.
 
     A class is the mean of the embeddings of all templates with its name, brought back to length 1
     ([Radford et al., 2021](https://arxiv.org/abs/2103.00020), section 3.1.4). The logits are the model's own for these
@@ -33,7 +33,7 @@ class ZeroShotClassifier:
         class_names: At least two, different from each other.
         templates: One or more sentences with `{}` for the class name.
         problem_type: `single_label_classification` or `multi_label_classification`.
-        batch_size: Texts or pictures a forward pass.
+        batch_size: Texts or images a forward pass.
 
     Raises:
         TypeError: A class name or a template that is not a text, one class name alone, or a model that embeds no
@@ -89,16 +89,16 @@ class ZeroShotClassifier:
         num_workers: int = 0,
         show_progress: bool = False,
     ) -> Predictions:
-        """Classify pictures.
+        """Classify images.
 
-        An example without a picture is answered too, as if it were equally far from all classes, and flagged in
+        An example without an image is answered too, as if it were equally far from all classes, and flagged in
         `has_image`.
 
         Args:
-            images: Pictures of Pillow, paths, bytes, `{"bytes", "path"}` dicts, or None where there is none.
-            ids: Names of the pictures; by default they are numbered.
+            images: Images of Pillow, paths, bytes, `{"bytes", "path"}` dicts, or None where there is none.
+            ids: Names of the images; by default they are numbered.
             labels: Class numbers (multi-hot lists for several labels) where they are known.
-            on_bad_image: `"error"` raises on a picture that cannot be read; `"missing"` warns and treats it as None.
+            on_bad_image: `"error"` raises on an image that cannot be read; `"missing"` warns and treats it as None.
             num_workers: Processes that decode.
             show_progress: Whether to show a progress bar.
 
@@ -106,9 +106,9 @@ class ZeroShotClassifier:
             Probabilities by class; its `metrics()` need `labels`.
 
         Raises:
-            TypeError: If it is one picture.
-            ValueError: If there are no pictures.
-            BadImageError: On an unreadable picture under `"error"`; names the row.
+            TypeError: If it is one image.
+            ValueError: If there are no images.
+            BadImageError: On an unreadable image under `"error"`; names the row.
         """
         images = several("images", images)
         if not len(images):

@@ -51,7 +51,7 @@ def build_network(architecture: str, image_size: int) -> tuple[nn.Module, int]:
 
     Args:
         architecture: A name that [`check_architecture`] accepts.
-        image_size: Height and width of the pictures, which transformers are built for.
+        image_size: Height and width of the images, which transformers are built for.
 
     Returns:
         The network, which maps (batch, 3, height, width) to (batch, hidden_size), and that hidden_size.
@@ -90,7 +90,7 @@ def probe_widths(architecture: str, image_size: int) -> tuple[int, int]:
     """Measure `hidden_size` and `feature_channels` on shapes alone: no weight is drawn, nothing is computed.
 
     Raises:
-        ValueError: If the pictures are too small for the network, or of a size that it cannot divide.
+        ValueError: If the images are too small for the network, or of a size that it cannot divide.
     """
     features: list[torch.Tensor] = []
     try:
@@ -100,7 +100,7 @@ def probe_widths(architecture: str, image_size: int) -> tuple[int, int]:
         get_feature_layer(network).register_forward_hook(lambda module, args, output: features.append(output))
         network(torch.empty(1, 3, image_size, image_size, device="meta"))
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise ValueError(f"{architecture} cannot read pictures of image_size={image_size}: {error}") from error
+        raise ValueError(f"{architecture} cannot read images of image_size={image_size}: {error}") from error
     return hidden_size, features[0].shape[1 if features[0].dim() == 4 else 2]
 
 
@@ -109,14 +109,14 @@ class TorchvisionConfig(PreTrainedConfig):
 
     Args:
         architecture: Name of a torchvision classifier, as in `torchvision.models.list_models()`; all but squeezenet.
-        image_size: Height and width of the pictures. A ViT or MaxViT is built for this size and reads no other.
+        image_size: Height and width of the images. A ViT or MaxViT is built for this size and reads no other.
         hidden_size: Width of `pooler_output`. Measured where not given.
         feature_channels: Channels of the feature map, or width of the tokens, in `last_hidden_state`. Equal to
             `hidden_size` except where the classifier has layers of its own (AlexNet, VGG, MobileNetV3). Measured where
             not given.
 
     Raises:
-        ValueError: On an unknown architecture, one without a linear layer, or a picture size that it cannot read.
+        ValueError: On an unknown architecture, one without a linear layer, or an image size that it cannot read.
 
     Example:
 

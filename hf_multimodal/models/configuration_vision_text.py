@@ -44,7 +44,7 @@ class VisionTextConfig(PreTrainedConfig):
         vision_config: Configuration (object or dict with `model_type`) of the vision model.
         text_config: Likewise of the text model.
         hidden_size: Width of the space into which the features of both are projected.
-        image_pooling: How a picture's tokens become one vector: `cls`, `mean` (over the patches), `cls_mean` (both
+        image_pooling: How an image's tokens become one vector: `cls`, `mean` (over the patches), `cls_mean` (both
             side by side), or `auto`: the model's own way.
         text_pooling: How token features become one vector: `cls`, `mean` (over real tokens), `last` (real token),
             `pooler` (the model's own, which is built only for this choice), or `auto`: `last` for decoders, the

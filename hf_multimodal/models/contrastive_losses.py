@@ -333,7 +333,7 @@ def triplet(
     the match, if there is one, as in FaceNet ([Schroff et al., 2015](https://arxiv.org/abs/1503.03832)); `all`, the
     mean over every triplet that violates the margin, as in [Hermans et al., 2017](https://arxiv.org/abs/1703.07737);
     `hard`, the nearest, as in VSE++ ([Faghri et al., 2018](https://arxiv.org/abs/1707.05612)). Where different
-    pictures of a batch may show the same, `hard` meets little else and learns badly. Arguments as in [`over_rows`].
+    images of a batch may show the same, `hard` meets little else and learns badly. Arguments as in [`over_rows`].
     """
     mine, margin = TRIPLET_MININGS[config.triplet_mining], 0.2 if config.margin is None else config.margin
     return mine(similarity, complete, negative, margin, start)

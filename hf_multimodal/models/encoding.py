@@ -11,7 +11,7 @@ from .features import ASKED, Encoded, Features, asks_for_states, like_rows, map_
 from .gathering import distributed_run
 from .inner_models import accepted, image_size_of, parts_of_like_length, run_rows, running_statistics
 
-INTERPOLATE = "interpolate_pos_encoding"  # for pictures of another size than a vision transformer was trained on
+INTERPOLATE = "interpolate_pos_encoding"  # for images of another size than a vision transformer was trained on
 
 
 def check_mask(name: str, mask: torch.Tensor | None, batch: int) -> None:
@@ -216,7 +216,7 @@ class Encoder:
     def _blank(
         self, image: bool, inputs: dict[str, torch.Tensor] | None, device: torch.device
     ) -> dict[str, torch.Tensor]:
-        """One row that stands for no picture (zeros) or no text (one padding token)."""
+        """One row that stands for no image (zeros) or no text (one padding token)."""
         if image:
             size = (
                 (3, *image_size_of(self.config.vision_config)) if inputs is None else inputs["pixel_values"].shape[1:]

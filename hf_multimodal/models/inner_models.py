@@ -490,7 +490,7 @@ def longest_text(model: nn.Module) -> int | None:
 
 
 def image_size_of(config: PreTrainedConfig) -> tuple[int, int]:
-    """(height, width) of the pictures that a vision model takes; 224 where its configuration does not say."""
+    """(height, width) of the images that a vision model takes; 224 where its configuration does not say."""
     size = getattr(config, "image_size", None)
     if size is None and config.model_type == "timm_wrapper":
         size = (getattr(config, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))[1:]
@@ -607,7 +607,7 @@ def image_widths(model: PreTrainedModel, pooling: ImagePooling) -> tuple[int, in
     """Widths of the pooled feature and of the tokens: from the configuration, or else seen by trying.
 
     Convolutional configurations name their width in many ways or not at all, so those models are run on one blank
-    picture (on the meta device during `from_pretrained`, hence free), and so are some whose name tells another width.
+    image (on the meta device during `from_pretrained`, hence free), and so are some whose name tells another width.
     """
     config = model.config
     if config.model_type == "torchvision_backbone" and pooling.choice == "auto":

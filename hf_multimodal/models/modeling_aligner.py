@@ -113,7 +113,7 @@ class AlignerModel(VisionTextPreTrainedModel):
     """Any vision model and any text model, projected into one space in which what belongs together is near.
 
     It answers what `CLIPModel` answers, so what is written for CLIP runs on it. A pair that lacks a side is neither
-    pulled nor pushed; captions of one picture (`image_ids`) are never negatives of each other. In training, the
+    pulled nor pushed; captions of one image (`image_ids`) are never negatives of each other. In training, the
     negatives come from all processes, with gradients, so that two processes step as one does on both batches.
 
     Args:
@@ -133,11 +133,11 @@ class AlignerModel(VisionTextPreTrainedModel):
     ...     projection_dim=4,
     ... )
     >>> model = AlignerModel(config).eval()
-    >>> pictures, texts = torch.zeros(2, 3, 8, 8), torch.ones(3, 5, dtype=torch.long)
-    >>> model(pixel_values=pictures, input_ids=texts).logits_per_image.shape
+    >>> images, texts = torch.zeros(2, 3, 8, 8), torch.ones(3, 5, dtype=torch.long)
+    >>> model(pixel_values=images, input_ids=texts).logits_per_image.shape
     torch.Size([2, 3])
     >>> mask = torch.tensor([[1, 1], [1, 0]])  # the second pair has no text
-    >>> output = model(pixel_values=pictures, input_ids=texts[:2], modality_mask=mask, return_loss=True)
+    >>> output = model(pixel_values=images, input_ids=texts[:2], modality_mask=mask, return_loss=True)
     >>> output.loss.item(), output.incomplete_pairs.item()
     (0.0, 1)
     """
@@ -263,7 +263,7 @@ class AlignerModel(VisionTextPreTrainedModel):
             token_type_ids: (texts, length), for text models that take them.
             modality_mask: (batch, 2), 1 = present, column 0 image, column 1 text. The logits of what is missing are
                 those of a cosine of 0.
-            image_ids: (texts,) or (images,), a number a picture, the same in all processes: pairs of equal numbers are
+            image_ids: (texts,) or (images,), a number an image, the same in all processes: pairs of equal numbers are
                 no negatives of each other.
             return_loss: Whether images and texts are pairs to learn from: row r and row r, or, with n times as many
                 texts as images, image r and the n texts from n * r on. Each image then runs once.

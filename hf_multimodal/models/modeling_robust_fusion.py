@@ -64,11 +64,11 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
     ...     num_labels=3,
     ... )
     >>> model = RobustFusionForImageTextClassification(config).eval()
-    >>> pictures, texts = torch.zeros(2, 3, 8, 8), torch.ones(2, 5, dtype=torch.long)
-    >>> mask = torch.tensor([[1, 1], [0, 1]])  # the second example has no picture
-    >>> logits = model(pixel_values=pictures, input_ids=texts, modality_mask=mask).logits
-    >>> pictures[1] = torch.nan
-    >>> torch.equal(model(pixel_values=pictures, input_ids=texts, modality_mask=mask).logits, logits)
+    >>> images, texts = torch.zeros(2, 3, 8, 8), torch.ones(2, 5, dtype=torch.long)
+    >>> mask = torch.tensor([[1, 1], [0, 1]])  # the second example has no image
+    >>> logits = model(pixel_values=images, input_ids=texts, modality_mask=mask).logits
+    >>> images[1] = torch.nan
+    >>> torch.equal(model(pixel_values=images, input_ids=texts, modality_mask=mask).logits, logits)
     True
     """
 

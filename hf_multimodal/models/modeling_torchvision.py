@@ -143,7 +143,7 @@ class TorchvisionModel(PreTrainedModel):
 
     @can_return_tuple
     def forward(self, pixel_values: torch.FloatTensor, **kwargs: Any) -> BaseModelOutputWithPooling:
-        """Compute the features of a batch of pictures.
+        """Compute the features of a batch of images.
 
         Args:
             pixel_values: (batch, 3, height, width), normalised by ImageNet's mean and standard deviation.

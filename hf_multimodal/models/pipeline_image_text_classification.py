@@ -1,4 +1,4 @@
-"""`pipeline("image-text-classification")`: a picture and a text together, either of which may be missing."""
+"""`pipeline("image-text-classification")`: an image and a text together, either of which may be missing."""
 
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from types import GeneratorType
@@ -19,7 +19,7 @@ SIDES = ("image", "text")
 
 
 def as_examples(image: Any, text: Any) -> dict[str, Any] | list[dict[str, Any]]:
-    """One example from a picture and a text, or a list of them from lists of one length; what is None is left out."""
+    """One example from an image and a text, or a list of them from lists of one length; what is None is left out."""
     sides = {name: side for name, side in zip(SIDES, (image, text), strict=True) if side is not None}
     if not sides:
         raise ValueError("give examples, image=, text=, or both of these; got nothing.")
@@ -50,7 +50,7 @@ def as_stream(inputs: Any) -> Any:
 
 
 class ImageTextClassificationPipeline(TextClassificationPipeline):
-    """Classify examples of a picture and a text, of which any may lack one, with either classifier of this package.
+    """Classify examples of an image and a text, of which any may lack one, with either classifier of this package.
 
     The scores are those of the model on that example alone, whatever stands beside it in its batch. `top_k`,
     `function_to_apply` and the form of the answers are those of `pipeline("text-classification")`; where the model has
@@ -106,9 +106,9 @@ class ImageTextClassificationPipeline(TextClassificationPipeline):
         """Classify one example or many.
 
         Args:
-            inputs: A dict with `image` (a picture) and `text` (a string), either of which may be None or left out; or
+            inputs: A dict with `image` (an image) and `text` (a string), either of which may be None or left out; or
                 a list, generator or data set of such dicts, whose other keys are not read.
-            image: Instead of `inputs`, a picture, or a list or column of pictures and Nones.
+            image: Instead of `inputs`, an image, or a list or column of images and Nones.
             text: Likewise a string, or a list or column; with `image`, of the same length.
             kwargs: `top_k`, how many labels, best first, None for all; `function_to_apply`, one of `sigmoid`,
                 `softmax`, `none`, by default the one that the model's `problem_type` asks for; `batch_size`;
@@ -122,7 +122,7 @@ class ImageTextClassificationPipeline(TextClassificationPipeline):
         Raises:
             ValueError: If an example is no dict or has nothing that the model reads, or on an argument that is not
                 allowed.
-            TypeError: If an image is no picture, a path or a URL for instance: nothing is opened or fetched. If a text
+            TypeError: If an image is no image, a path or a URL for instance: nothing is opened or fetched. If a text
                 is no string.
         """
         if inputs is None:

@@ -19,11 +19,11 @@ from .configuration_vision_text import FIXED_LENGTH_TEXT
 logger = logging.get_logger(__name__)
 
 PARTS = ("image_processor", "tokenizer")
-PICTURES = (Image.Image, np.ndarray, torch.Tensor)
+IMAGES = (Image.Image, np.ndarray, torch.Tensor)
 EIGHT_BITS = (np.uint8, np.bool_)
 UINT16_RANGE = (0, 65535)
 LAYOUTS = (None, "channels_first", "channels_last")
-CUT_TO_8_BITS = "cut_to_8_bits"  # key of a picture's `info`
+CUT_TO_8_BITS = "cut_to_8_bits"  # key of an image's `info`
 ORIENTATION = 0x0112  # EXIF tag
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -203,33 +203,33 @@ def _convert(
 ) -> tuple[Image.Image, ImageValues | None]:
     """What `to_rgb` gives, and the values that it found."""
     if isinstance(image, (str, bytes, os.PathLike, dict)):  # a dict is what `datasets` has before decoding
-        raise TypeError(f"images must be pictures, not paths or URLs; open {image!r:.80} with PIL.Image.open first.")
-    if not isinstance(image, PICTURES):
+        raise TypeError(f"images must be images, not paths or URLs; open {image!r:.80} with PIL.Image.open first.")
+    if not isinstance(image, IMAGES):
         raise TypeError(
-            f"an image must be a PIL picture, or an array or tensor, got {type(image).__name__}; None stands for a "
+            f"an image must be a PIL image, or an array or tensor, got {type(image).__name__}; None stands for a "
             "missing one."
         )
-    picture: Any
+    converted: Any
     if isinstance(image, Image.Image):
         try:
-            picture = upright(image)
+            converted = upright(image)
         except Exception as error:  # Pillow passes on whatever a decoder meets
             raise ValueError(f"it is cut off or broken ({error}).") from error
         if 0 in image.size:
             raise ValueError(f"it has no pixels: it is {image.width} x {image.height}.")
     else:
-        picture = _channels_last(image, layout)
-    values = image_values(picture, value_range)
-    if values is not None and _dtype_of(picture) not in EIGHT_BITS:
-        picture = _to_8_bits(picture, values.low, values.high)
-    if isinstance(picture, np.ndarray):
-        picture = Image.fromarray(picture)
-    if picture.mode == "RGB":
-        return picture, values
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture.convert("RGB"), values
+        converted = _channels_last(image, layout)
+    values = image_values(converted, value_range)
+    if values is not None and _dtype_of(converted) not in EIGHT_BITS:
+        converted = _to_8_bits(converted, values.low, values.high)
+    if isinstance(converted, np.ndarray):
+        converted = Image.fromarray(converted)
+    if converted.mode == "RGB":
+        return converted, values
+    if converted.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in converted.info:
+        converted = converted.convert("RGBA")
+        converted = Image.alpha_composite(Image.new("RGBA", converted.size, "white"), converted)
+    return converted.convert("RGB"), values
 
 
 def _words(value_range: tuple[float, float]) -> str:
@@ -288,7 +288,7 @@ def _channels_last(image: np.ndarray | torch.Tensor, layout: str | None) -> np.n
     if first and last:
         raise ValueError(
             f"an array of shape {shape} may have its channels first or last: say which by input_data_format="
-            '"channels_first" or "channels_last", or give a PIL picture.'
+            '"channels_first" or "channels_last", or give a PIL image.'
         )
     if not (image.ndim == 2 or first or last) or 0 in shape:
         raise ValueError(
@@ -312,7 +312,7 @@ def image_processor_of(name_or_path: str) -> Any:
     timm_config = getattr(processor, "data_config", None)
     if timm_config is None:
         return processor
-    # transformers' wrapper of timm saves a form that it cannot load; this does the same to a picture.
+    # transformers' wrapper of timm saves a form that it cannot load; this does the same to an image.
     height = timm_config["input_size"][1]
     return CLIPImageProcessor(
         size={"shortest_edge": round(height / timm_config["crop_pct"])},
@@ -409,19 +409,19 @@ class MultimodalProcessor(ProcessorMixin):
             tokenizer.init_kwargs["padding"] = padding_of(config)
         return cls(image_processor, tokenizer, image_value_range=image_value_range)
 
-    def keep_whole_pictures(self) -> None:
-        """Resize pictures to the size that would be cropped to, stretched if need be, and cut nothing off.
+    def keep_whole_images(self) -> None:
+        """Resize images to the size that would be cropped to, stretched if need be, and cut nothing off.
 
-        A classifier of pictures expects its object in the middle; a caption also tells what stands at the border.
+        A classifier of images expects its object in the middle; a caption also tells what stands at the border.
 
         Raises:
             ValueError: If there is no image processor, or it has a way of its own to crop (ConvNeXt's).
         """
         part = self.image_processor
         if part is None:
-            raise ValueError("a processor without an image_processor reads no pictures that could be kept whole.")
+            raise ValueError("a processor without an image_processor reads no images that could be kept whole.")
         if getattr(part, "crop_pct", None) is not None:
-            raise ValueError(f"{type(part).__name__} crops by its crop_pct, so pictures cannot be kept whole.")
+            raise ValueError(f"{type(part).__name__} crops by its crop_pct, so images cannot be kept whole.")
         if getattr(part, "do_center_crop", None):
             part.size, part.do_center_crop = part.crop_size, False
 
@@ -451,8 +451,8 @@ class MultimodalProcessor(ProcessorMixin):
         """Prepare a batch.
 
         Args:
-            images: A picture or a list of pictures and `None`s; left out, no example has one. In place of a picture
-                there may be a list of one, or of none, as processors of several pictures an example have it.
+            images: An image or a list of images and `None`s; left out, no example has one. In place of an image
+                there may be a list of one, or of none, as processors of several images an example have it.
             text: A string or a list of strings and `None`s; left out, no example has one.
             kwargs: Of the image processor and the tokenizer (`return_tensors="pt"`, `max_length`, ...).
                 `input_data_format` says of arrays where their channels are.
@@ -511,15 +511,15 @@ class MultimodalProcessor(ProcessorMixin):
 
     @staticmethod
     def _as_list(images: Any) -> list:
-        """A single picture, or a batch in one array."""
+        """A single image, or a batch in one array."""
         return list(images) if getattr(images, "ndim", 3) == 4 else [images]
 
     @staticmethod
     def _only_one(image: Any) -> Any:
-        """A picture out of a list of one, None out of an empty one; whatever else is no picture is refused later."""
+        """An image out of a list of one, None out of an empty one; whatever else is no image is refused later."""
         if not isinstance(image, (list, tuple)) or len(image) > 1:
             return image
-        return next(iter(image), None) if all(isinstance(part, PICTURES) for part in image) else image
+        return next(iter(image), None) if all(isinstance(part, IMAGES) for part in image) else image
 
     @staticmethod
     def _has_text(text: Any, row: int) -> bool:
@@ -528,11 +528,11 @@ class MultimodalProcessor(ProcessorMixin):
         return bool(text and text.strip())
 
     def _pixel_values(self, images: list, kwargs: dict[str, Any]) -> torch.Tensor:
-        """(batch, channels, height, width), zeros where a picture is missing."""
+        """(batch, channels, height, width), zeros where an image is missing."""
         present = [row for row, image in enumerate(images) if image is not None]
-        pictures = [self._to_rgb(images[row], row, kwargs) for row in present] or [Image.new("RGB", (32, 32))]
+        rgb_images = [self._to_rgb(images[row], row, kwargs) for row in present] or [Image.new("RGB", (32, 32))]
         kwargs = {name: value for name, value in kwargs.items() if name != "input_data_format"}
-        pixels = self.image_processor(pictures, **{**kwargs, "return_tensors": "pt"})["pixel_values"]
+        pixels = self.image_processor(rgb_images, **{**kwargs, "return_tensors": "pt"})["pixel_values"]
         if len(present) == len(images):
             return pixels
         batch = pixels.new_zeros(len(images), *pixels.shape[1:])
@@ -542,7 +542,7 @@ class MultimodalProcessor(ProcessorMixin):
 
     def _to_rgb(self, image: Any, row: int, kwargs: dict[str, Any]) -> Image.Image:
         try:
-            picture, values = _convert(image, self.image_value_range, kwargs.get("input_data_format"))
+            converted, values = _convert(image, self.image_value_range, kwargs.get("input_data_format"))
             if values is not None and kwargs.get("do_rescale") is False and not isinstance(image, Image.Image):
                 raise ValueError(
                     "leave do_rescale=False out: whatever its range, an array is brought to 0..255 first."
@@ -556,7 +556,7 @@ class MultimodalProcessor(ProcessorMixin):
                 f"an image uses under a tenth of its range, {used}. If fewer bits are in use, say so by the "
                 "processor's image_value_range, (0, 4095) for 12 bits."
             )
-        return picture
+        return converted
 
     def _tokens(self, text: list[str | None], present: np.ndarray, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Tokens; a missing text is one padding token between whatever the tokenizer puts around it, all masked."""

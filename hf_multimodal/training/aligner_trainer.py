@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
 from hf_multimodal.evaluation.retrieval import DIRECTIONS
-from hf_multimodal.inference.aligning import measure_retrieval
+from hf_multimodal.inference.retrieval_measures import measure_retrieval
 from hf_multimodal.training.gradient_cache import backward_in_chunks
 from hf_multimodal.training.trainer import MultimodalTrainer
 
@@ -19,13 +19,13 @@ def flat_metrics(found: dict[str, Any]) -> dict[str, float]:
 
 
 class AlignerTrainer(MultimodalTrainer):
-    """A `MultimodalTrainer` whose examples are pictures with captions.
+    """A `MultimodalTrainer` whose examples are images with captions.
 
     Evaluation searches the whole validation split, as one pool; in a distributed run each process does so, since
     recall is not the mean of recalls in smaller pools.
 
     Args:
-        cache_chunk_size: Pictures whose activations are held at once, by gradient caching; None holds the batch.
+        cache_chunk_size: Images whose activations are held at once, by gradient caching; None holds the batch.
         *args, **kwargs: As for `MultimodalTrainer`; `data_collator` is a `PairCollator`, the data sets are those of
             `group_pairs`.
     """
@@ -60,14 +60,14 @@ class AlignerTrainer(MultimodalTrainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Recalls and ranks in both directions, the pool beside them, and their rsum."""
-        pictures: Any = dataloader.dataset
+        images: Any = dataloader.dataset
         found = measure_retrieval(
             self.accelerator.unwrap_model(self.model),
             self.data_collator.processor,
-            pictures,
+            images,
             batch_size=self.args.eval_batch_size,
             num_workers=self.args.dataloader_num_workers,
             states=self.data_collator.states,
         )
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in flat_metrics(found).items()}
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(pictures))
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(images))

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from transformers.trainer_pt_utils import safe_globals
 from transformers.utils import logging
 
-from hf_multimodal.storage import sync, write_text
+from hf_multimodal.hub.storage import sync, write_text
 
 logger = logging.get_logger(__name__)
 

@@ -98,7 +98,7 @@ def vision_part(name: str | None) -> tuple[PreTrainedConfig, BaseImageProcessor]
         name: Hub name or folder whose configuration is taken, `torchvision:<architecture>`, or None for the small one.
 
     Returns:
-        The configuration, and what prepares its pictures: 64x64 with a plain mean and deviation for the small one.
+        The configuration, and what prepares its images: 64x64 with a plain mean and deviation for the small one.
     """
     if name is None:
         plain = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}

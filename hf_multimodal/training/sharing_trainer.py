@@ -8,9 +8,9 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import HubStrategy
 from transformers.utils.hub import PushInProgress
 
-from hf_multimodal.sharing.files import shared_files
-from hf_multimodal.sharing.pushing import push_folder
-from hf_multimodal.storage import replaced_files
+from hf_multimodal.hub.files import shared_files
+from hf_multimodal.hub.pushing import push_folder
+from hf_multimodal.hub.storage import replaced_files
 
 
 class SharingTrainer(Trainer):

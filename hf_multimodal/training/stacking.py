@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from hf_multimodal.inference.missing_curve import SHOWN
-from hf_multimodal.inference.predicting import batches
+from hf_multimodal.inference.prediction import batches
 from hf_multimodal.models.gathering import distributed_run
 from hf_multimodal.models.stack import HEADS, KNOTS, PATTERNS, log_odds
 

@@ -18,8 +18,7 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
 
-from hf_multimodal.storage import replaced_files
-from hf_multimodal.training.averaging import WeightAverage
+from hf_multimodal.hub.storage import replaced_files
 from hf_multimodal.training.checkpoints import (
     MANIFEST,
     checkpoints,
@@ -29,8 +28,9 @@ from hf_multimodal.training.checkpoints import (
     step_of,
     write_manifest,
 )
+from hf_multimodal.training.ema import EMA
 from hf_multimodal.training.optimization import parameter_groups
-from hf_multimodal.training.preparing import batching_lengths
+from hf_multimodal.training.preparation import batching_lengths
 from hf_multimodal.training.sampling import EpochCallback, EpochSampler
 from hf_multimodal.training.sharing_trainer import SharingTrainer
 from hf_multimodal.training.termination import Termination, start_worker
@@ -66,7 +66,7 @@ class MultimodalTrainer(SharingTrainer):
     - Augmentation is for training only: evaluation uses `eval_collator`.
     - Both collators refuse labels that the model has not.
     - `group_by_length` goes without a column of lengths: the texts of the training rows are then measured.
-    - With `weight_average`, a running average of the weights is evaluated, chosen by and kept.
+    - With `ema_decay`, a running average of the weights is evaluated, chosen by and kept.
     - With `torch_compile`, a batch in which everything is present goes without `modality_mask`.
     - A checkpoint with missing or unexpected weights is an error, where `Trainer` warns and goes on. Each has a
       manifest, written last, by which a damaged one is known; older ones go only when the new one is whole.
@@ -79,7 +79,7 @@ class MultimodalTrainer(SharingTrainer):
         eval_collator: Collator for evaluation; None means `data_collator`.
         data_collator: A `MultimodalCollator`; its `epoch` is kept up to date, its processor saved in checkpoints.
         oversample: Repeat the examples of rare classes until every class is as frequent as the most frequent one.
-        weight_average: Decay of the average a step, for instance 0.98; 0 keeps the weights as they are.
+        ema_decay: Decay of the average a step, for instance 0.98; 0 keeps the weights as they are.
         *args, **kwargs: As for `Trainer`.
     """
 
@@ -92,7 +92,7 @@ class MultimodalTrainer(SharingTrainer):
         head_learning_rate: float,
         eval_collator: Callable | None = None,
         oversample: bool = False,
-        weight_average: float = 0.0,
+        ema_decay: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -107,7 +107,7 @@ class MultimodalTrainer(SharingTrainer):
         self._last_rows: torch.Tensor | None = None
         self.termination = Termination()
         self.add_callback(self.termination)
-        self.average = WeightAverage(self.model, weight_average) if weight_average else None
+        self.average = EMA(self.model, ema_decay) if ema_decay else None
         if self.average is not None:
             self.add_callback(self.average)
 

@@ -1,0 +1,85 @@
+"""What a card says to machines: the YAML at its head."""
+
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from hf_multimodal.hub.runs import Run
+from hf_multimodal.hub.tables import plain
+
+# Our name of a metric: the Hub's, and how people call it.
+HUB_METRICS = {
+    "accuracy": ("accuracy", "accuracy"),
+    "label_accuracy": ("label_accuracy", "label accuracy"),
+    "subset_accuracy": ("accuracy", "subset accuracy"),  # what the Hub's metric is for several labels
+    "macro_f1": ("f1", "macro-F1"),
+    "mAP": ("mean_average_precision", "mAP"),
+    "nll": ("nll", "NLL"),
+    "ece": ("ece", "ECE"),
+    "mse": ("mse", "mean squared error"),
+    "mae": ("mae", "mean absolute error"),
+    "pearson": ("pearsonr", "Pearson's r"),
+}
+TASKS = {"both": "text-classification", "text": "text-classification", "image": "image-classification"}
+
+
+def card_metadata(run: Run) -> ModelCardData:
+    """Metadata of a run's card; no class name and no text of an example is among them.
+
+    The Hub has no task of an image and a text with classes, so a classifier of both is filed under
+    `text-classification`, with the tag `image-text-classification`.
+
+    Args:
+        run: The run.
+
+    Returns:
+        Metadata whose every string is one line.
+    """
+    task = "zero-shot-image-classification" if run.is_aligner else TASKS[run.modality]
+    tags = ["multimodal", "image-text-retrieval" if run.is_aligner else "image-text-classification"]
+    results = _results(run, task)
+    name = run.data.get("name")
+    return ModelCardData(
+        license=run.card.license or "unknown",
+        language=run.card.language or None,
+        library_name="transformers",
+        pipeline_tag=task,
+        base_model=run.base_models or None,
+        datasets=[plain(name)] if run.data.get("kind") == "Hub" else None,
+        tags=tags if run.modality == "both" else [task],
+        metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
+        model_name=plain(run.title or run.name.rpartition("/")[2]) if results else None,
+        eval_results=results or None,
+    )
+
+
+def _results(run: Run, task: str) -> list[EvalResult]:
+    if run.split is None:
+        return []
+    found = run.metrics[run.split]
+    values: list[tuple[str, str, Any]]
+    if run.is_aligner:
+        values = [
+            (
+                f"recall_at_{k}",
+                f"R@{k}, {way.replace('_', ' ')}, pool of {found[way]['pool']}",
+                found[way][f"recall_at_{k}"],
+            )
+            for way in ("image_to_text", "text_to_image")
+            for k in (1, 5, 10)
+        ]
+    else:
+        values = [(kind, words, found[name]) for name, (kind, words) in HUB_METRICS.items() if name in found]
+    known = plain(run.data.get("name") or "custom")
+    return [
+        EvalResult(
+            task_type=task,
+            dataset_type=known,
+            dataset_name=plain(run.card.dataset_name or known),
+            dataset_split=run.split,
+            metric_type=kind,
+            metric_name=words,
+            metric_value=round(value, 4),
+        )
+        for kind, words, value in values
+    ]

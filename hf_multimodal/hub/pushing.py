@@ -1,0 +1,149 @@
+"""The push of a run's folder to the Hub."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import HfHubHTTPError
+from transformers import AutoModel, PreTrainedConfig
+
+from hf_multimodal.hub.files import WEIGHTS, read_card, shared_files
+from hf_multimodal.hub.pickles import refuse_pickles
+
+# The two lines of a card's snippet that name where it loads from.
+LOADING = re.compile(
+    r"""^((?:model = AutoModel|processor = AutoProcessor)\.from_pretrained\()"(?:[^"\\]|\\.)*"(, trust_remote)""", re.M
+)
+
+
+@dataclass
+class PushArguments:
+    """What is pushed, and where."""
+
+    model: str = field(metadata={"help": "Folder of the run."})
+    repo_id: str = field(metadata={"help": "Name on the Hub: user/name. The repository is made if there is none."})
+    private: bool = field(
+        default=False, metadata={"help": "Make the repository private; one that is there and public is refused."}
+    )
+    revision: str | None = field(default=None, metadata={"help": "Branch, made if there is none. Default: main."})
+    commit_message: str = field(default="Upload model", metadata={"help": "Message of the commit."})
+    hub_token: str | None = field(
+        default=None,
+        repr=False,
+        metadata={"help": "Token that may write. Default: that of HF_TOKEN or of `hf auth login`, which is safer."},
+    )
+
+
+def card_of(repo_id: str, card: str) -> str:
+    """A run's card whose snippet loads from the repository, whichever folder or repository it named.
+
+    Example:
+
+    >>> card_of("me/mine", 'model = AutoModel.from_pretrained("runs/a", trust_remote_code=True)')
+    'model = AutoModel.from_pretrained("me/mine", trust_remote_code=True)'
+    """
+    return LOADING.sub(lambda found: f'{found[1]}"{repo_id}"{found[2]}', card)
+
+
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload model",
+    run_as_future: bool = False,
+) -> Any:
+    """Push what `shared_files` names to a repository of the Hub, in one commit; the card's snippet loads from there.
+
+    Weights that lie there and are not pushed, as the shards of a larger model before, are removed in that commit.
+
+    Args:
+        folder: Of a run.
+        repo_id: `user/name`, or a name under the user of the token.
+        private: Whether a new repository is private; None leaves it to the Hub. One that is there stays as it is, and
+            is refused if it is public and True is asked for.
+        token: Token that may write; None means that of `HF_TOKEN` or of `hf auth login`.
+        revision: Branch, made if there is none; None means `main`.
+        commit_message: Of the commit.
+        run_as_future: Return at once, and push in the background.
+
+    Returns:
+        A `huggingface_hub.CommitInfo`, whose `oid` pins the revision; with `run_as_future` a future of it.
+
+    Raises:
+        FileNotFoundError: If the folder holds no whole model, or an image of the card is not in it.
+        PermissionError: If the token may not write there.
+        ValueError: As `shared_files`; if the repository holds pickled weights, or is public where a private one is
+            asked for.
+    """
+    files = shared_files(folder)
+    api = HfApi(token=token)
+    try:
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if private and not api.model_info(repo_id).private:
+            raise ValueError(
+                f"{repo_id} is there and public, and a private one is asked for: nothing was pushed. Make it private "
+                "in its settings, or push to another."
+            )
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        there = api.list_repo_files(repo_id, revision=revision)
+        refuse_pickles(repo_id, there)
+        content: dict[str, Path | bytes] = {name: Path(folder, name) for name in files}
+        if "README.md" in content:
+            content["README.md"] = card_of(repo_id, read_card(folder)).encode()
+        # A whole file of weights would be loaded before shards that come to lie beside it.
+        old = [name for name in there if name not in content and any(fnmatch(name, kind) for kind in WEIGHTS)]
+        return api.create_commit(  # type: ignore[call-overload]
+            repo_id,
+            [
+                *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=found) for name, found in content.items()),
+                *(CommitOperationDelete(path_in_repo=name) for name in old),
+            ],
+            commit_message=commit_message,
+            revision=revision,
+            run_as_future=run_as_future,
+        )
+    except HfHubHTTPError as error:
+        if error.response.status_code not in (401, 403):
+            raise
+        raise PermissionError(
+            f"{repo_id} cannot be written with the token that was used, if any: log in by `hf auth login`, or set "
+            f"HF_TOKEN to a token with write permission there ({error.response.status_code})."
+        ) from error
+
+
+def push(args: PushArguments) -> dict[str, Any]:
+    """Do what `scripts/push_to_hub.py` does, and print how the model is loaded from there.
+
+    Args:
+        args: What is pushed, and where.
+
+    Returns:
+        `repo_id`, `revision` (the commit's hash) and `files`.
+
+    Raises:
+        ValueError: If the weights are not those that the configuration asks for; nothing is pushed.
+    """
+    files = shared_files(args.model)
+    model_type = PreTrainedConfig.get_config_dict(args.model)[0].get("model_type", "")
+    if model_type.startswith("multimodal_"):
+        AutoModel.from_pretrained(args.model)  # refuses weights that are missing, left over or not finite
+    commit = push_folder(
+        args.model,
+        args.repo_id,
+        private=args.private or None,
+        token=args.hub_token,
+        revision=args.revision,
+        commit_message=args.commit_message,
+    )
+    repo_id = commit.repo_url.repo_id
+    print(f"{len(files)} files of {args.model} are at {commit.commit_url}:\n{json.dumps(files)}")
+    print(f'AutoModel.from_pretrained("{repo_id}", revision="{commit.oid}", trust_remote_code=True)')
+    return {"repo_id": repo_id, "revision": commit.oid, "files": files}

@@ -1,0 +1,227 @@
+"""Hidden states of frozen vision layers, computed once for all epochs and for all runs that share the folder."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from filelock import FileLock
+from PIL import Image
+from torch import nn
+from tqdm.auto import tqdm
+
+from hf_multimodal.data.archives import read_file
+from hf_multimodal.data.images import open_rgb
+from hf_multimodal.hub.storage import replaced
+from hf_multimodal.models.inner_models import image_size_of
+from hf_multimodal.training.freezing import find_blocks
+
+AS_IT_IS = -1  # the version of an image that is not augmented
+
+
+def image_key(image: Any) -> str:
+    """Name an image cell (`{"bytes", "path"}`) by its content."""
+    content = image["bytes"] if image["bytes"] is not None else read_file(image["path"])
+    return hashlib.sha256(content).hexdigest()
+
+
+class FeatureCache:
+    """What the frozen layers of a vision model make of each image of a data set, on disk.
+
+    The file is named by the weights of the frozen layers, the image processor, the augmentation and the images, so
+    that no other model's states are ever read. Of images to train on, a few augmented versions can be kept, which
+    are the same for all runs that share the folder; epochs take them in turn.
+
+    Args:
+        folder: Where the states lie; runs that share it compute them once.
+        model: A model with a `vision_model` whose first layers are frozen.
+        image_processor: Its image processor.
+        images: Cells of all images that are read as they are, `None`s among them.
+        augmented: Cells of the images that are read in augmented versions.
+        augment: Makes them; called with (image, version, a number that the image's content gives).
+        versions: How many of each.
+        value_range: The processor's `image_value_range`.
+        batch_size: Images a forward pass.
+
+    Raises:
+        ValueError: If no layer is frozen, or the layers do not hand one tensor from each to the next (Swin).
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        model: Any,
+        image_processor: Any,
+        images: Sequence[Any],
+        *,
+        augmented: Sequence[Any] = (),
+        augment: Callable[[Image.Image, int, int], Image.Image] | None = None,
+        versions: int = 0,
+        value_range: tuple[float, float] | None = None,
+        batch_size: int = 32,
+    ) -> None:
+        vision_model = model.vision_model
+        self.layers = frozen_layers(vision_model)
+        self.augment, self.versions, self.batch_size = augment, versions, batch_size
+        self.value_range = value_range
+        plain, drawn = (
+            {image_key(image): image for image in cells if image is not None} for cells in (images, augmented)
+        )
+        wanted = [(key, AS_IT_IS) for key in sorted(plain)]
+        wanted += [(key, version) for key in sorted(drawn) for version in range(versions)]
+        self.rows = {named: row for row, named in enumerate(wanted)}
+        names = [
+            image_processor.to_json_string(),
+            value_range,
+            self.layers,
+            repr(augment) if drawn else None,
+            *self.rows,
+        ]
+        digest = hashlib.sha256(json.dumps(names).encode())
+        for parameter in vision_model.parameters():
+            if not parameter.requires_grad:
+                digest.update(parameter.detach().cpu().float().numpy().tobytes())
+        self.path = Path(folder, f"{digest.hexdigest()[:16]}.npy")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self.path}.lock"):  # of runs that begin together, the first computes what all read
+            if not self.path.is_file():
+                with replaced(self.path) as unfinished:
+                    self._compute(unfinished, vision_model, image_processor, {**drawn, **plain})
+
+    @cached_property
+    def states(self) -> np.ndarray:
+        """(images, ...) float32, mapped from the file, by each worker for itself."""
+        return np.load(self.path, mmap_mode="r")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "states"}
+
+    @torch.inference_mode()
+    def _compute(self, path: Path, vision_model: nn.Module, image_processor: Any, cells: dict[str, Any]) -> None:
+        states: Any = None
+        names = list(self.rows)
+        for start in tqdm(range(0, len(names), self.batch_size), desc="Frozen layers"):
+            images = [self._image(cells[key], key, version) for key, version in names[start:][: self.batch_size]]
+            pixels = image_processor(images, return_tensors="pt")["pixel_values"]
+            found = states_after(vision_model, self.layers, pixels).float().cpu().numpy()
+            if states is None:
+                shape = (len(names), *found.shape[1:])
+                states = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+            states[start : start + len(found)] = found
+        states.flush()
+
+    def _image(self, cell: Any, key: str, version: int) -> Image.Image:
+        augment = None if version == AS_IT_IS else self.augment
+        changed = None if augment is None else lambda image: augment(image, version, int(key[:12], 16))
+        return open_rgb(cell, self.value_range, changed)
+
+    def batch(self, images: Sequence[Any], epoch: int | None = None) -> torch.Tensor:
+        """Read the states of some images.
+
+        Args:
+            images: Cells, None where there is no image.
+            epoch: Number of the epoch, from 0, where augmented versions are wanted.
+
+        Returns:
+            (batch, ...), zeros where there is no image.
+        """
+        version = AS_IT_IS if epoch is None else epoch % self.versions
+        found = torch.zeros(len(images), *self.states.shape[1:])
+        for row, image in enumerate(images):
+            if image is not None:
+                found[row] = torch.tensor(self.states[self.rows[image_key(image), version]])
+        return found
+
+
+def images_of(splits: Sequence[Dataset]) -> list[Any]:
+    """The image cells of several splits."""
+    return [image for rows in splits for image in rows.select_columns(["image"])[:]["image"]]
+
+
+def frozen_layers(vision_model: nn.Module) -> int:
+    """Number of the first layers that are frozen.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    blocks = find_blocks(vision_model)
+    frozen = [not any(parameter.requires_grad for parameter in block.parameters()) for block in blocks]
+    count = frozen.index(False) if False in frozen else len(frozen)
+    if not count:
+        raise ValueError("states of frozen layers need freeze_vision_layers: no layer of the vision model is frozen.")
+    return count
+
+
+def states_after(vision_model: nn.Module, layers: int, pixel_values: torch.Tensor) -> torch.Tensor:
+    """What the first layers hand to the next.
+
+    Args:
+        vision_model: A vision model.
+        layers: How many.
+        pixel_values: (batch, channels, height, width).
+
+    Raises:
+        ValueError: If that is not one tensor.
+    """
+    kept: list[Any] = []
+
+    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+        kept.append(output)
+        raise _Reached
+
+    handle = find_blocks(vision_model)[layers - 1].register_forward_hook(keep)
+    was_training = vision_model.training
+    try:
+        pixels = pixel_values.to(next(vision_model.parameters())).contiguous(memory_format=torch.channels_last)
+        with contextlib.suppress(_Reached):
+            vision_model.eval()(pixel_values=pixels)  # laid out as when all layers run, to round as they do
+    finally:
+        handle.remove()
+        vision_model.train(was_training)
+    if not isinstance(kept[0], torch.Tensor):
+        raise ValueError(
+            f"the layers of {type(vision_model).__name__} hand on a {type(kept[0]).__name__}, not one tensor: its "
+            "states cannot be kept."
+        )
+    return kept[0]
+
+
+class _Reached(Exception):
+    """The layer whose states are wanted has run; the later ones need not."""
+
+
+@contextlib.contextmanager
+def reading_states(vision_model: nn.Module, layers: int) -> Iterator[None]:
+    """Let a vision model take the states after its first layers in the place of `pixel_values`.
+
+    Its modules and their names stay as they are: the first layer answers with the states, the other frozen ones hand
+    on what they get, and what comes before them runs on one black image.
+
+    Args:
+        vision_model: A vision model.
+        layers: Number of the layers whose states are given.
+    """
+    blocks = find_blocks(vision_model)[:layers]
+    size = image_size_of(vision_model.config)
+    forward = vision_model.forward
+    given: list[torch.Tensor] = []
+
+    def forward_from_states(pixel_values: torch.Tensor, **kwargs: Any) -> Any:
+        given[:] = [pixel_values]
+        return forward(pixel_values=pixel_values.new_zeros(1, 3, *size), **kwargs)
+
+    vision_model.forward = forward_from_states
+    for block in blocks:
+        block.forward = lambda *args, **kwargs: given[0]
+    try:
+        yield
+    finally:
+        del vision_model.forward
+        for block in blocks:
+            del block.forward

@@ -1,0 +1,99 @@
+"""Flags and YAML of the scripts: defaults, precedence, and wrong choices known before data are loaded."""
+
+from pathlib import Path
+
+import pytest
+from transformers import TrainingArguments
+
+from hf_multimodal.cli.training_command_line import parse_training_arguments
+
+SCRATCH = ["--data", "controlled:unique", "--from_scratch"]
+
+
+def test_defaults_of_a_run() -> None:
+    _, _, training, given = parse_training_arguments(["--data", "x", "--vision_model", "v", "--text_model", "t"])
+    assert (training.learning_rate, training.weight_decay, training.max_grad_norm) == (2e-5, 0.01, 1.0)
+    assert training.get_warmup_steps(200) == 20
+    assert (training.metric_for_best_model, training.greater_is_better) == ("nll", False)
+    assert training.load_best_model_at_end and training.save_total_limit == 1
+    assert training.remove_unused_columns is False and training.report_to == []
+    assert given == {"vision_model": "v", "text_model": "t", "data": "x"}
+    model, _, training, _ = parse_training_arguments(SCRATCH)
+    assert training.learning_rate == model.head_learning_rate == 1e-3
+    _, _, training, _ = parse_training_arguments([*SCRATCH, "--metric_for_best_model", "accuracy"])
+    assert training.greater_is_better is True
+
+
+def test_flags_override_the_yaml_file(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("data: controlled:unique\nfrom_scratch: true\nlearning_rate: 2e-4\nseed: 3\nfusion: gated\n")
+    model, data, training, given = parse_training_arguments(["--config", str(path), "--seed", "4"])
+    assert (training.learning_rate, training.seed, model.fusion, data.data) == (2e-4, 4, "gated", "controlled:unique")
+    assert given["seed"] == 4 and given["learning_rate"] == 2e-4
+    path.write_text("data: controlled:unique\nfusoin: gated\n")
+    with pytest.raises(ValueError, match=r"unknown key 'fusoin' in '.*run.yaml'. Did you mean 'fusion'\?"):
+        parse_training_arguments(["--config", str(path)])
+    with pytest.raises(FileNotFoundError, match="config: there is no file 'gone.yaml'"):
+        parse_training_arguments(["--config", "gone.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--fusion", "gate"], r"fusion must be one of \['concat', .*\], got 'gate'. Did you mean 'gated'\?"),
+        (["--modality", "img"], r"modality must be one of \['both', 'image', 'text'\], got 'img'"),
+        (["--max_train_sample", "3"], r"unknown argument 'max_train_sample'. Did you mean 'max_train_samples'\?"),
+        (["--label_smoothing_factor", "0.1"], "use --label_smoothing"),
+        (["--freeze_vision_layers", "some"], "freeze_vision_layers must be a number of layers or 'all', got 'some'"),
+        (["--on_bad_sample", "skip"], r"on_bad_sample must be one of \['error', 'missing', 'drop'\], got 'skip'"),
+        (["--class_weights", "on"], r"class_weights must be one of \['none', 'balanced'\], got 'on'"),
+        (["--class_weights", "balanced", "--oversample"], "class_weights 'balanced' and oversample correct the same"),
+        (["--threshold", "tune"], "threshold must be a number between 0 and 1, or 'tuned', got 'tune'"),
+        (["--threshold", "1"], "threshold must be a number between 0 and 1, or 'tuned', got '1'"),
+        (
+            ["--threshold", "tuned", "--fit_on_validation"],
+            "fit_on_validation leaves no rows to tune the thresholds on",
+        ),
+        (["--problem_type", "multi"], "problem_type must be one of"),
+        (["--lora_rank", "4"], "lora_rank needs pretrained weights"),
+        (["--modality", "image", "--text_model", "t"], "text_model 't' has no use with modality 'image'"),
+        (["--modality", "text", "--freeze_vision_layers", "2"], "freeze_vision_layers '2' has no use with modality"),
+        (["--modality", "text", "--vision_layers", "2"], "vision_layers needs a pretrained vision model"),
+        (["--modality", "text", "--fusion", "gated"], "fusion 'gated' has no use with modality 'text'"),
+        (["--modality", "text", "--augment"], "augment has no use with modality 'text'"),
+        (["--modality", "text", "--whole_images"], "whole_images has no use with modality 'text'"),
+        (["--modality", "image", "--text_pooling", "cls"], "text_pooling 'cls' has no use with modality 'image'"),
+        (["--text_model", "lstn"], r"text_model 'lstn' is neither a folder nor one of .* Did you mean 'lstm'\?"),
+        (["--modality", "image", "--max_length", "9"], "max_length 9 has no use with modality 'image'"),
+    ],
+)
+def test_a_wrong_choice_is_known_before_data_are_loaded(flags: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_training_arguments([*SCRATCH, *flags])
+
+
+def test_what_is_needed_is_asked_for() -> None:
+    with pytest.raises(ValueError, match="vision_model is needed for modality 'both' unless from_scratch is set"):
+        parse_training_arguments(["--data", "controlled:unique"])
+    with pytest.raises(ValueError, match="text_model 'lstm' has no pretrained weights: it needs from_scratch"):
+        parse_training_arguments(["--data", "controlled:unique", "--vision_model", "v", "--text_model", "lstm"])
+    with pytest.raises(FileNotFoundError, match="vision_model: there is no folder '/no/such'"):
+        parse_training_arguments(["--data", "controlled:unique", "--vision_model", "/no/such", "--text_model", "t"])
+    with pytest.raises(ValueError, match="data is needed"):
+        parse_training_arguments(["--from_scratch"])
+    _, _, training, _ = parse_training_arguments([*SCRATCH, "--resume_from_checkpoint"])
+    assert training.resume_from_checkpoint == "true"
+
+
+def test_the_batch_size_is_for_all_processes_together(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(TrainingArguments, "world_size", property(lambda self: 3))
+    flags = [*SCRATCH, "--use_cpu", "--per_device_train_batch_size"]
+    _, _, training, given = parse_training_arguments([*flags, "12"])
+    assert (training.per_device_train_batch_size, given["per_device_train_batch_size"]) == (4, 12)
+    with pytest.raises(ValueError, match="must be a multiple of their number, 3, got 32"):
+        parse_training_arguments([*flags, "32"])
+    with pytest.raises(SystemExit):
+        parse_training_arguments(["--help"])
+    assert "Examples a step on all processes together" in " ".join(capsys.readouterr().out.split())

@@ -1,0 +1,248 @@
+"""What is drawn: lines, cells, bars, images and words, read from the figures."""
+
+import logging
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+
+from hf_multimodal.evaluation import fonts
+from hf_multimodal.evaluation.plots import plot_confusion, plot_history, plot_prediction
+
+CHINESE = "这是一个测试：今天的天气真好，我们去公园看花。"
+HISTORY = [
+    {"loss": 1.0, "learning_rate": 1e-3, "epoch": 0.5, "step": 5},
+    {"loss": 0.8, "epoch": 1.0, "step": 10},
+    {
+        "eval_loss": 0.95,
+        "eval_nll": 0.9,
+        "eval_accuracy": 0.6,
+        "eval_majority_accuracy": 0.55,
+        "epoch": 1.0,
+        "step": 10,
+    },
+    {"loss": 0.5, "epoch": 2.0, "step": 20},
+    {
+        "eval_loss": 0.99,
+        "eval_nll": 1.1,
+        "eval_accuracy": 0.7,
+        "eval_majority_accuracy": 0.55,
+        "epoch": 2.0,
+        "step": 20,
+    },
+    {"train_runtime": 9.0, "train_loss": 0.7, "epoch": 2.0, "step": 20},
+    {"eval_nll": 0.9, "eval_accuracy": 0.6, "epoch": 2.0, "step": 20},  # the best checkpoint, evaluated at the end
+]
+
+
+def lines_of(axes):
+    return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
+
+
+def names_on(axis):
+    return [label.get_text() for label in axis.get_ticklabels()]
+
+
+def pixels(figure):
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba()).copy()
+
+
+def needs_chinese_font():
+    if len(fonts.families_for(CHINESE)) == 1:
+        pytest.skip("no font with Chinese characters: install one, or the extra `cjk`")
+
+
+def test_history_draws_the_log():
+    left, right = plot_history(HISTORY).axes
+    assert lines_of(left) == {
+        "training loss": ([0.5, 1.0, 2.0], [1.0, 0.8, 0.5]),
+        "validation NLL": ([1.0, 2.0], [0.9, 1.1]),
+        "lowest, epoch 1": ([1.0, 1.0], [0, 1]),
+    }
+    assert lines_of(right) == {
+        "accuracy": ([1.0, 2.0], [0.6, 0.7]),
+        "majority class": ([0, 1], [0.55, 0.55]),
+    }
+    assert [text.get_text() for text in right.get_legend().get_texts()] == list(lines_of(right))
+    assert left.get_xlabel() == "epoch"
+
+
+def test_history_of_a_regression_and_of_nothing():
+    log = [{"eval_mse": 2.0, "eval_r2": 0.1, "epoch": 1.0}, {"eval_mse": 1.0, "eval_r2": 0.4, "epoch": 2.0}]
+    left, right = plot_history(log).axes
+    assert lines_of(left)["validation squared error"] == ([1.0, 2.0], [2.0, 1.0])
+    assert lines_of(right) == {"R²": ([1.0, 2.0], [0.1, 0.4])}
+    assert [axes.texts[0].get_text() for axes in plot_history([]).axes] == ["nothing logged", "nothing logged"]
+
+
+def test_confusion_shows_counts_and_colours_rows():
+    figure = plot_confusion([[6, 2], [0, 0]], ["cat", "dog"])
+    axes = figure.axes[0]
+    assert axes.images[0].get_array().tolist() == [[0.75, 0.25], [0.0, 0.0]]
+    assert axes.images[0].get_clim() == (0, 1)
+    assert {text.get_position(): text.get_text() for text in axes.texts} == {
+        (0, 0): "6",
+        (1, 0): "2",
+        (0, 1): "0",
+        (1, 1): "0",
+    }
+    assert axes.texts[0].get_color() == "white" and axes.texts[1].get_color() != "white"
+    assert names_on(axes.xaxis) == names_on(axes.yaxis) == ["cat", "dog"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
+
+
+def test_confusion_of_thirty_long_names_stays_legible():
+    names = [f"class number {k} with the same long ending" for k in range(30)]
+    axes = plot_confusion(np.eye(30, dtype=int) * 1000, names).axes[0]
+    shown = names_on(axes.yaxis)
+    assert len(set(shown)) == 30  # cut names that became equal are told apart
+    assert max(map(fonts.ems, shown)) < 17
+    assert min(text.get_fontsize() for text in axes.texts) > 6
+    assert axes.get_xticklabels()[0].get_rotation() == 40
+
+
+def test_confusion_refuses_another_shape():
+    with pytest.raises(ValueError, match=r"matrix must have shape \(3, 3\) for 3 classes, got \(2, 2\)"):
+        plot_confusion([[1, 0], [0, 1]], ["a", "b", "c"])
+
+
+def test_prediction_shows_image_text_class_and_bars():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (4, 5, 3), dtype=np.uint8))
+    figure = plot_prediction(image, "costs $5 or $6_a", ["no", "maybe", "yes"], [0.1, 0.2, 0.7])
+    shown, bars, words = figure.axes
+    assert np.array_equal(shown.images[0].get_array(), np.asarray(image))
+    assert [bar.get_width() for bar in bars.patches] == [0.7, 0.2, 0.1]
+    assert names_on(bars.yaxis) == ["yes", "maybe", "no"]
+    assert [text.get_text() for text in bars.texts] == ["0.700", "0.200", "0.100"]
+    assert bars.get_ylim()[0] > bars.get_ylim()[1]  # the first bar is on top
+    colors = [bar.get_facecolor() for bar in bars.patches]
+    assert colors[0] != colors[1] == colors[2]
+    assert words.texts[0].get_text() == "costs $5 or $6_a"
+    assert not words.texts[0].get_parse_math()
+    assert figure.get_suptitle() == "predicted: yes"
+
+
+@pytest.mark.parametrize("text", [None, "", " \n"])
+def test_absent_inputs_are_said(text):
+    figure = plot_prediction(None, text, ["no", "yes"], [0.4, 0.6])
+    assert figure.axes[0].texts[0].get_text() == "no image"
+    assert not figure.axes[0].images
+    assert figure.axes[2].texts[0].get_text() == "no text"
+
+
+def test_the_word_nan_is_text():
+    assert plot_prediction(None, "NaN", ["no", "yes"], [0.4, 0.6]).axes[2].texts[0].get_text() == "NaN"
+
+
+def test_prediction_of_other_problem_types():
+    several = {"problem_type": "multi_label_classification"}
+    figure = plot_prediction(None, "x", ["sea", "sun", "fog"], [0.9, 0.5, 0.1], **several)
+    assert figure.get_suptitle() == "predicted: sea, sun"
+    figure = plot_prediction(None, "x", ["sea", "sun", "fog"], [0.9, 0.5, 0.1], thresholds=[0.95, 0.5, 0.1], **several)
+    assert figure.get_suptitle() == "predicted: sun, fog"
+    assert plot_prediction(None, "x", ["a"], [0.1], **several).get_suptitle() == "predicted: none of the labels"
+    figure = plot_prediction(None, "x", [], 3.25, problem_type="regression")
+    assert (figure.get_suptitle(), len(figure.axes)) == ("predicted: 3.25", 2)
+
+
+def test_many_classes_draw_the_thirty_most_probable():
+    probabilities = np.arange(1, 101) / 5050
+    bars = plot_prediction(None, "x", [f"c{k}" for k in range(100)], probabilities).axes[1]
+    assert names_on(bars.yaxis) == [f"c{k}" for k in range(99, 69, -1)]
+    assert bars.get_title() == "the 30 most probable of 100 classes"
+
+
+def test_prediction_refuses_another_number_of_classes():
+    with pytest.raises(ValueError, match="2 classes need as many probabilities, got 3"):
+        plot_prediction(None, "x", ["no", "yes"], [0.1, 0.2, 0.7])
+
+
+def test_long_text_is_wrapped_and_cut():
+    words = "many words of a tweet " * 20
+    lines = plot_prediction(None, words, ["a"], [1.0]).axes[2].texts[0].get_text().split("\n")
+    assert " ".join(lines).split() == words.split()
+    assert len(lines) > 1 and max(map(fonts.ems, lines)) <= 60
+    lines = plot_prediction(None, words * 10, ["a"], [1.0]).axes[2].texts[0].get_text().split("\n")
+    assert len(lines) == 14 and lines[-1].endswith(" …")
+    lines = plot_prediction(None, "W" * 100, ["a"], [1.0]).axes[2].texts[0].get_text().split("\n")
+    assert "".join(lines) == "W" * 100 and len(lines) == 2
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "I;16", "F"])
+def test_any_image_mode_is_drawn(mode):
+    if mode == "I;16":
+        image = Image.fromarray(np.array([[0, 65535], [32768, 0]], dtype=np.uint16))
+    else:
+        image = Image.fromarray(np.array([[0, 255], [128, 0]], dtype=np.uint8)).convert(mode)
+    value_range = (0, 255) if mode == "F" else None
+    shown = plot_prediction(image, None, ["a"], [1.0], value_range=value_range).axes[0].images[0].get_array()
+    assert shown.shape == (2, 2, 3) and shown.dtype == np.uint8
+    assert shown[0, 0].max() < 10 and shown[0, 1].min() > 245
+    if mode not in ("1", "P", "CMYK"):
+        assert 120 < shown[1, 0, 0] < 136
+
+
+def test_transparency_lies_on_white():
+    shown = plot_prediction(Image.new("RGBA", (1, 1), (0, 0, 0, 0)), None, ["a"], [1.0]).axes[0].images[0].get_array()
+    assert shown.tolist() == [[[255, 255, 255]]]
+
+
+def test_chinese_is_drawn_as_chinese():
+    needs_chinese_font()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns "Glyph ... missing from font(s)"
+        pixels(plot_confusion([[1, 0], [0, 1]], ["积极", "消极"]))
+        figure = plot_prediction(None, CHINESE, ["积极", "消极"], [0.9, 0.1])
+        drawn = pixels(figure)
+        other = pixels(plot_prediction(None, CHINESE[::-1], ["积极", "消极"], [0.9, 0.1]))
+    assert figure.axes[2].texts[0].get_text() == CHINESE
+    assert (drawn != other).any()  # empty boxes would look the same in any order
+
+
+def test_chinese_lines_break_anywhere():
+    lines = plot_prediction(None, CHINESE * 6, ["a"], [1.0]).axes[2].texts[0].get_text().split("\n")
+    assert "".join(lines) == CHINESE * 6 and len(lines) == 3
+
+
+def test_missing_glyphs_are_warned_of_once_with_the_cure(monkeypatch, caplog, tmp_path):
+    monkeypatch.setattr(fonts, "_candidates", lambda: iter(()))
+    monkeypatch.setattr(fonts, "_extra_font", lambda: None)
+    fonts._warn.cache_clear()
+    with caplog.at_level(logging.WARNING), warnings.catch_warnings():
+        warnings.simplefilter("error")  # one warning is enough: matplotlib's own are silenced while saving
+        for _ in range(2):
+            plot_prediction(None, "好", ["a"], [1.0], tmp_path / "p.png")
+    assert [record.getMessage() for record in caplog.records] == [
+        "no installed font has a glyph for 1 characters, such as 好 (U+597D): pip install 'hf_multimodal[cjk]'."
+    ]
+    fonts._warn.cache_clear()
+
+
+def test_the_extra_font_is_used_before_the_machine_s():
+    extra = fonts._extra_font()
+    if extra is None:
+        pytest.skip("the extra `cjk` is not installed")
+    assert fonts.families_for("我 and you") == ["DejaVu Sans", "Noto Sans SC"]
+    assert "zhplot" not in sys.modules  # importing it would change matplotlib's settings
+
+
+def test_files_are_png_images(tmp_path):
+    plot_history(HISTORY, tmp_path / "h.png")
+    plot_confusion([[1, 0], [0, 1]], ["a", "b"], tmp_path / "c.png")
+    plot_prediction(None, "x", ["a", "b"], [0.5, 0.5], tmp_path / "p.png")
+    for name in ("h.png", "c.png", "p.png"):
+        with Image.open(tmp_path / name) as image:
+            assert image.format == "PNG" and min(image.size) > 300
+
+
+def test_plots_leave_pyplot_alone(tmp_path):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    plot_prediction(None, CHINESE, ["a"], [1.0], tmp_path / "p.png")
+    assert dict(matplotlib.rcParams) == before

@@ -1,0 +1,167 @@
+"""A push and a pull of every family over HTTP, with and without the package.
+
+The server is a double (`hub_double.py`), because no self-hosted Hub installs as a Python package; what huggingface_hub
+itself tests is not tested again. Author and stranger are processes of their own: huggingface_hub reads its endpoint
+when it is imported, and a stranger has a cache of his own.
+"""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from hub_double import HubDouble, hub_double
+from test_without_package import ask_stranger
+
+from hf_multimodal import AlignerModel, FusionForImageTextClassification, RobustFusionForImageTextClassification
+
+TOKEN, OTHER_TOKEN, WRONG_TOKEN = "hf_marker_environment", "hf_marker_argument", "hf_marker_wrong"
+FAMILIES = {
+    "fusion": FusionForImageTextClassification,
+    "robust": RobustFusionForImageTextClassification,
+    "aligner": AlignerModel,
+}
+CODE = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "processing_multimodal.py"}
+CLEAN = ("transformers", "accelerate", "torch", "torchvision", "pillow")
+
+
+class Pushed(NamedTuple):
+    hub: HubDouble
+    folder: Path
+    answers: dict[str, Any]
+    said: str
+
+
+@pytest.fixture(scope="module")
+def pushed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pushed]:
+    """All that the author does, once."""
+    folder = tmp_path_factory.mktemp("author")
+    with hub_double({TOKEN: "me", OTHER_TOKEN: "me", WRONG_TOKEN: "other"}) as hub:
+        environment = {**os.environ, **hub.environment(folder / "home", TOKEN), "OMP_NUM_THREADS": "1"}
+        run = subprocess.run(
+            [sys.executable, str(Path(__file__).parents[1].joinpath("author.py")), str(folder)],
+            env={**environment, "TOKEN": OTHER_TOKEN, "WRONG_TOKEN": WRONG_TOKEN},
+            cwd=folder,
+            capture_output=True,
+            text=True,
+        )
+        assert run.returncode == 0, run.stderr[-5000:]
+        yield Pushed(hub, folder, json.loads((folder / "answers.json").read_text()), run.stdout + run.stderr)
+
+
+def files_of(hub: HubDouble, name: str, revision: str = "main") -> dict[str, bytes]:
+    repository = hub.repositories[f"me/{name}"]
+    sha = repository.resolve(revision)
+    assert sha is not None
+    return repository.commits[sha]
+
+
+def test_each_way_of_pushing_shares_what_loads_elsewhere(pushed: Pushed) -> None:
+    for name, family in FAMILIES.items():
+        answer = pushed.answers[name]
+        assert answer["model"] == family.__name__ and answer["config"] == family.config_class.__name__
+        assert set(files_of(pushed.hub, name, answer["revision"])) >= CODE
+    run = {path.name for path in (pushed.folder / "aligner").iterdir()}
+    private = {"run.yaml", "metrics.json", "bad_samples.csv"}
+    assert private < run and not any(path.startswith("checkpoint") for path in files_of(pushed.hub, "aligner"))
+    assert not {*private, "training_args.bin"} & set(files_of(pushed.hub, "aligner"))
+    public, private_ones = files_of(pushed.hub, "aligner"), files_of(pushed.hub, "private")
+    assert private_ones == {**public, "README.md": public["README.md"].replace(b'"me/aligner"', b'"me/private"')}
+    assert b"generated_from_trainer" in files_of(pushed.hub, "robust")["README.md"]
+
+
+def test_our_trainer_keeps_the_card_and_pushes_no_state(pushed: Pushed) -> None:
+    own = pushed.hub.repositories["me/own"]
+    assert len(own.branches["main"]) == 4 and len(own.branches["draft"]) == 5  # two checkpoints and the end; a draft
+    named = {name for listing in own.commits.values() for name in listing}
+    assert named >= {*CODE, "README.md", "curve.png"}
+    assert not [name for name in named if name.endswith((".bin", ".pt", ".pth")) or "trainer" in name]
+    card = (pushed.folder / "own" / "README.md").read_text()
+    shared = files_of(pushed.hub, "own")["README.md"].decode()
+    assert '"runs/own"' in card and shared == card.replace('"runs/own"', '"me/own"')
+    assert pushed.answers["own"] is True
+    assert pushed.answers["page"] == [1, 3] and pushed.hub.repositories["me/mine"].private
+
+
+def test_an_older_revision_keeps_the_older_weights(pushed: Pushed) -> None:
+    assert pushed.answers["newer"] == {"main": True, "moved": [1.0]}
+
+
+def test_shards_replace_a_whole_file(pushed: Pushed) -> None:
+    files = files_of(pushed.hub, "shards")
+    assert "model.safetensors" not in files and "model.safetensors.index.json" in files
+    assert sum(name.endswith(".safetensors") for name in files) > 1 and pushed.answers["shards"] == [2.0]
+
+
+def test_wrong_tokens_and_pickles_are_refused(pushed: Pushed) -> None:
+    said = pushed.answers["refusals"]
+    assert said["pull"].startswith("OSError: me/private is not a local folder and is not a valid model identifier")
+    assert "If this is a private repository, make sure to pass a token having permission to this repo" in said["pull"]
+    assert said["push"].startswith("PermissionError: me/private cannot be written with the token that was used")
+    assert said["private"].startswith("ValueError: me/aligner is there and public, and a private one is asked for")
+    assert said["create"].startswith("PermissionError: me/new cannot be") and "me/new" not in pushed.hub.repositories
+    assert pushed.hub.repositories["me/private"].private and said["with the right token"] == "AlignerModel"
+    assert (
+        said["load"].startswith("ValueError: me/fusion holds pickled weights") and "pytorch_model.bin" in said["load"]
+    )
+    assert said["push beside"] == said["load"]
+    assert said["before the pickle"] == "FusionForImageTextClassification"
+
+
+def test_tokens_reach_no_file_no_log_and_no_message(pushed: Pushed) -> None:
+    marker = b"hf_marker"
+    assert marker.decode() not in pushed.said
+    kept = [path for path in pushed.folder.rglob("*") if path.is_file()]
+    assert any(path.name == "run.yaml" for path in kept) and any(path.name == "training_args.bin" for path in kept)
+    assert [path for path in kept if marker in path.read_bytes()] == []
+    for repository in pushed.hub.repositories.values():
+        for files in repository.commits.values():
+            assert [name for name, content in files.items() if marker in content] == []
+
+
+def pull_as_stranger(pushed: Pushed, folder: Path, python: str) -> None:
+    """Every family, by a person with nothing but a name, a revision and an own cache."""
+    jobs = [
+        {
+            **{key: pushed.answers[name][key] for key in ("revision", "auto_class", "output")},
+            "source": f"me/{name}",
+            "batch": pushed.folder / f"{name}.batch.pt",
+            "logits": folder / f"{name}.pt",
+            "again": folder / f"{name}.again",
+            "trained": str(folder / f"{name}.trained"),
+        }
+        for name in FAMILIES
+    ]
+    said = ask_stranger(jobs, folder, python, **pushed.hub.environment(folder / "home"))
+    for name, answer in zip(FAMILIES, said, strict=True):
+        expected = torch.load(pushed.folder / f"{name}.expected.pt")
+        assert all(torch.equal(logits, expected) for logits in torch.load(folder / f"{name}.pt"))
+        assert answer["config"] == pushed.answers[name]["config"] and answer["mask"] == [[1, 1], [0, 0]]
+        assert answer["ids"] == pushed.answers[name]["ids"]
+        assert answer["loss"] > 0 and answer["moved"] > 10
+
+
+def test_a_stranger_pulls_predicts_and_fine_tunes(pushed: Pushed, tmp_path: Path) -> None:
+    pull_as_stranger(pushed, tmp_path, sys.executable)
+
+
+@pytest.mark.slow
+def test_a_stranger_has_a_clean_environment(pushed: Pushed, tmp_path: Path) -> None:
+    """Only what a model needs is installed, in the versions of this environment."""
+    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if uv is None:
+        pytest.skip("uv is not installed: no clean environment without it; an import hook stands in above")
+    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(tmp_path / "clean")], check=True)
+    python = str(tmp_path / "clean" / "bin" / "python")
+    wanted = [f"{name}=={importlib.metadata.version(name)}" for name in CLEAN]
+    install = subprocess.run([uv, "pip", "install", "--python", python, *wanted], capture_output=True, text=True)
+    if install.returncode:
+        pytest.skip(f"the packages could not be had, as without a network: {install.stderr[-300:]}")
+    pull_as_stranger(pushed, tmp_path, python)

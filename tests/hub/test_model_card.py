@@ -1,0 +1,331 @@
+"""Cards: their numbers are the run's, their snippets run, and nothing in labels or names breaks them."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import TEXT_CONFIGS, VISION_CONFIGS
+from huggingface_hub import ModelCard
+from PIL import Image
+from test_processor import make_image_processor, make_tokenizer
+from test_scripts import script
+
+from hf_multimodal import (
+    AlignerConfig,
+    AlignerModel,
+    FusionConfig,
+    FusionForImageTextClassification,
+    MultimodalProcessor,
+    RobustFusionConfig,
+    RobustFusionForImageTextClassification,
+)
+from hf_multimodal.hub.card import write_card
+from hf_multimodal.hub.runs import CardArguments, hub_name
+from hf_multimodal.hub.tables import inline, markdown_table
+from hf_multimodal.inference.missing_curve import MISSING, RATES
+
+main = script("write_card")
+CARDS = Path(__file__).parents[2] / "model_cards"
+
+HOSTILE = [
+    '"]: {evil}\n---\n# <script>alert(1)</script>',
+    "a|b\\|c\\",
+    "`rm -rf` ```\n```python",
+    "{{ 7*7 }} {% raw %}",
+    "- item\n: [x](http://evil.example) ![](x)",
+    "\u202eno\u2028yes\x00\ud800",
+    "no",
+    "w" * 5000,
+]
+TOKEN = "hf_" + "a" * 34
+
+
+def scores(names: list[str], value: float = 0.7325) -> dict[str, Any]:
+    found = {name: value + 0.0101 * k for k, name in enumerate(("accuracy", "macro_f1", "nll", "ece"))}
+    found |= {"majority_accuracy": 0.6037, "majority_macro_f1": 0.2511, "count": 817}
+    entry = {"precision": 0.6113, "recall": 0.6227, "support": 211}
+    return {**found, "per_class": {name: {**entry, "f1": 0.6333 + 0.01 * k} for k, name in enumerate(names)}}
+
+
+def make_run(folder: Path, names: list[str], **changes: Any) -> Path:
+    """A folder as a robust run leaves it, with everything that a card can tell, without weights."""
+    counts = {"rows": 2811, "classes": {name: 301 + k for k, name in enumerate(names)}}
+    presence = {"both": 1405, "image": 703, "text": 702, "neither": 1}
+    curve = [
+        {"missing": which, "rate": rate, "count": 5, "over": "draws", "accuracy": {"mean": 0.6977, "sd": 0.0123}}
+        for which in MISSING
+        for rate in RATES
+    ]
+    facts = {
+        **{"steps": 309, "examples_per_step": 32, "epochs": 3.0, "train_seconds": 434.34, "seed": 4, "best_step": 206},
+        **{"parameters": 27530819, "trainable_parameters": 22896131, "train_rows": 2811, "bad_samples": 7},
+        "base_models": ["some-one/vision", "some-one/text"],
+        "hyperparameters": {
+            "learning_rate": 2.5e-05,
+            "label_smoothing": 0.15,
+            "from_scratch": False,
+            "no_stack": None,
+        },
+        "data": {
+            **{"kind": "controlled", "name": "controlled:unique", "made_splits": ["test"], "group_duplicates": False},
+            "splits": {split: {**counts, "presence": presence} for split in ("test", "train", "validation")},
+            "ceiling": {seen: {"accuracy": 0.9025, "nll": 0.397} for seen in ("both", "image", "text")},
+        },
+    }
+    lead = {"difference": 0.0228, "low": 0.0045, "high": 0.0413}
+    metrics = {
+        **{"test": scores(names), "run": facts, "missing_curve": curve},
+        "intervals": {"test": {name: {"low": 0.7011, "high": 0.7612} for name in ("accuracy", "nll", "ece")}},
+        "baselines": {
+            "image alone": {"accuracy": 0.6462, "nll": 0.8021, "difference": {"accuracy": lead, "nll": lead}}
+        },
+    }
+    config = {
+        **{"model_type": "multimodal_robust_fusion", "problem_type": "single_label_classification"},
+        **{"id2label": dict(enumerate(names)), "fusion": "concat"},
+        "vision_config": {"model_type": "vit", "num_hidden_layers": 10, "_name_or_path": "/home/me/secret/deit"},
+        "text_config": {"model_type": "bert", "hidden_size": 384},
+    }
+    arguments = {"data": "/home/me/secret/table.csv", "vision_model": "/home/me/secret/deit", "hub_token": TOKEN}
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps({**metrics, **changes}))
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "run.yaml").write_text(yaml.safe_dump(arguments))
+    for name in ("history", "confusion", "missing_curve"):
+        Image.new("RGB", (4, 4)).save(folder / f"{name}.png")
+    return folder
+
+
+def tables(card: str) -> list[list[list[str]]]:
+    """Tables of a card as cells, cut as GitHub cuts them: at every bar that is not escaped."""
+    found: list[list[list[str]]] = [[]]
+    for line in card.splitlines():
+        if line.startswith("|"):
+            cells = re.split(r"(?<!\\)(?:\\\\)*\|", line)
+            found[-1].append([cell.strip() for cell in cells[1:-1]])
+        elif found[-1]:
+            found.append([])
+    return [table for table in found if table]
+
+
+def test_hostile_names_break_neither_yaml_nor_markdown(tmp_path):
+    tame = [f"class {k}" for k in range(len(HOSTILE))]
+    usual = write_card(make_run(tmp_path / "tame" / "run", tame), dataset_name="data", language=["no"]).read_text()
+    folder = make_run(tmp_path / HOSTILE[4].replace("/", "") / HOSTILE[1], HOSTILE)
+    for name in HOSTILE:
+        text = write_card(folder, dataset_name=name, title=name, language=["no"]).read_text(encoding="utf-8")
+        card = ModelCard(text)
+        assert yaml.safe_load(text.split("\n---\n")[0].removeprefix("---\n")) == card.data.to_dict()
+        assert card.data.language == ["no"] and len(card.data.eval_results) == 4
+        assert card.data.eval_results[0].dataset_type == "controlled:unique"
+        assert [line for line in text.splitlines() if line.startswith("## ")] == [
+            line for line in usual.splitlines() if line.startswith("## ")
+        ]
+        assert sum(line.startswith("```") for line in text.splitlines()) == 2
+        assert sum(line.startswith(("- ", "# ", "![", "---")) for line in text.splitlines()) == sum(
+            line.startswith(("- ", "# ", "![", "---")) for line in usual.splitlines()
+        )
+        assert [[len(row) for row in table] for table in tables(text)] == [
+            [len(row) for row in table] for table in tables(usual)
+        ]
+        body = re.sub(r"```python\n.*?\n```", "", card.text, flags=re.DOTALL)
+        for evil in ("<script", "{{", "{%", "](http://evil", "http://evil", "\u202e", "\u2028", "\x00", "w" * 201):
+            assert evil not in body
+        assert TOKEN not in text and "secret" not in text
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_inline_text_stays_in_its_cell(text):
+    table = markdown_table([[inline(text), 1.0], ["x", 2.0]], ["name", "value"])
+    assert [len(row) for row in tables(table)[0]] == [2, 2, 2, 2]
+    assert len(table.splitlines()) == 4 and not inline(text).startswith(("-", "+", "=", "#", ":", " "))
+
+
+def test_every_number_is_the_runs(tmp_path):
+    folder = make_run(tmp_path / "run", ["cold", "warm"])
+    text = write_card(folder, license="apache-2.0").read_text()
+    project = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())["project"]
+    needed = [project["requires-python"], next(d for d in project["dependencies"] if d.startswith("transformers"))]
+    allowed = {"95", *re.findall(r"\d+\.\d+", " ".join(needed))}  # per cent of an interval, and what it needs
+
+    def collect(value: Any) -> None:
+        if isinstance(value, dict):
+            for name, entry in value.items():
+                collect(str(name)), collect(entry)
+        elif isinstance(value, list):
+            for entry in value:
+                collect(entry)
+        elif isinstance(value, str):
+            allowed.update(re.findall(r"\d+", value))
+        elif value is not None and not isinstance(value, bool):
+            allowed.update((f"{value:.4f}", f"{value:g}", f"{value:,}", f"{value:,.0f}", f"{100 * value:.0f}"))
+            allowed.add(str(round(value, 4)))
+
+    for name in ("metrics.json", "config.json"):
+        collect(json.loads((folder / name).read_text()))
+    body = re.sub(r"```.*?```|F1|apache-2.0", "", text, flags=re.DOTALL)
+    found = set(re.findall(r"\d[\d,]*(?:\.\d+)?(?:e-?\d+)?", body))
+    assert {number.rstrip(",") for number in found} <= allowed
+    for expected in (
+        "| accuracy | 0.7325 | 0.7011 to 0.7612 | 0.6037 |",
+        "| macro-F1 | 0.7426 |  | 0.2511 |",
+        "| train | 2811 | 1405 | 703 | 702 | 1 |",
+        "| cold | 301 | 301 | 301 |",
+        "| cold | 0.6333 | 0.6113 | 0.6227 | 211 |",
+        "| both | 0.9025 | 0.3970 |",
+        "| image | 50 % | 0.6977 ± 0.0123 |",
+        "| image alone | 0.6462 | 0.8021 | +0.0228 (+0.0045 to +0.0413) |",
+        "309 steps of 32 examples (3 epochs) in 434 seconds, seed 4; that of step 206 was kept.",
+        "27,530,819 parameters, 22,896,131 of them trained.",
+        "[some-one/vision](https://huggingface.co/some-one/vision)",
+        "| `learning_rate` | 2.5e-05 |",
+        "![Confusion matrix](confusion.png)",
+        "Worst at cold: F1 0.6333 on 211 rows.",
+    ):
+        assert expected in text, expected
+    card = ModelCard(text)
+    assert card.data.license == "apache-2.0" and card.data.base_model == ["some-one/vision", "some-one/text"]
+    assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "text-classification")
+    assert card.data.metrics == ["accuracy", "f1", "nll", "ece"]
+    assert {result.metric_name: result.metric_value for result in card.data.eval_results}["macro-F1"] == 0.7426
+
+
+def test_an_older_run_tells_less(tmp_path):
+    older = {"steps": 300, "examples_per_step": 32, "epochs": 3.0, "train_seconds": 4.3, "seed": 0, "best_step": None}
+    folder = make_run(tmp_path / "run", ["no", "yes"], run=older, intervals={}, missing_curve=None, baselines={})
+    text = write_card(folder).read_text()
+    card = ModelCard(text)
+    assert card.data.license == "unknown" and card.data.base_model is None and card.data.datasets is None
+    assert "No licence was stated" in text and "the last step was kept." in text
+    assert "| metric | value | always the most frequent |" in text and "95 %" not in text
+    assert "baseline" not in text and "missing_curve" not in text and "Data:" not in text
+    (folder / "metrics.json").write_text("{}")
+    text = write_card(folder).read_text()
+    assert "## Use" in text and "## Evaluation" not in text and ModelCard(text).data.eval_results is None
+    (folder / "metrics.json").unlink()
+    with pytest.raises(FileNotFoundError, match="run is no folder of a run: it has no metrics.json"):
+        write_card(folder)
+
+
+def test_a_card_elsewhere_brings_its_images(tmp_path, monkeypatch):
+    folder, curve = make_run(tmp_path / "run", ["no", "yes"], missing_curve=None), tmp_path / "curve"
+    curve.mkdir()
+    with pytest.raises(
+        FileNotFoundError, match="holds no missing_curve: scripts/evaluate.py --missing_curve writes it"
+    ):
+        main(["--run", str(folder), "--curve", str(curve)])
+    main(["--run", str(make_run(tmp_path / "whole", ["no", "yes"])), "--title", "of the run itself"])
+    assert "# of the run itself\n" in (tmp_path / "whole" / "README.md").read_text()
+    points = [{"missing": "image", "rate": 1.0, "count": 3, "over": "runs", "nll": {"mean": 0.5, "sd": 0.25}}]
+    (curve / "metrics.json").write_text(json.dumps({"missing_curve": points}))
+    Image.new("RGB", (9, 9)).save(curve / "missing_curve.png")
+    flags = ["--title", "Two classes", "--limits", "It is *small*.", "--repo_id", "me/mine", "--language", "en", "de"]
+    path = main(["--run", str(folder), "--curve", str(curve), "--output", str(tmp_path / "cards" / "a b.md"), *flags])
+    text = Path(path).read_text()
+    assert "# Two classes\n" in text and "- It is *small*.\n" in text and 'from_pretrained("me/mine"' in text
+    assert "| image | 100 % | 0.5000 ± 0.2500 |" in text and ModelCard(text).data.language == ["en", "de"]
+    links = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert links == ["a%20b/history.png", "a%20b/confusion.png", "a%20b/missing_curve.png"]
+    copy = Image.open(tmp_path / "cards" / "a b" / "missing_curve.png")
+    assert copy.size == (9, 9) and copy.mode == "P"  # few colours are enough, and stay small in a repository
+    assert not (folder / "README.md").exists()
+    again = write_card(folder).read_text()
+    assert again == text.replace("(a%20b/", "(")  # what was given once stays
+    with pytest.raises(ValueError, match=r"output must be a Markdown file, such as .*cards/one.md, got"):
+        write_card(folder, tmp_path / "cards" / "one")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"license": "Apache 2.0"}, "license must be the Hub's name of one, such as apache-2.0, got 'Apache 2.0'"),
+        ({"language": ["english"]}, "language must be codes of two or three letters, such as en, got 'english'"),
+        ({"base_models": ["/home/me/bert"]}, "base_models must be names on the Hub, got '/home/me/bert'"),
+    ],
+)
+def test_what_the_hub_would_refuse_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        CardArguments(**given)
+
+
+def test_a_folder_is_no_name_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert hub_name("runs/mine") == "runs/mine"
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    assert [hub_name(name) for name in ("runs/mine", "./x", "~/x", "a/b/c", "torchvision:resnet18", "", None)] == [
+        None
+    ] * 7
+
+
+@pytest.mark.parametrize("path", sorted(CARDS.glob("[a-z]*.md")), ids=lambda path: path.stem)
+def test_the_cards_of_the_real_runs_stand(path):
+    text = path.read_text(encoding="utf-8")
+    assert ModelCard(text).data.eval_results
+    images = [CARDS / link for link in re.findall(r"!\[.*?\]\((.*?)\)", text)]
+    assert images and all(image.stat().st_size < 100_000 for image in images)
+
+
+VISION, TEXT = VISION_CONFIGS["vit"], TEXT_CONFIGS["bert"]
+CLASSES = {"id2label": {0: "cold", 1: "warm"}}
+MODELS = {
+    "fusion": lambda: FusionForImageTextClassification(
+        FusionConfig(vision_config=VISION(), text_config=TEXT(), hidden_size=8, **CLASSES)
+    ),
+    "image": lambda: FusionForImageTextClassification(
+        FusionConfig(vision_config=VISION(), text_config=None, hidden_size=8, **CLASSES)
+    ),
+    "text, multi-label": lambda: FusionForImageTextClassification(
+        FusionConfig(
+            vision_config=None,
+            text_config=TEXT(),
+            hidden_size=8,
+            problem_type="multi_label_classification",
+            **CLASSES,
+        )
+    ),
+    "regression": lambda: FusionForImageTextClassification(
+        FusionConfig(
+            vision_config=VISION(), text_config=TEXT(), hidden_size=8, problem_type="regression", num_labels=1
+        )
+    ),
+    "robust": lambda: RobustFusionForImageTextClassification(
+        RobustFusionConfig(vision_config=VISION(), text_config=TEXT(), hidden_size=8, **CLASSES)
+    ),
+    "aligner": lambda: AlignerModel(AlignerConfig(vision_config=VISION(), text_config=TEXT(), projection_dim=8)),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_snippet_runs(kind, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / 'a "model"'
+    model = MODELS[kind]()
+    images, tokenizer = make_image_processor(), make_tokenizer()
+    images.size = {"height": 32, "width": 32}
+    processor = MultimodalProcessor(
+        images if model.config.vision_config is not None else None,
+        tokenizer if model.config.text_config is not None else None,
+    )
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    (folder / "metrics.json").write_text("{}")
+    text = write_card(folder).read_text()
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 30)).save("photo.jpg")
+    names: dict[str, Any] = {}
+    exec(snippet, names)
+    printed = capsys.readouterr().out
+    if kind == "aligner":
+        assert names["similarity"].shape == (1, 2) and names["similarity"].abs().max() <= 1
+        assert ModelCard(text).data.pipeline_tag == "zero-shot-image-classification"
+    elif kind == "regression":
+        assert "answers a number" in text and float(yaml.safe_load(printed)[0]) == pytest.approx(
+            names["logits"].item(), abs=1e-6
+        )
+    else:
+        assert "one of 2 classes: cold, warm" in text or kind == "text, multi-label"
+        assert len(yaml.safe_load(printed)) == (2 if kind == "robust" else 1)

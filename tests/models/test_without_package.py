@@ -1,0 +1,100 @@
+"""A person who has never heard of this package loads what was trained with it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_batch
+from test_fusion_model import make_model
+from test_processor import make_image_processor, make_tokenizer, pil_image
+from transformers import AutoModel
+
+from hf_multimodal import (
+    AlignerModel,
+    FusionForImageTextClassification,
+    MultimodalProcessor,
+    RobustFusionForImageTextClassification,
+)
+
+STRANGER = Path(__file__).parents[1].joinpath("stranger.py")
+
+
+def ask_stranger(jobs: list[dict[str, Any]], folder: Path, python: str = sys.executable, **environment: str) -> Any:
+    """What a person without the package says of each job."""
+    (folder / "jobs.json").write_text(json.dumps(jobs, default=str))
+    run = subprocess.run(
+        [python, str(STRANGER), str(folder / "jobs.json")],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={
+            "HF_HOME": str(folder / "home"),
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+            "PATH": "",
+            **environment,
+        },
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+CASES = {
+    "fused": ("vit", "bert", FusionForImageTextClassification, {"fusion": "concat"}),
+    "own inner models": (
+        "torchvision:resnet18",
+        "recurrent_text:gru",
+        FusionForImageTextClassification,
+        {"fusion": "cross_attention"},
+    ),
+    "robust": ("vit", "bert", RobustFusionForImageTextClassification, {"fusion": "concat"}),
+    "aligner": ("vit", "bert", AlignerModel, {"loss": "sigmoid", "projection": "mlp"}),
+}
+
+
+def output_of(model: Any) -> str:
+    return "logits" if model.auto_classes[1] == "AutoModelForSequenceClassification" else "logits_per_image"
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """A folder with each case's own, the models that were saved there, and what a stranger says of each."""
+    folder, models, jobs = tmp_path_factory.mktemp("stranger"), {}, []
+    torch.save(make_batch(), folder / "batch.pt")
+    for name, (vision, text, family, fields) in CASES.items():
+        model = models[name] = make_model(vision, text, family, **fields).eval()
+        own = folder / name.replace(" ", "_")
+        model.save_pretrained(own / "model")
+        MultimodalProcessor(make_image_processor(), make_tokenizer()).save_pretrained(own / "model")
+        job = {"source": own / "model", "auto_class": model.auto_classes[1], "output": output_of(model)}
+        jobs.append({**job, "batch": folder / "batch.pt", "logits": own / "logits.pt", "again": own / "again"})
+    return folder, models, dict(zip(CASES, ask_stranger(jobs, folder), strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_saved_folder_loads_without_the_package(name, told):
+    folder, models, answers = told
+    own, model, said = folder / name.replace(" ", "_"), models[name], answers[name]
+    assert said["config"] == type(model.config).__name__ and said["mask"] == [[1, 1], [0, 0]]
+    here = MultimodalProcessor.from_pretrained(own / "model")(images=[pil_image(), None], text=["a red dog", None])
+    assert said["ids"] == here["input_ids"]
+    for source in (own / "model", own / "again"):  # what the stranger saved is as good as what was sent
+        loaded = AutoModel.from_pretrained(source, trust_remote_code=False)
+        with torch.no_grad():
+            expected = loaded(**make_batch())[output_of(model)]
+        for logits in torch.load(own / "logits.pt"):
+            torch.testing.assert_close(logits, expected, rtol=0, atol=1e-6)
+        travelled = {
+            name for name, tensor in model.state_dict().items() if torch.equal(tensor, loaded.state_dict()[name])
+        }
+        assert travelled == set(model.state_dict())
+
+
+def test_importing_the_package_leaves_out_what_only_retrieval_needs():
+    heavy = "{'datasets', 'sklearn'} & set(sys.modules)"
+    code = f"import sys, hf_multimodal as h; assert not {heavy}; h.Retriever, h.ZeroShotClassifier; assert {heavy}"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,73 @@
+"""Runs killed at random instants, inside checkpoints too, and resumed: the weights are those of the whole run.
+
+Each run is a real process, forked from this one, which has all modules loaded; `make kill-test` runs only this file.
+"""
+
+import multiprocessing
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_interrupted_runs import assert_same_weights
+from test_scripts import FAST, make_rows, script, write_table
+
+KILLS = 20
+RUN = [*FAST, "--num_train_epochs", "2", "--save_strategy", "steps", "--save_steps", "1", "--save_total_limit", "2"]
+RUN += ["--eval_strategy", "no", "--load_best_model_at_end", "false", "--augment"]
+FAMILIES = {
+    "train_fusion": ["--ema_decay", "0.9"],
+    "train_robust_fusion": ["--missing", "both:0.4"],
+    "train_aligner": [],
+}
+
+
+def start(main: Callable[[list[str]], Any], flags: list[str]) -> multiprocessing.process.BaseProcess:
+    """The command in a process of its own."""
+    process = multiprocessing.get_context("fork").Process(target=main, args=(flags,))
+    process.start()
+    return process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_killed_run_resumes_to_the_weights_of_the_whole_run(name: str, tmp_path: Path) -> None:
+    main = script(name)
+    table = write_table(tmp_path / "table.csv", make_rows(tmp_path))
+    flags = ["--data", str(table), *RUN, *FAMILIES[name]]
+    if name == "train_aligner":
+        flags[flags.index("--hidden_size")] = "--projection_dim"
+    whole = start(main, [*flags, "--output_dir", str(tmp_path / "whole")])
+    whole.join()
+    assert whole.exitcode == 0
+
+    draw = random.Random(0)
+    killed = resumed = 0
+    seconds, attempt = 60.0, 0  # of a whole run; the first that ends before its kill says how long one takes
+    while killed < KILLS:
+        attempt += 1
+        folder = tmp_path / f"run_{attempt}"
+        again = [*flags, "--output_dir", str(folder)]
+        begun = time.monotonic()
+        process = start(main, again)
+        process.join(timeout=draw.uniform(0, seconds))
+        process.kill()  # nothing where it has ended
+        process.join()
+        if process.exitcode == 0:
+            seconds = min(seconds, time.monotonic() - begun)
+            continue
+        assert process.exitcode == -signal.SIGKILL
+        killed += 1
+        if any(folder.glob("checkpoint-*/manifest.json")):
+            again.append("--resume_from_checkpoint")
+            resumed += 1
+        else:
+            again.append("--overwrite_output_dir")
+        rest = start(main, again)
+        rest.join()
+        assert rest.exitcode == 0, attempt
+        assert_same_weights(folder, tmp_path / "whole")
+    assert resumed >= KILLS // 4  # the others were killed before their first checkpoint was whole
