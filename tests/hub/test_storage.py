@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hf_multimodal import storage
+from hf_multimodal.hub import storage
 from hf_multimodal.hub.storage import recover, replaced, replaced_files, write_text
 
 OLD, NEW = {"a.txt": "old a", "last.txt": "old"}, {"a.txt": "new a", "b.txt": "new b", "last.txt": "new"}
