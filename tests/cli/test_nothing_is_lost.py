@@ -19,7 +19,7 @@ from test_sharing import make_processor
 from test_storage import in_child, killed_at, room_for
 
 from hf_multimodal import Retriever
-from hf_multimodal.cli import predict
+from hf_multimodal.cli import predict as predict_command
 from hf_multimodal.cli.train_fusion import save_run
 from hf_multimodal.evaluation.predictions import Predictions, read_predictions, write_predictions
 from hf_multimodal.evaluation.report import write_run
@@ -123,7 +123,7 @@ def test_predict_on_a_full_disk_and_a_table_that_was_cut(tmp_path: Path, monkeyp
         with room_for(300):
             write_predictions(*args)
 
-    monkeypatch.setattr(predict, "write_predictions", write_where_there_is_no_room)
+    monkeypatch.setattr(predict_command, "write_predictions", write_where_there_is_no_room)
     with pytest.raises(OSError, match=rf"{ROOM}: '.*answers.csv'"):
         predict(flags)
     assert output.read_bytes() == before and len(read_predictions(output).ids) == 16
@@ -139,7 +139,7 @@ def test_a_folder_that_cannot_be_made_is_named_before_the_work(
     folder, table = unpack("fused", tmp_path), write_table(tmp_path / "table.csv", make_rows(tmp_path))
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder.csv").mkdir()
-    monkeypatch.setattr(predict, "predict_dataset", None)  # nothing is predicted
+    monkeypatch.setattr(predict_command, "predict_dataset", None)  # nothing is predicted
     given = ["--model", str(folder), "--data", str(table)]
     inside = str(tmp_path / "file" / "a.csv")
     with pytest.raises(OSError, match=r"file' cannot be made, it is a file: name a folder with --output$"):
