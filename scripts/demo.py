@@ -1,52 +1,11 @@
 """python scripts/demo.py --output_dir runs/demo
 
-Train three classifiers on generated data whose best possible accuracy is known: on images alone, on texts alone and
-on both. Neither alone can pass .475, together they reach .9025.
+The command `hf-multimodal demo` as a file; `hf_multimodal/cli/` holds what it does.
 """
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from pathlib import Path
+import sys
 
-from transformers import AutoModel, AutoProcessor
-
-from hf_multimodal.cli.train_fusion import train
-from hf_multimodal.hub.tables import markdown_table
-from hf_multimodal.synthetic.classification import ceiling
-
-TOLERANCE = 0.03
-
-
-def main(argv: list[str] | None = None) -> list[list]:
-    """Train, evaluate, load back, compare.
-
-    Args:
-        argv: Flags; None means those of the process.
-
-    Returns:
-        Rows of modality, accuracy, ceiling and points between the two.
-    """
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--output_dir", default="runs/demo", help="holds a folder for each model (default: runs/demo)")
-    parser.add_argument("--overwrite_output_dir", action="store_true", help="replace the runs of an earlier demo")
-    args = parser.parse_args(argv)
-    flags = ["--overwrite_output_dir"] if args.overwrite_output_dir else []
-    flags += ["--data", "controlled:unique", "--from_scratch", "--max_train_samples", "6000"]
-    flags += ["--max_eval_samples", "1000", "--max_predict_samples", "4000"]
-    table = []
-    for modality in ("image", "text", "both"):
-        folder = Path(args.output_dir, modality)
-        print(f"\n{modality}: training", flush=True)
-        metrics = train([*flags, "--modality", modality, "--output_dir", str(folder)])
-        accuracy, best = metrics["test"]["accuracy"], ceiling("unique", modality).accuracy
-        table.append([modality, accuracy, best, f"{100 * (accuracy - best):+.1f}"])
-        model, processor = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
-        print(f"{modality}: {folder} loads as {type(model).__name__} and {type(processor).__name__}", flush=True)
-    print("\n" + markdown_table(table, ["input", "accuracy", "ceiling", "points"]))
-    far = [row[0] for row in table if abs(row[1] - row[2]) > TOLERANCE]
-    if far:
-        raise SystemExit(f"further than {100 * TOLERANCE:.0f} points from the ceiling: {', '.join(far)}")
-    return table
-
+from hf_multimodal.cli.main import run
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run("demo"))

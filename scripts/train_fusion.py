@@ -1,28 +1,11 @@
 """python scripts/train_fusion.py --data controlled:unique --from_scratch --output_dir runs/unique
 
-Train a fused image+text classifier, or one of a single modality, and leave a folder that
-`AutoModel.from_pretrained` loads, with metrics, predictions and plots. All arguments can stand in a YAML file
-(`--config run.yaml --seed 1`); `torchrun --nproc_per_node 2` in place of `python` trains on two processes.
+The command `hf-multimodal train-fusion` as a file, for `torchrun`; `hf_multimodal/cli/` holds what it does.
 """
 
 import sys
-from typing import Any
 
-from hf_multimodal.cli.dry_run import exit_status
-from hf_multimodal.cli.train_fusion import train
-
-
-def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Run the script.
-
-    Args:
-        argv: Flags; None means those of the process.
-
-    Returns:
-        What `metrics.json` holds, or the report of a dry run.
-    """
-    return train(argv, __doc__)
-
+from hf_multimodal.cli.main import run
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(run("train-fusion"))

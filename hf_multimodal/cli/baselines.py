@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from transformers import TrainingArguments
 
+from hf_multimodal.cli import train_fusion
 from hf_multimodal.cli.command_line import flags_of
-from hf_multimodal.cli.train_fusion import run_training
-from hf_multimodal.cli.training_arguments import DataArguments, ModelArguments
-from hf_multimodal.cli.training_command_line import parse_training_arguments
+from hf_multimodal.cli.commands import COMMANDS
+from hf_multimodal.cli.training_flags import parse_training
 from hf_multimodal.data.checks import BadSample, first_reasons
 from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.evaluation.bootstrap import paired_bootstrap
@@ -24,7 +24,7 @@ from hf_multimodal.evaluation.thresholds import NEUTRAL
 from hf_multimodal.hub.tables import markdown_table
 from hf_multimodal.training.preparation import keep_readable
 
-# Each is a run of scripts/train_fusion.py on the same rows, with these arguments changed.
+# Each is a run of train-fusion on the same rows, with these flags changed.
 TRAINED: dict[str, dict[str, Any]] = {
     "image alone": {"modality": "image", "on_bad_sample": "drop"},
     "text alone": {"modality": "text", "on_bad_sample": "drop"},
@@ -66,7 +66,9 @@ def baseline_arguments(given: Mapping[str, Any], name: str, output_dir: str) -> 
     >>> baseline_arguments(given, "plain fusion", "r")
     {'data': 't.csv', 'vision_model': 'vit', 'complete_only': True, 'output_dir': 'r/baselines/plain_fusion'}
     """
-    known = {entry.name for kind in (ModelArguments, DataArguments, TrainingArguments) for entry in fields(kind)}
+    command = COMMANDS["train-fusion"]
+    kinds = (*command.groups.values(), *command.training, TrainingArguments)
+    known = {entry.name for kind in kinds for entry in fields(kind)}
     changes = TRAINED[name]
     left_out = (*UNUSED.get(changes.get("modality", ""), ()), *NOT_TAKEN)
     return {
@@ -76,13 +78,13 @@ def baseline_arguments(given: Mapping[str, Any], name: str, output_dir: str) -> 
     }
 
 
-def parse_baselines(given: Mapping[str, Any], output_dir: str) -> dict[str, tuple[Any, ...]]:
-    """The baselines' arguments as `parse_training_arguments` gives them, by name; what is wrong with them shows here.
+def parse_baselines(given: Mapping[str, Any], output_dir: str) -> dict[str, Any]:
+    """The baselines' flags as `parse_training` gives them, by name; what is wrong with them shows here.
 
     Their folders lie in the robust run's: where that one may be written, so may these.
     """
     flags = {name: flags_of(baseline_arguments(given, name, output_dir)) for name in TRAINED}
-    return {name: parse_training_arguments([*own, "--overwrite_output_dir"]) for name, own in flags.items()}
+    return {name: parse_training("train-fusion", [*own, "--overwrite_output_dir"]) for name, own in flags.items()}
 
 
 def baseline_rows(data: LoadedData, bad_samples: Sequence[BadSample] = ()) -> dict[str, LoadedData]:
@@ -110,7 +112,7 @@ def baseline_rows(data: LoadedData, bad_samples: Sequence[BadSample] = ()) -> di
 
 
 def compare_with_baselines(
-    baselines: Mapping[str, tuple[Any, ...]],
+    baselines: Mapping[str, Any],
     rows: Mapping[str, LoadedData],
     bad_samples: list[BadSample],
     output_dir: str,
@@ -128,15 +130,15 @@ def compare_with_baselines(
         in `metrics.json`. Empty on all ranks but the first.
     """
     answers: dict[str, Predictions] = {}
-    for name, (model_args, data_args, training_args, given) in baselines.items():
-        if run_training(model_args, data_args, training_args, rows[name], bad_samples, given):
-            path = Path(training_args.output_dir, "predictions.csv")
+    for name, flags in baselines.items():
+        if train_fusion.train(flags, rows[name], bad_samples):
+            path = Path(flags.training.output_dir, "predictions.csv")
             answers[name] = read_predictions(path, rows[name].problem_type)
     if not answers:
         return {}
     problem_type = next(iter(answers.values())).problem_type
     robust = read_predictions(Path(output_dir, "predictions.csv"), problem_type)
-    answers |= combine(answers, robust, {name: _thresholds(baselines[name][2].output_dir) for name in answers})
+    answers |= combine(answers, robust, {name: _thresholds(baselines[name].training.output_dir) for name in answers})
     found = {}
     for name, theirs in answers.items():
         if name not in TRAINED:

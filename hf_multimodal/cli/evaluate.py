@@ -1,29 +1,39 @@
-"""Evaluation of a trained model on labelled data, alone or against another run."""
+"""hf-multimodal evaluate --model runs/unique --data controlled:unique
 
+Evaluation of a trained model on labelled data, alone or against another run, or of an aligner on pairs.
+"""
+
+import json
 import warnings
 from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from transformers import PreTrainedModel
 
-from hf_multimodal.cli.chosen_rows import check_columns, load_rows, run_arguments
-from hf_multimodal.cli.evaluation_arguments import EvaluationArguments
-from hf_multimodal.cli.source_arguments import SourceArguments
+from hf_multimodal.cli.arguments import EvaluationArguments, LabelArguments, SourceArguments
+from hf_multimodal.cli.rows import check, check_columns, chosen_rows, parse_for_model, run_arguments
 from hf_multimodal.data.checks import (
     BadSample,
     BadSamplesError,
     describe_bad_samples,
+    first_reasons,
     missing_columns,
     write_bad_samples,
 )
 from hf_multimodal.data.counts import presence
 from hf_multimodal.data.images import value_range_of
+from hf_multimodal.data.pairs import group_pairs
 from hf_multimodal.data.presence import MissingRate, take_away
 from hf_multimodal.evaluation.bootstrap import bootstrap_intervals, paired_bootstrap
 from hf_multimodal.evaluation.plots import plot_missing_curve
 from hf_multimodal.evaluation.predictions import Predictions, read_predictions
-from hf_multimodal.evaluation.report import write_run
-from hf_multimodal.hub.tables import curve_table, markdown_table
+from hf_multimodal.evaluation.report import write_json, write_run
+from hf_multimodal.hub.runs import with_label_accuracy
+from hf_multimodal.hub.storage import make_folder
+from hf_multimodal.hub.tables import curve_table, markdown_table, retrieval_table
 from hf_multimodal.inference.missing_curve import missing_curve, predictions_by_presence
 from hf_multimodal.inference.prediction import (
     class_names_of,
@@ -31,19 +41,36 @@ from hf_multimodal.inference.prediction import (
     modality_of,
     predict_dataset,
 )
-from hf_multimodal.inference.retrieval_measures import evaluate_aligner
+from hf_multimodal.inference.retrieval_measures import measure_retrieval
+from hf_multimodal.training.run_folder import refuse_folder
 
+ABOUT_TEST = ("difference", "missing_curve", "baselines")  # entries of metrics.json that go with its `test`
+CLASSIFIERS_ONLY = ("against", "missing", "missing_curve", "curve_models")
 ALIGNER = "multimodal_aligner"
 SHOWN_LABELS = 20
 CLASSIFIERS = ("multimodal_fusion", "multimodal_robust_fusion")
 
 
-def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, Any]:
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Run the command.
+
+    Args:
+        argv: Flags; None means those of the process.
+
+    Returns:
+        The metrics, and the difference to the other run.
+    """
+    flags = parse_for_model("evaluate", argv)
+    return evaluate(flags.evaluation, flags.source, flags.labels)
+
+
+def evaluate(args: EvaluationArguments, source: SourceArguments, labels: LabelArguments) -> dict[str, Any]:
     """Evaluate a model, print a table, and write what was asked for.
 
     Args:
         args: What is evaluated.
         source: The data.
+        labels: Their labels.
 
     Returns:
         `test`: the metrics; with `against` also `difference`: for each metric ours, theirs, difference and interval;
@@ -53,6 +80,8 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
         ValueError: On data without a label column, an unknown label or another bad sample that the policy does not
             allow, or if the other predictions are of other rows.
     """
+    if args.missing is not None:
+        MissingRate.parse(args.missing)
     model, processor = load_model(args.model, args.revision, args.trust_remote_code)
     if model.config.model_type == ALIGNER:
         return evaluate_aligner(args, source, model, processor)
@@ -67,12 +96,12 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
     theirs = None if args.against is None else read_predictions(args.against, model.config.problem_type)
     names = class_names_of(model.config)
     options = {"label_names": names or None, "problem_type": model.config.problem_type}
-    chosen = load_rows(args.model, args.split, source, **options)
+    chosen = chosen_rows(args.model, args.split, source, labels, **options)
     missing = missing_columns(chosen, modality_of(model.config))
     if "label" not in chosen.columns:
         raise ValueError(f"{source.data}: {' Also, '.join(missing)}")
     check_columns(chosen, model.config, str(source.data))
-    folder = args.make_folder()
+    folder = None if args.output_dir is None else make_output_folder(args.output_dir)
     run = {} if args.missing is None or folder is None else run_arguments(str(folder))
     if run and run.get("eval_missing") != args.missing:
         raise ValueError(
@@ -83,7 +112,7 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
     unknown = unknown_labels(before, names)
     value_range = value_range_of(processor)
     try:
-        chosen, bad_samples = source.check(chosen, modality_of(model.config), listing, image_value_range=value_range)
+        chosen, bad_samples = check(source, chosen, modality_of(model.config), listing, image_value_range=value_range)
     except BadSamplesError as error:
         if unknown:
             error.add_note(unknown)
@@ -123,7 +152,7 @@ def evaluate(args: EvaluationArguments, source: SourceArguments) -> dict[str, An
                 )
         extra["missing_curve"] = missing_curve(runs, came)
     if folder is not None:
-        kept = args.kept_metrics(result["test"])
+        kept = kept_metrics(folder, result["test"])
         intervals = kept.get("intervals", {}) | {"test": bootstrap_intervals(predictions)}
         result = write_run(folder, {"test": predictions}, extra=kept | extra | {"intervals": intervals})
         write_bad_samples(folder / "bad_samples.csv", bad_samples)
@@ -198,3 +227,85 @@ def print_metrics(metrics: dict[str, Any], difference: dict[str, Any], bad_sampl
         print(f"\n{markdown_table([[name, *values.values()] for name, values in difference.items()], columns)}")
     if bad_samples:
         print(f"\n{describe_bad_samples(bad_samples)}")
+
+
+def make_output_folder(output_dir: str) -> Path:
+    """The folder that the files go into.
+
+    Args:
+        output_dir: Its name.
+
+    Raises:
+        OSError: If it cannot be made, or a run writes into it.
+    """
+    folder = make_folder(output_dir, "--output_dir")
+    refuse_folder(folder)
+    return folder
+
+
+def kept_metrics(folder: Path, test: Mapping[str, Any]) -> dict[str, Any]:
+    """What the folder's `metrics.json` tells of anything but the test rows, such as the run itself.
+
+    Args:
+        folder: The folder.
+        test: The new metrics; with the same as before, what else was found on the test rows is kept too.
+    """
+    file = folder / "metrics.json"
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if "label_accuracy" in test:
+        found = with_label_accuracy(found)
+    before = found.get("test")  # of an older run it may lack what is measured today
+    same = before is not None and all(test.get(name) == value for name, value in before.items())
+    outdated = () if same else ABOUT_TEST
+    return {name: entry for name, entry in found.items() if name not in ("test", *outdated)}
+
+
+def evaluate_aligner(
+    args: EvaluationArguments, source: SourceArguments, model: PreTrainedModel, processor: Any
+) -> dict[str, Any]:
+    """Evaluate an aligner, print a table of recalls, and write what was asked for.
+
+    Args:
+        args: What is evaluated.
+        source: The data.
+        model: The aligner.
+        processor: Its processor.
+
+    Returns:
+        `test`: the metrics, with `incomplete_pairs`, the number of rows without image or caption.
+
+    Raises:
+        ValueError: On an argument that is for classifiers, a column that is not there, or a bad sample that the
+            policy does not allow.
+    """
+    for name in CLASSIFIERS_ONLY:
+        if getattr(args, name):
+            raise ValueError(f"{name} is for classifiers, and {args.model!r} is an aligner.")
+    chosen = chosen_rows(
+        args.model,
+        args.split,
+        source,
+        pairs=True,
+        image_id_column=args.image_id_column,
+        group_column=args.group_by,
+    )
+    missing = missing_columns(chosen, "both", labels=False)
+    if missing:
+        raise ValueError(f"{source.data}: {' Also, '.join(missing)}")
+    folder = None if args.output_dir is None else make_output_folder(args.output_dir)
+    listing = None if folder is None else folder / "bad_samples.csv"
+    checks: dict[str, Any] = {"prediction": True, "image_value_range": value_range_of(processor)}
+    chosen, bad_samples = check(source, chosen, "both", listing, **checks)
+    images, incomplete = group_pairs(chosen.splits["test"])
+    if not len(images):
+        raise ValueError(f"{source.data} has no pair of an image and a caption.{first_reasons(bad_samples)}")
+    options = {"batch_size": args.batch_size, "num_workers": args.num_workers}
+    found = measure_retrieval(model, processor, images, **options, show_progress=True)
+    result = {"test": {**found, "incomplete_pairs": incomplete}}
+    if folder is not None:
+        write_json(folder / "metrics.json", kept_metrics(folder, result["test"]) | result)
+        write_bad_samples(folder / "bad_samples.csv", bad_samples)
+    print(f"{retrieval_table(found)}\n{incomplete} rows lack their image or their caption")
+    if bad_samples:
+        print(describe_bad_samples(bad_samples))
+    return result

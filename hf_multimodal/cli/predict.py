@@ -1,76 +1,45 @@
-"""Predictions for a table, a sidecar-text folder or one example, as `scripts/predict.py` gives them."""
+"""hf-multimodal predict --model runs/unique --data table.csv --output predictions.csv
+
+Predictions for a table, a folder or one example.
+"""
 
 import warnings
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_multimodal.cli.chosen_rows import SPLITS, check_columns, load_rows
-from hf_multimodal.cli.source_arguments import SourceArguments
+from hf_multimodal.cli.arguments import LabelArguments, PredictionArguments, SourceArguments
+from hf_multimodal.cli.rows import check, check_columns, chosen_rows, parse_for_model
 from hf_multimodal.data.checks import write_bad_samples
 from hf_multimodal.data.images import open_image, value_range_of
 from hf_multimodal.data.sidecar_text import write_guid_tag_list
-from hf_multimodal.data.tables import TABLE_SUFFIXES
 from hf_multimodal.evaluation.plots import plot_prediction
 from hf_multimodal.evaluation.predictions import Predictions, write_predictions
 from hf_multimodal.hub.storage import make_folder
 from hf_multimodal.inference.prediction import (
-    LoadingArguments,
     class_names_of,
     load_model,
     modality_of,
     one_example,
     predict_dataset,
 )
-from hf_multimodal.validation import check_choice
 
 
-@dataclass
-class PredictionArguments(LoadingArguments):
-    """What is predicted, and where the answers go."""
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Run the command.
 
-    model: str = field(metadata={"help": "Folder of the run, or name of the model on the Hub."})
-    image: str | None = field(default=None, metadata={"help": "Path of one image, in place of --data."})
-    text: str | None = field(default=None, metadata={"help": "One text, in place of --data; with --image or alone."})
-    split: str | None = field(
-        default=None,
-        metadata={
-            "help": f"One of predict, {', '.join(SPLITS)}: rows of --data. Default: those without labels (the lab's "
-            "list), else the test split that the data give, else all rows. Column names and split options are taken "
-            "from the run.yaml beside the model unless given."
-        },
-    )
-    output: str | None = field(
-        default=None,
-        metadata={
-            "help": f"Table of answers with one probability a class, {', '.join(TABLE_SUFFIXES)} by its name "
-            "(default: predictions.csv); bad samples are listed beside it, in predictions.bad_samples.csv."
-        },
-    )
-    guid_tag_output: str | None = field(
-        default=None, metadata={"help": "File of `guid,tag` lines, in the order of the list without labels."}
-    )
-    show: str | None = field(
-        default=None, metadata={"help": "PNG with image, text, class and bars of probabilities; for one example."}
-    )
-    batch_size: int = field(default=64, metadata={"help": "Examples a forward pass."})
-    num_workers: int = field(default=0, metadata={"help": "Processes that decode and tokenize."})
+    Args:
+        argv: Flags; None means those of the process.
 
-    def __post_init__(self) -> None:
-        if self.show is not None and not self.is_one_example:
-            raise ValueError("show draws one example: give its --image, --text or both.")
-        if self.split is not None:
-            check_choice("split", self.split, ("predict", *SPLITS))
-        if self.output is not None:
-            check_choice("the suffix of output", Path(self.output).suffix.lower(), TABLE_SUFFIXES)
-        for name in ("guid_tag_output", "output", "split"):
-            if getattr(self, name) is not None and self.is_one_example:
-                raise ValueError(f"{name} is for --data, not for one example.")
-
-    @property
-    def is_one_example(self) -> bool:
-        """Whether one example is given in place of data."""
-        return self.image is not None or self.text is not None
+    Returns:
+        The prediction of one example, or counts of rows, bad samples and classes.
+    """
+    flags = parse_for_model("predict", argv)
+    if flags.prediction.is_one_example:
+        if flags.source.data is not None:
+            raise ValueError("give --data, or one example by --image and --text, not both.")
+        return predict_example(flags.prediction, flags.source.on_bad_sample or "error")
+    flags.source.on_bad_sample = flags.source.on_bad_sample or "missing"
+    return predict_data(flags.prediction, flags.source, flags.labels)
 
 
 def predict_example(args: PredictionArguments, on_bad_sample: str = "error") -> dict[str, Any]:
@@ -115,12 +84,13 @@ def predict_example(args: PredictionArguments, on_bad_sample: str = "error") -> 
     return result
 
 
-def predict_data(args: PredictionArguments, source: SourceArguments) -> dict[str, Any]:
+def predict_data(args: PredictionArguments, source: SourceArguments, labels: LabelArguments) -> dict[str, Any]:
     """Predict all rows of a table, or the list without labels of a sidecar-text folder, and write the answers.
 
     Args:
         args: Where the answers go.
         source: The data; bad samples are kept and flagged under the policy `missing`.
+        labels: Their labels, which are not read.
 
     Returns:
         `rows`, `bad_samples`, `neither` (rows with neither image nor text), and the number of rows by `predicted`
@@ -133,7 +103,7 @@ def predict_data(args: PredictionArguments, source: SourceArguments) -> dict[str
     model, processor = load_model(args.model, args.revision, args.trust_remote_code)
     modality = modality_of(model.config)
     options = {"label_names": class_names_of(model.config) or None, "problem_type": model.config.problem_type}
-    rows = load_rows(args.model, args.split, source, prediction=True, **options)
+    rows = chosen_rows(args.model, args.split, source, labels, prediction=True, **options)
     check_columns(rows, model.config, str(source.data))
     output = Path(args.output or "predictions.csv")
     if output.is_dir():
@@ -143,7 +113,7 @@ def predict_data(args: PredictionArguments, source: SourceArguments) -> dict[str
         make_folder(Path(args.guid_tag_output).parent, "--guid_tag_output")
     listing = output.with_suffix(".bad_samples.csv")
     options = {"prediction": True, "image_value_range": value_range_of(processor)}
-    chosen, bad_samples = source.check(rows, modality, listing, **options)
+    chosen, bad_samples = check(source, rows, modality, listing, **options)
     predictions = predict_dataset(
         model,
         processor,

@@ -1,78 +1,50 @@
-"""Index images and texts and search them, as `scripts/retrieve.py` does."""
+"""hf-multimodal retrieve index --model runs/aligner --data images/ --index_dir runs/index
+
+Index images and texts by an aligner, and search them.
+"""
 
 import warnings
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hf_multimodal.cli.chosen_rows import SPLITS, load_rows
-from hf_multimodal.cli.source_arguments import SourceArguments
-from hf_multimodal.data.checks import MODALITIES, first_reasons, missing_columns, write_bad_samples
+from hf_multimodal.cli.arguments import IndexArguments, SearchArguments, SourceArguments
+from hf_multimodal.cli.command_line import CommandLine
+from hf_multimodal.cli.commands import COMMANDS
+from hf_multimodal.cli.rows import check, chosen_rows, parse_for_model
+from hf_multimodal.data.checks import first_reasons, missing_columns, write_bad_samples
 from hf_multimodal.data.images import value_range_of
 from hf_multimodal.hub.storage import make_folder
 from hf_multimodal.hub.tables import markdown_table
-from hf_multimodal.inference.index import KINDS, Hits
-from hf_multimodal.inference.prediction import LoadingArguments, load_model
+from hf_multimodal.inference.index import Hits
+from hf_multimodal.inference.prediction import load_model
 from hf_multimodal.inference.result_sheet import result_sheet
 from hf_multimodal.inference.retriever import Retriever
-from hf_multimodal.validation import check_choice
-
-FINDS = ("images", "texts")
 
 
-@dataclass
-class IndexArguments(LoadingArguments):
-    """What is indexed, and where the index goes."""
+def index(argv: list[str] | None = None) -> dict[str, int]:
+    """Run `retrieve index`.
 
-    model: str = field(metadata={"help": "Folder or Hub name of an aligner, a CLIP or a SigLIP."})
-    index_dir: str = field(metadata={"help": "Folder of the index; one that is there is replaced."})
-    modality: str = field(
-        default="both", metadata={"help": f"One of {', '.join(MODALITIES)}: the images, the texts or both."}
-    )
-    split: str | None = field(
-        default=None,
-        metadata={"help": f"One of {', '.join(SPLITS)}. Default: the test split that the data give, else all rows."},
-    )
-    index: str = field(
-        default="exact", metadata={"help": f"One of {', '.join(KINDS)}; all but exact need the extra `retrieval`."}
-    )
-    image_id_column: str | None = field(
-        default=None,
-        metadata={
-            "help": "Column that names each row's image, and so its id in the index. Default: rows of one path are "
-            "one image, its id that of its first row."
-        },
-    )
-    batch_size: int = field(default=64, metadata={"help": "Images or texts a forward pass."})
-    num_workers: int = field(default=0, metadata={"help": "Processes that decode images."})
+    Args:
+        argv: Flags; None means those of the process.
 
-    def __post_init__(self) -> None:
-        check_choice("modality", self.modality, MODALITIES)
-        check_choice("index", self.index, KINDS)
-        if self.split is not None:
-            check_choice("split", self.split, SPLITS)
+    Returns:
+        Counts of what was indexed.
+    """
+    flags = parse_for_model("retrieve index", argv)
+    return index_data(flags.index, flags.source)
 
 
-@dataclass
-class SearchArguments(LoadingArguments):
-    """What is searched for, and where."""
+def search(argv: list[str] | None = None) -> dict[str, Any]:
+    """Run `retrieve search`.
 
-    model: str = field(metadata={"help": "Folder or Hub name of the model that made the index."})
-    index_dir: str = field(metadata={"help": "Folder of the index."})
-    text: str | None = field(default=None, metadata={"help": "Find images for this text."})
-    image: str | None = field(default=None, metadata={"help": "Find images like this one, or texts for it."})
-    find: str = field(default="images", metadata={"help": f"One of {', '.join(FINDS)}; texts are found by --image."})
-    k: int | None = field(default=None, metadata={"help": "Number of hits. Default: ten, or all if there are fewer."})
-    sheet: str | None = field(default=None, metadata={"help": "PNG with the query and the images that it found."})
+    Args:
+        argv: Flags; None means those of the process.
 
-    def __post_init__(self) -> None:
-        check_choice("find", self.find, FINDS)
-        if (self.text is None) == (self.image is None):
-            raise ValueError("a search needs --text or --image, one of the two.")
-        if self.find == "texts" and self.image is None:
-            raise ValueError("texts are found by --image, not by --text.")
-        if self.find == "texts" and self.sheet is not None:
-            raise ValueError("sheet shows images: it has no use with --find texts.")
+    Returns:
+        The hits.
+    """
+    return search_index(CommandLine(COMMANDS["retrieve search"], argv).parse().search)
 
 
 def index_data(args: IndexArguments, source: SourceArguments) -> dict[str, int]:
@@ -94,8 +66,8 @@ def index_data(args: IndexArguments, source: SourceArguments) -> dict[str, int]:
             unknown split.
         BadSamplesError: If the policy refuses some.
     """
-    columns = {"pairs": True, "image_id_column": args.image_id_column}
-    loaded = load_rows(args.model, args.split, source, prediction=True, **columns)
+    columns: dict[str, Any] = {"pairs": True, "image_id_column": args.image_id_column}
+    loaded = chosen_rows(args.model, args.split, source, prediction=True, **columns)
     alone = loaded.report["kind"] == "images"  # a folder of them, from which nobody expects texts
     missing = [] if alone and args.modality == "both" else missing_columns(loaded, args.modality, labels=False)
     for sentence in missing:
@@ -105,7 +77,7 @@ def index_data(args: IndexArguments, source: SourceArguments) -> dict[str, int]:
     folder = make_folder(args.index_dir, "--index_dir")
     model, processor = load_model(args.model, args.revision, args.trust_remote_code)
     options: dict[str, Any] = {"prediction": True, "image_value_range": value_range_of(processor)}
-    checked, bad_samples = source.check(loaded, args.modality, folder / "bad_samples.csv", **options)
+    checked, bad_samples = check(source, loaded, args.modality, folder / "bad_samples.csv", **options)
     write_bad_samples(folder / "bad_samples.csv", bad_samples)
     rows = checked.splits["predict"]
     first: dict[str, int] = {}

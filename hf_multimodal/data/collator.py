@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Collection
+from copy import copy
 from typing import Any
 
 import torch
@@ -93,6 +94,12 @@ class MultimodalCollator:
             )
         # In shared memory, so that workers that live through the whole run see the epoch that the main process sets.
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def for_evaluation(self) -> "MultimodalCollator":
+        """The same without augmentation and modality dropout, which keeps labelled examples that have nothing."""
+        other = copy(self)
+        other.augment, other.modality_dropout, other.on_empty = None, None, "keep"
+        return other
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Build one batch.

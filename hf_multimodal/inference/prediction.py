@@ -1,6 +1,5 @@
 """Predictions of a trained model, for a whole data set or one example."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +20,6 @@ from hf_multimodal.models.configuration_vision_text import VisionTextConfig
 from hf_multimodal.models.features import warn_of_missing
 from hf_multimodal.models.modeling_vision_text import VisionTextPreTrainedModel, check_finite
 from hf_multimodal.validation import check_folder
-
-
-@dataclass(kw_only=True)
-class LoadingArguments:
-    """How a model is loaded."""
-
-    revision: str | None = field(
-        default=None, metadata={"help": "Branch, tag or, to pin it, hash of a commit of a model on the Hub."}
-    )
-    trust_remote_code: bool = field(
-        default=False,
-        metadata={"help": "Run code that comes with the model; models of this package need none."},
-    )
 
 
 def load_model(

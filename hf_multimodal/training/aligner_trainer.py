@@ -6,6 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
+from hf_multimodal.data.pair_collator import PairCollator
 from hf_multimodal.evaluation.retrieval import DIRECTIONS
 from hf_multimodal.inference.retrieval_measures import measure_retrieval
 from hf_multimodal.training.gradient_cache import backward_in_chunks
@@ -25,27 +26,26 @@ class AlignerTrainer(MultimodalTrainer):
     recall is not the mean of recalls in smaller pools.
 
     Args:
-        cache_chunk_size: Images whose activations are held at once, by gradient caching; None holds the batch.
         *args, **kwargs: As for `MultimodalTrainer`; `data_collator` is a `PairCollator`, the data sets are those of
-            `group_pairs`.
+            `group_pairs`. `args.gradient_cache_chunk_size` trains large batches on small memory.
     """
 
-    def __init__(self, *args: Any, cache_chunk_size: int | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.cache_chunk_size = cache_chunk_size
+    def make_collator(self, processor: Any) -> Any:
+        """The collator of the training pairs."""
+        return PairCollator(processor)
 
     def _forward_and_backward(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any
     ) -> torch.Tensor:
         """In chunks if so asked."""
-        if self.cache_chunk_size is None:
+        if self.args.gradient_cache_chunk_size is None:
             return super()._forward_and_backward(model, inputs, num_items_in_batch)
         model.train()
         share = self.current_gradient_accumulation_steps
         output = backward_in_chunks(
             model,
             self._prepare_inputs(inputs),
-            self.cache_chunk_size,
+            self.args.gradient_cache_chunk_size,
             backward=lambda loss: self.accelerator.backward(loss / share),
         )
         assert output.loss is not None

@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel, TrainingArguments, set_seed
+from transformers import AutoConfig, TrainingArguments, set_seed
 from transformers.utils import logging
 
-from hf_multimodal.cli.training_arguments import SHAPED_BY_FUSION, USUAL_THRESHOLD, DataArguments, ModelArguments
 from hf_multimodal.data.loading import LoadedData
 from hf_multimodal.evaluation.metrics import metric_names
 from hf_multimodal.evaluation.retrieval import retrieval_metrics
@@ -22,6 +21,9 @@ from hf_multimodal.training.from_scratch import text_part, vision_part
 from hf_multimodal.training.lora import add_lora
 from hf_multimodal.training.word_vectors import initialise_embeddings
 from hf_multimodal.validation import check_choice
+
+# What a trained fused classifier brings.
+SHAPED_BY_FUSION = ("hidden_size", "dropout", "vision_layers", "image_pooling", "text_pooling", "fusion")
 
 logger = logging.get_logger(__name__)
 
@@ -62,57 +64,78 @@ def balanced_class_weights(labels: Sequence[Any], problem_type: str, num_labels:
 
 
 def build_model_and_processor(
-    args: ModelArguments,
+    model_class: Any,
     texts: Iterable[str | None],
-    max_length: int | None,
+    *,
+    vision_model: str | None = None,
+    text_model: str | None = None,
+    from_scratch: bool = False,
+    from_fusion: str | None = None,
+    reads: str = "both",
+    word_vectors: str | None = None,
+    vision_layers: int | None = None,
+    freeze_vision_layers: str = "0",
+    freeze_text_layers: str = "0",
+    lora_rank: int = 0,
+    max_length: int | None = None,
     whole_images: bool = False,
     image_value_range: Any = None,
-    **config_kwargs: Any,
-) -> tuple[PreTrainedModel, MultimodalProcessor]:
-    """Build what a training run starts from.
+    seed: int = 42,
+    **config: Any,
+) -> tuple[Any, MultimodalProcessor]:
+    """Build what a training starts from.
 
     Args:
-        args: The choices.
+        model_class: Of this package.
         texts: The training texts, for a tokenizer from scratch.
+        vision_model: Hub name or folder, or `torchvision:<name>`.
+        text_model: Hub name or folder; from scratch also `lstm` or `gru`.
+        from_scratch: Random weights, of small models where none are named.
+        from_fusion: A trained fused classifier, which brings both models, the processor and its configuration.
+        reads: `both`, `image` or `text`: the other side is not built.
+        word_vectors: File of vectors that the embeddings of a text model from scratch start from.
+        vision_layers: Number of the first vision layers that are kept; None keeps all.
+        freeze_vision_layers: Number of layers, or `all`.
+        freeze_text_layers: The same for the text model.
+        lora_rank: Rank of LoRA matrices; 0 trains the weights themselves.
         max_length: Longest text in tokens; None means what the text model reads.
         whole_images: Whether images are resized and not cropped.
         image_value_range: Of the processor, unless a fused classifier brings its own.
-        config_kwargs: Further fields of the configuration (`id2label`, `problem_type`, `class_weights`, ...).
+        seed: Of the random weights.
+        **config: Fields of the model's configuration (`id2label`, `problem_type`, `fusion`, ...).
 
     Returns:
-        The model, frozen where asked, and its processor; both with one side only for a single modality.
+        The model, frozen where asked, a peft model with LoRA, and its processor.
 
     Raises:
         ValueError: If more layers are to be frozen than there are, or `max_length` is more than the model reads.
     """
-    fields = {**args.config_fields(), **config_kwargs}
-    sees_images, sees_texts = args.modality != "text", args.modality != "image"
-    if args.from_scratch:
-        vision_config, image_processor = vision_part(args.vision_model) if sees_images else (None, None)
-        vectors = args.word_vectors
-        text_config, tokenizer = text_part(args.text_model, texts, vectors) if sees_texts else (None, None)
+    set_seed(seed)
+    sees_images, sees_texts = reads != "text", reads != "image"
+    if from_scratch:
+        vision_config, image_processor = vision_part(vision_model) if sees_images else (None, None)
+        text_config, tokenizer = text_part(text_model, texts, word_vectors) if sees_texts else (None, None)
         if tokenizer is not None:
             tokenizer.init_kwargs["padding"] = padding_of(text_config)
         processor = MultimodalProcessor(image_processor, tokenizer, image_value_range=image_value_range)
-        config = args.model_class.config_class(vision_config=vision_config, text_config=text_config, **fields)
-        model = args.model_class(config)
-        if vectors is not None:
-            share = initialise_embeddings(model.text_model, tokenizer, vectors)
-            logger.info("%.1f %% of the tokens start from the vectors of %s.", 100 * share, vectors)
-    elif args.from_fusion is not None:
-        refuse_pickled_model(args.from_fusion)
-        _check_trained(args.from_fusion, fields)
-        processor = MultimodalProcessor.from_pretrained(args.from_fusion, trust_remote_code=False)
+        model = model_class(model_class.config_class(vision_config=vision_config, text_config=text_config, **config))
+        if word_vectors is not None:
+            share = initialise_embeddings(model.text_model, tokenizer, word_vectors)
+            logger.info("%.1f %% of the tokens start from the vectors of %s.", 100 * share, word_vectors)
+    elif from_fusion is not None:
+        refuse_pickled_model(from_fusion)
+        _check_trained(from_fusion, config)
+        processor = MultimodalProcessor.from_pretrained(from_fusion, trust_remote_code=False)
         brought = (*SHAPED_BY_FUSION, "id2label", "num_labels")
         # Without class weights or thresholds of its own the run has none, whatever the fused one had.
         given = {"class_weights": None, "thresholds": None} | {
-            name: value for name, value in fields.items() if name not in brought
+            name: value for name, value in config.items() if name not in brought
         }
-        model = args.model_class.from_fusion(args.from_fusion, **given)
+        model = model_class.from_fusion(from_fusion, **given)
     else:
-        names = (args.vision_model, args.text_model)
+        names = (vision_model, text_model)
         processor = MultimodalProcessor.from_vision_text_pretrained(*names, image_value_range=image_value_range)
-        model = args.model_class.from_vision_text_pretrained(*names, vision_layers=args.vision_layers, **fields)
+        model = model_class.from_vision_text_pretrained(*names, vision_layers=vision_layers, **config)
     if whole_images:
         processor.keep_whole_images()
     if max_length is not None and processor.tokenizer is not None:
@@ -120,10 +143,10 @@ def build_model_and_processor(
             longest = processor.tokenizer.model_max_length
             raise ValueError(f"max_length must be at most {longest}, which the text model reads, got {max_length}.")
         processor.tokenizer.model_max_length = max_length
-    for side, layers in (("vision", args.freeze_vision_layers), ("text", args.freeze_text_layers)):
+    for side, layers in (("vision", freeze_vision_layers), ("text", freeze_text_layers)):
         if layers != "0":
             freeze_layers(model, side, layers)
-    return model, processor
+    return (add_lora(model, lora_rank) if lora_rank else model), processor
 
 
 def _check_trained(folder: str, fields: dict[str, Any]) -> None:
@@ -134,54 +157,38 @@ def _check_trained(folder: str, fields: dict[str, Any]) -> None:
             raise ValueError(f"{folder} was trained with {name} {theirs!r}, but the data have {fields[name]!r}.")
 
 
-def build_for_data(
-    model_args: ModelArguments, data_args: DataArguments, data: LoadedData, seed: int
-) -> tuple[PreTrainedModel, MultimodalProcessor]:
-    """Build model and processor for the classes and texts of a data set.
+def label_config(
+    data: LoadedData,
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: str = "none",
+    threshold: float | None = None,
+    scale_targets: bool = True,
+) -> dict[str, Any]:
+    """What the labels of a data set say of a classifier's configuration.
 
     Args:
-        model_args: Choices of the model.
-        data_args: Its `max_length`, `whole_images` and `image_value_range`.
         data: The data.
-        seed: Of the random weights.
-
-    Returns:
-        The model, a peft model where LoRA is asked for, and the processor.
+        label_smoothing: Share of each target spread over all classes.
+        class_weights: `balanced` weighs classes by inverse frequency, `none` all alike.
+        threshold: Multi-label: the probability from which on a label holds; None is .5.
+        scale_targets: Whether a regression's targets are scaled by mean and deviation of the training rows.
 
     Raises:
-        ValueError: If `label_smoothing` is asked for where an example has no single class, or a `threshold` where it
-            has one.
+        ValueError: If `label_smoothing` is asked for where an example has no single class.
     """
-    fields = _label_fields(model_args, data) if model_args.reads_labels else {}
-    set_seed(seed)
-    texts = data.splits["train"]["text"]
-    fields |= {"whole_images": data_args.whole_images, "image_value_range": data_args.image_value_range}
-    model, processor = build_model_and_processor(model_args, texts, data_args.max_length, **fields)
-    return (add_lora(model, model_args.lora_rank) if model_args.lora_rank else model), processor
-
-
-def _label_fields(model_args: ModelArguments, data: LoadedData) -> dict[str, Any]:
-    """What the labels of a data set say of a classifier's configuration."""
-    if model_args.label_smoothing and data.problem_type != "single_label_classification":
+    if label_smoothing and data.problem_type != "single_label_classification":
         raise ValueError(f"label_smoothing needs one class an example, but problem_type is {data.problem_type!r}.")
-    if model_args.threshold != USUAL_THRESHOLD and data.problem_type != "multi_label_classification":
-        raise ValueError(
-            f"threshold is for labels of which several may hold, but problem_type is {data.problem_type!r}."
-        )
-    if model_args.oversample and data.problem_type != "single_label_classification":
-        raise ValueError(f"oversample needs one class an example, but problem_type is {data.problem_type!r}.")
-    if model_args.no_target_scaling and data.problem_type != "regression":
-        raise ValueError(f"no_target_scaling is for regression, but problem_type is {data.problem_type!r}.")
-    fields: dict[str, Any] = {"problem_type": data.problem_type}
-    fields |= {"id2label": data.id2label} if data.id2label else {"num_labels": 1}
+    config: dict[str, Any] = {"problem_type": data.problem_type, "label_smoothing": label_smoothing}
+    config |= {"id2label": data.id2label} if data.id2label else {"num_labels": 1}
     if data.problem_type == "regression":
-        fields |= target_scale(data.splits["train"]["label"][:], model_args.no_target_scaling)
-    if model_args.fixed_threshold is not None:
-        fields["thresholds"] = [model_args.fixed_threshold] * len(data.id2label)
-    if model_args.class_weights == "balanced" and not data.refusals:  # a dry run goes on although a class has no row
+        config |= target_scale(data.splits["train"]["label"][:], not scale_targets)
+    if threshold is not None:
+        config["thresholds"] = [threshold] * len(data.id2label)
+    if class_weights == "balanced" and not data.refusals:  # a dry run goes on although a class has no row
         labels = data.splits["train"]["label"][:]
-        fields["class_weights"] = balanced_class_weights(labels, data.problem_type, len(data.id2label))
-    return fields
+        config["class_weights"] = balanced_class_weights(labels, data.problem_type, len(data.id2label))
+    return config
 
 
 def check_best_metric(training_args: TrainingArguments, problem_type: str | None) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from hf_multimodal.data.archives import read_file
+from hf_multimodal.data.augmentation import ImageAugmentation
 from hf_multimodal.data.images import open_rgb
 from hf_multimodal.hub.storage import replaced
 from hf_multimodal.models.inner_models import image_size_of
@@ -137,6 +138,34 @@ class FeatureCache:
             if image is not None:
                 found[row] = torch.tensor(self.states[self.rows[image_key(image), version]])
         return found
+
+
+def cache_features(
+    folder: str | None,
+    model: Any,
+    processor: Any,
+    splits: Mapping[Any, Dataset],
+    augment: Any = None,
+    versions: int = 1,
+) -> FeatureCache | None:
+    """The feature cache of a training's images.
+
+    Args:
+        folder: Where it lies; None makes none.
+        model: A model with a `vision_model` whose first layers are frozen.
+        processor: Its processor.
+        splits: `train` and `validation` are read.
+        augment: Whether the training images are augmented; their versions do not depend on the run's seed, so that
+            runs share them.
+        versions: Augmented versions of each training image.
+    """
+    if folder is None:
+        return None
+    train, validation = (images_of([splits[name]]) if name in splits else [] for name in ("train", "validation"))
+    kept: dict[str, Any] = {"images": train + validation}
+    if augment is not None:
+        kept = {"images": validation, "augmented": train, "augment": ImageAugmentation(0), "versions": versions}
+    return FeatureCache(folder, model, processor.image_processor, value_range=processor.image_value_range, **kept)
 
 
 def images_of(splits: Sequence[Dataset]) -> list[Any]:

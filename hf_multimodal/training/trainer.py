@@ -18,7 +18,9 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
 
+from hf_multimodal.data.collator import MultimodalCollator
 from hf_multimodal.hub.storage import replaced_files
+from hf_multimodal.training.arguments import MultimodalTrainingArguments
 from hf_multimodal.training.checkpoints import (
     MANIFEST,
     checkpoints,
@@ -29,10 +31,13 @@ from hf_multimodal.training.checkpoints import (
     write_manifest,
 )
 from hf_multimodal.training.ema import EMA
+from hf_multimodal.training.feature_cache import reading_states
 from hf_multimodal.training.optimization import parameter_groups
 from hf_multimodal.training.preparation import batching_lengths
+from hf_multimodal.training.robust import dropout_of
 from hf_multimodal.training.sampling import EpochCallback, EpochSampler
 from hf_multimodal.training.sharing_trainer import SharingTrainer
+from hf_multimodal.training.stacking import fit_stack, set_prior
 from hf_multimodal.training.termination import Termination, start_worker
 
 logger = logging.get_logger(__name__)
@@ -58,15 +63,17 @@ class WithRows:
 
 
 class MultimodalTrainer(SharingTrainer):
-    """A `Trainer` with two learning rates, stateless sampling, and errors where checkpoints do not fit.
+    """A `Trainer` for image+text models, which asks for no more than transformers' own.
 
-    - `args.learning_rate` is for the pretrained parts, `head_learning_rate` for the rest.
+    - `args.learning_rate` is for the pretrained parts, `args.head_learning_rate` for the rest.
+    - Training a robust classifier hides modalities from its joint branch (`args.modality_dropout`) and fits its stack
+      on `eval_dataset` at the end (`args.fit_stack`).
     - The order of the examples and the augmentation are functions of (seed, epoch, example), so a resumed run sees
       what the whole run would have seen.
-    - Augmentation is for training only: evaluation uses `eval_collator`.
+    - Augmentation is for training only: evaluation uses `eval_collator`, which keeps rows that have nothing.
     - Both collators refuse labels that the model has not.
     - `group_by_length` goes without a column of lengths: the texts of the training rows are then measured.
-    - With `ema_decay`, a running average of the weights is evaluated, chosen by and kept.
+    - With `args.ema_decay`, an exponential moving average of the weights is evaluated, chosen by and kept.
     - With `torch_compile`, a batch in which everything is present goes without `modality_mask`.
     - A checkpoint with missing or unexpected weights is an error, where `Trainer` warns and goes on. Each has a
       manifest, written last, by which a damaged one is known; older ones go only when the new one is whole.
@@ -75,41 +82,83 @@ class MultimodalTrainer(SharingTrainer):
     - What goes to the Hub is as in [`SharingTrainer`].
 
     Args:
-        head_learning_rate: For all parameters outside the vision and the text model.
-        eval_collator: Collator for evaluation; None means `data_collator`.
+        model: A model of this package, or a peft model around one.
+        args: A `MultimodalTrainingArguments`.
         data_collator: A `MultimodalCollator`; its `epoch` is kept up to date, its processor saved in checkpoints.
-        oversample: Repeat the examples of rare classes until every class is as frequent as the most frequent one.
-        ema_decay: Decay of the average a step, for instance 0.98; 0 keeps the weights as they are.
-        *args, **kwargs: As for `Trainer`.
+            None makes one of `processing_class`.
+        processing_class: The `MultimodalProcessor`, where no collator is given.
+        eval_collator: Collator for evaluation; None makes it of `data_collator`.
+        *more, **kwargs: As for `Trainer`.
+
+    Raises:
+        ValueError: If there is neither a collator nor a processor, or an argument has no use with the model.
+
+    Example:
+
+    ```python
+    args = MultimodalTrainingArguments("runs/robust", num_train_epochs=3)
+    trainer = MultimodalTrainer(
+        model, args, train_dataset=train_rows, eval_dataset=validation_rows, processing_class=processor
+    )
+    trainer.train()
+    trainer.save_model()
+    ```
     """
 
+    args: MultimodalTrainingArguments
     data_collator: Any
     push_in_progress: Any
 
     def __init__(
         self,
-        *args: Any,
-        head_learning_rate: float,
+        model: Any = None,
+        args: MultimodalTrainingArguments | None = None,
+        data_collator: Any = None,
+        *more: Any,
+        processing_class: Any = None,
         eval_collator: Callable | None = None,
-        oversample: bool = False,
-        ema_decay: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
-        self.head_learning_rate = head_learning_rate
-        self.eval_collator = self.data_collator if eval_collator is None else eval_collator
+        if data_collator is None:
+            if processing_class is None:
+                raise ValueError("a data_collator is needed, or the processor as processing_class.")
+            data_collator = self.make_collator(processing_class)
+        # Not on to `Trainer`: it looks for the tokenizer of a processor, which an image model's has not.
+        super().__init__(model, args, data_collator, *more, **kwargs)
+        self.eval_collator = self.evaluation_collator() if eval_collator is None else eval_collator
         for collator in (self.data_collator, self.eval_collator):
             if getattr(collator, "num_labels", 0) is None:
                 collator.num_labels = self.model.config.num_labels  # type: ignore[union-attr]
-        self.oversample = oversample
+        self.robust = hasattr(self.model, "stack")
+        self.untrained_heads: list[str] = []
+        self._use_modality_dropout()
         self.epoch = self.data_collator.epoch
         self.add_callback(EpochCallback(self.epoch))
         self._last_rows: torch.Tensor | None = None
         self.termination = Termination()
         self.add_callback(self.termination)
-        self.average = EMA(self.model, ema_decay) if ema_decay else None
-        if self.average is not None:
-            self.add_callback(self.average)
+        self.ema = EMA(self.model, self.args.ema_decay) if self.args.ema_decay else None
+        if self.ema is not None:
+            self.add_callback(self.ema)
+
+    def make_collator(self, processor: Any) -> Any:
+        """The collator of the training rows."""
+        return MultimodalCollator(processor)
+
+    def evaluation_collator(self) -> Any:
+        """The collator of all other rows: the same without augmentation."""
+        make = getattr(self.data_collator, "for_evaluation", None)
+        return self.data_collator if make is None else make()
+
+    def _use_modality_dropout(self) -> None:
+        shares = self.args.modality_dropout
+        if shares is not None and not self.robust:
+            raise ValueError(
+                f"modality_dropout {shares} has no use: {type(self.model).__name__} has no joint branch beside heads "
+                "of their own. RobustFusionForImageTextClassification has."
+            )
+        if self.robust and getattr(self.data_collator, "modality_dropout", None) is None:
+            self.data_collator.modality_dropout = dropout_of(self.train_dataset, self.args.seed, shares)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Make the optimizer that `args.optim` names, over our parameter groups."""
@@ -119,7 +168,7 @@ class MultimodalTrainer(SharingTrainer):
             kwargs["params"] = parameter_groups(
                 model,
                 learning_rate=self.args.learning_rate,
-                head_learning_rate=self.head_learning_rate,
+                head_learning_rate=self.args.head_learning_rate,
                 weight_decay=self.args.weight_decay,
             )
             self.optimizer_cls_and_kwargs = (optimizer, kwargs)
@@ -142,7 +191,7 @@ class MultimodalTrainer(SharingTrainer):
             len(dataset),
             seed,
             self.epoch,
-            labels=list(dataset["label"]) if self.oversample else None,
+            labels=list(dataset["label"]) if self.args.oversample else None,
             lengths=self._lengths(dataset) or self._measured(dataset),
             group_size=self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
         )
@@ -190,24 +239,48 @@ class MultimodalTrainer(SharingTrainer):
         return loader
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train; what is left is the average of the weights if there is one."""
-        with self.termination:
+        """Train; what is left is the EMA of the weights if there is one, and a stack that fits the model."""
+        cache = getattr(self.data_collator, "states", None)
+        vision_model: Any = getattr(self.model, "vision_model", None)
+        with (
+            self.termination,
+            contextlib.nullcontext() if cache is None else reading_states(vision_model, cache.layers),
+        ):
             output = super().train(*args, **kwargs)
             self._refuse_infinite_weights()
-        if self.average is not None:
-            self.average.copy_to_model()
-            self.remove_callback(self.average)
-            self.average = None
+        if self.ema is not None:
+            self.ema.copy_to_model()
+            self.remove_callback(self.ema)
+            self.ema = None
+        if self.robust:
+            self._fit_stack()
         return output
 
+    def _fit_stack(self) -> None:
+        model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        labels = self.train_dataset[self.data_collator.label_column][:]
+        if self.args.fit_stack and self.eval_dataset is not None:
+            self.untrained_heads = fit_stack(
+                model,
+                self.data_collator.processor,
+                self.eval_dataset,
+                labels,
+                batch_size=self.args.per_device_eval_batch_size,
+                num_workers=self.args.dataloader_num_workers,
+            )
+        else:
+            if self.args.fit_stack:
+                logger.warning("The stack is not fitted, for which eval_dataset is needed: the joint branch predicts.")
+            set_prior(model, labels)
+
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluate the average if there is one.
+        """Evaluate the EMA if there is one.
 
         Raises:
             FloatingPointError: If a weight is not finite.
         """
         self._refuse_infinite_weights()
-        with contextlib.nullcontext() if self.average is None else self.average.in_place():
+        with contextlib.nullcontext() if self.ema is None else self.ema.in_place():
             return super().evaluate(*args, **kwargs)
 
     def training_step(
@@ -288,8 +361,8 @@ class MultimodalTrainer(SharingTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if self.average is not None:
-            self.average.load(resume_from_checkpoint)
+        if self.ema is not None:
+            self.ema.load(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
         """Load the best whole checkpoint.
@@ -309,8 +382,8 @@ class MultimodalTrainer(SharingTrainer):
             self.state.best_model_checkpoint = str(other)
             self.state.best_global_step = step_of(str(other))
         super()._load_best_model()
-        if self.average is not None:
-            self.average.load(self.state.best_model_checkpoint)
+        if self.ema is not None:
+            self.ema.load(self.state.best_model_checkpoint)
 
     def _best_whole_checkpoint(self) -> Path | None:
         name = f"eval_{str(self.args.metric_for_best_model).removeprefix('eval_')}"
@@ -334,8 +407,8 @@ class MultimodalTrainer(SharingTrainer):
         finally:
             self.args.hub_token = token
         if self.args.should_save:
-            if self.average is not None:
-                self.average.save(folder)
+            if self.ema is not None:
+                self.ema.save(folder)
             # Not as `processing_class`: `Trainer` looks for the tokenizer of one, which an image model's has not.
             self.data_collator.processor.save_pretrained(folder)
 
