@@ -1,7 +1,7 @@
 """Image+text models that are ordinary Hugging Face models.
 
-Importing this package registers them with the auto classes. The names below are imported when they are asked for. The registration waits for transformers, so that
-`import hf_multimodal` alone is quick.
+Importing this package registers them with the auto classes. The names below are imported when they are asked for, and
+the registration waits for transformers, so that `import hf_multimodal` alone is quick.
 """
 
 import sys

@@ -22,7 +22,12 @@ from test_scripts import script, write_table
 from test_train_aligner import FAST, make_rows
 from transformers import AutoConfig, AutoModel, AutoProcessor, Trainer, TrainingArguments
 
-from hf_multimodal import MultimodalCollator, MultimodalProcessor, RobustFusionForImageTextClassification
+from hf_multimodal import (
+    MultimodalCollator,
+    MultimodalProcessor,
+    MultimodalTrainingArguments,
+    RobustFusionForImageTextClassification,
+)
 from hf_multimodal.hub.pushing import push_folder
 from hf_multimodal.inference.prediction import load_model
 from hf_multimodal.training.trainer import MultimodalTrainer
@@ -77,7 +82,7 @@ def push_robust():
 def push_own():
     """By `MultimodalTrainer`, a checkpoint and then the end; a card stands in the folder. A branch gets the same."""
     processor = MultimodalProcessor(make_image_processor(), make_tokenizer())
-    args = TrainingArguments(
+    args = MultimodalTrainingArguments(
         str(FOLDER / "own"),
         push_to_hub=True,
         hub_model_id="me/own",
@@ -93,9 +98,7 @@ def push_own():
     rows = [{"image": Image.new("RGB", (8, 8), colour), "text": "a dog", "label": 1} for colour in ("red", "blue")]
     model = make_model("torchvision:resnet18", "recurrent_text:gru")
     collator = MultimodalCollator(processor)
-    trainer = MultimodalTrainer(
-        model, args, data_collator=collator, train_dataset=Dataset.from_list(rows), head_learning_rate=1e-3
-    )
+    trainer = MultimodalTrainer(model, args, data_collator=collator, train_dataset=Dataset.from_list(rows))
     (FOLDER / "own").mkdir(exist_ok=True)
     (FOLDER / "own" / "README.md").write_text(CARD)
     (FOLDER / "own" / "curve.png").write_bytes(b"a curve")

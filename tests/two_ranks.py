@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
-from hf_multimodal import MultimodalCollator
-from hf_multimodal.cli.train_fusion import train
+from hf_multimodal import MultimodalCollator, MultimodalTrainingArguments
+from hf_multimodal.cli.train_fusion import main as train
 from hf_multimodal.inference.prediction import load_model
 from hf_multimodal.synthetic.classification import make_controlled
 from hf_multimodal.training.trainer import MultimodalTrainer
@@ -42,7 +42,7 @@ class WatchingTrainer(MultimodalTrainer):
 def look(folder: str, output_dir: str) -> None:
     """Train three epochs with workers that live on; write down which epoch and examples this rank's workers saw."""
     model, processor = load_model(folder)
-    args = TrainingArguments(
+    args = MultimodalTrainingArguments(
         output_dir,
         use_cpu=True,
         num_train_epochs=3,
@@ -58,7 +58,6 @@ def look(folder: str, output_dir: str) -> None:
         args=args,
         data_collator=MultimodalCollator(processor, augment=paint),
         train_dataset=make_controlled("unique", size=24),
-        head_learning_rate=1e-3,
         callbacks=[WatchingTrainer.watch],
     )
     trainer.train()

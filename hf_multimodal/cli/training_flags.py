@@ -40,6 +40,8 @@ def parse_training(name: str, argv: list[str] | None = None) -> Any:
     batch = line.given().get("per_device_train_batch_size")
     if batch is None and given["total_train_batch_size"] is not None:
         line.parser.set_defaults(per_device_train_batch_size=USUAL_BATCH_SIZE)
+    if given["label_names"] is not None and "classes" not in command.groups:
+        raise ValueError(f"label_names {given['label_names']} have no use: an aligner reads no labels.")
     flags = line.parse()
     training = flags.training
     rates = learning_rates(flags.model.from_scratch, training.learning_rate, training.head_learning_rate)

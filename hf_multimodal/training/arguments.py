@@ -1,12 +1,10 @@
 """The arguments of a training, with what this package adds to those of transformers."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
-USUAL_BATCH_SIZE = next(
-    entry.default for entry in fields(TrainingArguments) if entry.name == "per_device_train_batch_size"
-)
+USUAL_BATCH_SIZE: int = TrainingArguments.per_device_train_batch_size  # where none is given
 
 
 @dataclass

@@ -91,6 +91,7 @@ class MultimodalTrainer(SharingTrainer):
         *more, **kwargs: As for `Trainer`.
 
     Raises:
+        TypeError: If `args` are transformers' own.
         ValueError: If there is neither a collator nor a processor, or an argument has no use with the model.
 
     Example:
@@ -119,6 +120,8 @@ class MultimodalTrainer(SharingTrainer):
         eval_collator: Callable | None = None,
         **kwargs: Any,
     ) -> None:
+        if not isinstance(args, MultimodalTrainingArguments):
+            raise TypeError(f"args must be MultimodalTrainingArguments, got {type(args).__name__}.")
         if data_collator is None:
             if processing_class is None:
                 raise ValueError("a data_collator is needed, or the processor as processing_class.")

@@ -20,10 +20,10 @@ from test_storage import in_child, killed_at, room_for
 
 from hf_multimodal import Retriever
 from hf_multimodal.cli import predict as predict_command
-from hf_multimodal.cli.train_fusion import save_run
 from hf_multimodal.evaluation.predictions import Predictions, read_predictions, write_predictions
 from hf_multimodal.evaluation.report import write_run
 from hf_multimodal.inference.prediction import load_model
+from hf_multimodal.training.run import save_run
 
 ROOM = r"what was there before is as it was: allow larger files \(ulimit -f\), or name another disk"
 SINGLE = "single_label_classification"

@@ -6,19 +6,18 @@ import re
 from pathlib import Path
 
 import pytest
+from builders import training_data
 from PIL import Image
 
-from hf_multimodal.cli.source_arguments import SourceArguments
-from hf_multimodal.cli.training_arguments import DataArguments
+from hf_multimodal.cli.arguments import SourceArguments
 from hf_multimodal.data.checks import check_splits
 from hf_multimodal.data.loading import load_data
-from hf_multimodal.training.preparation import prepare_training_data
 
 HEADER = "id,image,text,label\n"
 
 
 def prepare(path: Path, folder: Path | None = None, **options):
-    return prepare_training_data(DataArguments(data=str(path), **options), "both", folder)
+    return training_data("both", folder, data=str(path), **options)
 
 
 def write(path: Path, rows: list[str]) -> Path:

@@ -10,7 +10,8 @@ import pytest
 import torch
 from test_scripts import FAST, evaluate, make_rows, train, train_robust, write_table
 
-from hf_multimodal.cli.chosen_rows import SourceArguments, load_rows
+from hf_multimodal.cli.arguments import SourceArguments
+from hf_multimodal.cli.rows import chosen_rows
 from hf_multimodal.data.presence import hide
 from hf_multimodal.evaluation.predictions import read_predictions
 from hf_multimodal.inference.prediction import load_model
@@ -54,11 +55,11 @@ def test_the_stack_is_that_of_the_validation_rows(robust_run: tuple[Path, Path, 
     folder, table, _ = robust_run
     with open(folder / "presence.csv", newline="", encoding="utf-8") as stream:
         shown = list(csv.DictReader(stream))
-    labels = load_rows(str(folder), "train", SourceArguments(data=str(table))).splits["test"]["label"][:]
+    labels = chosen_rows(str(folder), "train", SourceArguments(data=str(table))).splits["test"]["label"][:]
     refitted = {}
     for split in ("train", "validation"):
         model, processor = load_model(folder)
-        rows = load_rows(str(folder), split, SourceArguments(data=str(table))).splits["test"]
+        rows = chosen_rows(str(folder), split, SourceArguments(data=str(table))).splits["test"]
         by_id = {row["id"]: [row[f"has_{name}"] == "1" for name in ("image", "text")] for row in shown}
         rows = hide(rows, np.array([by_id[row] for row in rows["id"]]))
         fitted = {name: buffer.clone() for name, buffer in model.stack.named_buffers()}
@@ -123,7 +124,7 @@ def test_a_robust_run_starts_from_a_trained_fusion(tmp_path: Path) -> None:
     train(["--data", str(table), "--output_dir", str(folder), *FAST])
     flags = [flag for flag in FAST if flag not in ("--from_scratch", "--hidden_size", "16")]
     flags = ["--data", str(table), "--from_fusion", str(folder), "--output_dir", str(tmp_path / "robust"), *flags]
-    metrics = train_robust([*flags, "--learning_rate", "0", "--head_learning_rate", "0", "--no_stack"])
+    metrics = train_robust([*flags, "--learning_rate", "0", "--head_learning_rate", "0", "--no_fit_stack"])
     fusion, robust = load_model(folder)[0], load_model(tmp_path / "robust")[0]
     state = robust.state_dict()  # of which training has moved nothing but the statistics of BatchNorm
     assert all(torch.equal(value, state[name]) for name, value in fusion.named_parameters())

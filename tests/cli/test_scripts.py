@@ -1,7 +1,7 @@
 """`train_fusion.py`, `evaluate.py`, `predict.py`, run end to end in this process on a table that is written here."""
 
 import csv
-import importlib.util
+import importlib
 import json
 import re
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import AutoModel, ViTConfig, ViTImageProcessor
 
+from hf_multimodal.cli.commands import COMMANDS
 from hf_multimodal.data.checks import BadSamplesError
 from hf_multimodal.evaluation.predictions import read_predictions
 from hf_multimodal.inference.prediction import load_model, one_example, predict_dataset
@@ -26,13 +27,12 @@ COLOURS = {"cold": (20, 40, 250), "warm": (250, 60, 20)}
 
 
 def script(name: str) -> Callable[[list[str]], dict[str, Any]]:
-    path = Path(__file__).parents[2] / "scripts" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.__doc__ is not None and module.__doc__.startswith(f"python scripts/{name}.py --")
-    return module.main
+    """What the script of that name runs, in this process; its mistakes are raised here."""
+    text = (Path(__file__).parents[2] / "scripts" / f"{name}.py").read_text(encoding="utf-8")
+    assert text.startswith(f'"""python scripts/{name}.py --')
+    command = re.search(r"run\(\"([a-z-]+)\"\)", text)
+    assert command is not None
+    return importlib.import_module(f"hf_multimodal.cli.{COMMANDS[command[1]].module}").main
 
 
 train, evaluate, predict = script("train_fusion"), script("evaluate"), script("predict")

@@ -12,17 +12,16 @@ from huggingface_hub import ModelCard
 from test_pipeline import warned  # noqa: F401  the fixture
 from test_scripts import FAST, evaluate, make_rows, predict, script, train, train_robust, write_table
 
+from hf_multimodal.cli import train_robust_fusion
 from hf_multimodal.cli.baselines import combine, parse_baselines
-from hf_multimodal.cli.train_robust_fusion import RobustModelArguments
-from hf_multimodal.cli.training_command_line import parse_training_arguments
+from hf_multimodal.cli.rows import training_rows
+from hf_multimodal.cli.training_flags import parse_training
 from hf_multimodal.data.checks import BadSamplesError
 from hf_multimodal.evaluation.predictions import Predictions, read_predictions
 from hf_multimodal.evaluation.thresholds import tune_thresholds
 from hf_multimodal.hub.card import write_card
 from hf_multimodal.hub.runs import with_label_accuracy
 from hf_multimodal.inference.prediction import load_model
-from hf_multimodal.training.construction import build_for_data
-from hf_multimodal.training.preparation import prepare_training_data
 
 NO_TEXT = r"no column 'text', their columns are \['id', 'image'\]: name the one that is meant with --text_column"
 
@@ -66,15 +65,17 @@ def test_what_may_be_written_into_a_folder(tmp_path: Path, caplog: pytest.LogCap
     scratch = ["--data", "controlled:unique", "--from_scratch", "--output_dir", str(tmp_path)]
     (tmp_path / "checkpoint-7").mkdir()
     (tmp_path / "bad_samples.csv").write_text("")
-    parse_training_arguments(scratch)  # an unfinished run: its checkpoints go, and the log says so (test_scripts.py)
+    parse_training(
+        "train-fusion", scratch
+    )  # an unfinished run: its checkpoints go, and the log says so (test_scripts.py)
     (tmp_path / "metrics.json").write_text("{}")
     with pytest.raises(FileExistsError, match="holds metrics.json of an earlier run"):
-        parse_training_arguments(scratch)
+        parse_training("train-fusion", scratch)
     with pytest.raises(FileExistsError, match="holds metrics.json of an earlier run"):
-        parse_training_arguments([*scratch, "--resume_from_checkpoint", "false"])
-    parse_training_arguments([*scratch, "--resume_from_checkpoint"])
-    parse_training_arguments([*scratch, "--resume_from_checkpoint", str(tmp_path / "checkpoint-7")])
-    given = parse_training_arguments([*scratch, "--overwrite_output_dir"])[3]
+        parse_training("train-fusion", [*scratch, "--resume_from_checkpoint", "false"])
+    parse_training("train-fusion", [*scratch, "--resume_from_checkpoint"])
+    parse_training("train-fusion", [*scratch, "--resume_from_checkpoint", str(tmp_path / "checkpoint-7")])
+    given = parse_training("train-fusion", [*scratch, "--overwrite_output_dir"]).given
     assert "overwrite_output_dir" not in given
     baselines = tmp_path / "baselines" / "image_alone"
     baselines.mkdir(parents=True)
@@ -232,9 +233,9 @@ def test_one_threshold_for_all_labels(tmp_path: Path) -> None:
         train([*flags, "--overwrite_output_dir", "--metric_for_best_model", "accuracy"])
     robust = ["--data", str(table), "--problem_type", "multi_label_classification", "--from_fusion", str(folder)]
     for more, expected in (([], None), (["--threshold", "0.4"], [0.4] * 3)):  # the run's own, not the fused one's
-        model_args, data_args, _, _ = parse_training_arguments([*robust, *more], None, RobustModelArguments)
-        data, _ = prepare_training_data(data_args, "both")
-        assert build_for_data(model_args, data_args, data, 0)[0].config.thresholds == expected
+        given = parse_training("train-robust-fusion", [*robust, *more])
+        data, _ = training_rows(given.source, given.reading, given.run, given.labels, given.classes, given.missing)
+        assert train_robust_fusion.build(given, data)[0].config.thresholds == expected
 
 
 def test_baselines_keep_their_thresholds() -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from test_embedding import make_pair
 from test_scripts import script, write_table
-from transformers import AutoModel, TrainingArguments, ViTConfig, ViTImageProcessor, ViTModel
+from transformers import AutoModel, ViTConfig, ViTImageProcessor, ViTModel
 
 from hf_multimodal.data.checks import BadSamplesError
 from hf_multimodal.data.loading import load_data
@@ -22,6 +22,7 @@ from hf_multimodal.inference.embedding import embed_texts
 from hf_multimodal.inference.prediction import load_model
 from hf_multimodal.synthetic.retrieval import retrieval_ceiling
 from hf_multimodal.training.aligner_trainer import AlignerTrainer
+from hf_multimodal.training.arguments import MultimodalTrainingArguments
 
 train, evaluate = script("train_aligner"), script("evaluate")
 
@@ -116,7 +117,7 @@ def test_evaluate_names_the_families_that_it_takes(run, tmp_path):
         evaluate(["--model", str(tmp_path), "--data", str(run[1])])
 
 
-@pytest.mark.parametrize("more", [[], ["--cache_chunk_size", "4"]], ids=["whole", "cached"])
+@pytest.mark.parametrize("more", [[], ["--gradient_cache_chunk_size", "4"]], ids=["whole", "cached"])
 def test_a_resumed_run_repeats_the_whole_bit_for_bit(run, tmp_path, more):
     _, table, _ = run
     flags = ["--data", str(table), *FAST, "--num_train_epochs", "3", "--augment", *more]
@@ -152,12 +153,10 @@ def make_trainer(folder, table, tmp_path, **options):
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    args = TrainingArguments(tmp_path, use_cpu=True, remove_unused_columns=False, gradient_accumulation_steps=2)
+    args = MultimodalTrainingArguments(tmp_path, use_cpu=True, gradient_accumulation_steps=2, **options)
     rows, _ = group_pairs(load_data(table, pairs=True).splits["train"])
     collator = PairCollator(processor, captions_per_image=2)
-    trainer = AlignerTrainer(
-        model, args, data_collator=collator, train_dataset=rows, head_learning_rate=1e-3, **options
-    )
+    trainer = AlignerTrainer(model, args, data_collator=collator, train_dataset=rows)
     trainer.current_gradient_accumulation_steps = 2
     return trainer, collator([rows[number] for number in range(7)])
 
@@ -167,7 +166,7 @@ def test_gradient_caching_steps_as_the_whole_batch_does(run, tiny_vit, tmp_path)
     train(["--data", str(table), *FAST, "--vision_model", tiny_vit, "--output_dir", str(tmp_path / "run")])
     found = []
     for size in (None, 3):
-        trainer, batch = make_trainer(tmp_path / "run", table, tmp_path, cache_chunk_size=size)
+        trainer, batch = make_trainer(tmp_path / "run", table, tmp_path, gradient_cache_chunk_size=size)
         loss = trainer.training_step(trainer.model, batch)
         found.append((loss, {name: p.grad for name, p in trainer.model.named_parameters()}))
     (direct, expected), (cached, gradients) = found
@@ -232,7 +231,7 @@ def test_bad_images_go_by_the_policy(tmp_path):
         ),
         (["--loss", "infonec"], r"loss must be one of \[.*\], got 'infonec'"),
         (["--captions_per_image", "0"], "captions_per_image must be 1 or more, got 0"),
-        (["--cache_chunk_size", "0"], "cache_chunk_size must be 1 or more, got 0"),
+        (["--gradient_cache_chunk_size", "0"], "gradient_cache_chunk_size must be 1 or more, got 0"),
         (["--margin", "-1", "--loss", "triplet"], "margin must be more than 0, got -1.0"),
     ],
 )

@@ -7,18 +7,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from builders import training_data
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from test_scripts import FAST, evaluate, predict, train
 from test_tables import write_csv
 from transformers.utils import logging
 
-from hf_multimodal.cli.aligner_arguments import AlignerModelArguments
-from hf_multimodal.cli.training_arguments import DataArguments
-from hf_multimodal.cli.training_command_line import parse_training_arguments
+from hf_multimodal.cli.rows import training_rows
+from hf_multimodal.cli.training_flags import parse_training
 from hf_multimodal.data.checks import BadSamplesError
 from hf_multimodal.data.classes import check_classes, writing_warnings
 from hf_multimodal.inference.prediction import load_model
-from hf_multimodal.training.preparation import prepare_training_data
 from hf_multimodal.training.run_folder import claim_folder
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -34,8 +33,7 @@ def mistyped(path: Path, split: str) -> Path:
     labels = ["positive", "negative"] * 150
     for place in range(0, 300, 2):
         table = write_labels(path, [*labels[:place], "positve", *labels[place + 1 :]])
-        arguments = DataArguments(data=str(table), allow_untrained_classes=True)
-        data, _ = prepare_training_data(arguments, "text")
+        data, _ = training_data("text", data=str(table), allow_untrained_classes=True)
         if data.id2label[2] == "positve" and 2 in data.splits[split]["label"][:]:
             return table
     raise AssertionError(split)
@@ -59,9 +57,9 @@ def test_a_class_without_a_training_row_is_an_error(tmp_path: Path, split: str, 
         r"Mend the labels, give more rows, or add --allow_untrained_classes."
     )
     with pytest.raises(ValueError, match=message):
-        prepare_training_data(DataArguments(data=str(table)), "text")
+        training_data("text", data=str(table))
     warnings.clear()
-    data, _ = prepare_training_data(DataArguments(data=str(table), allow_untrained_classes=True), "text")
+    data, _ = training_data("text", data=str(table), allow_untrained_classes=True)
     assert data.id2label == {0: "negative", 1: "positive", 2: "positve"} and data.refusals == ()
     assert warnings == [f"{table}: {sentence}" for sentence in data.warnings]
     assert f"'positve': no training row, 1 in {split}. Did you mean 'positive'?" in data.warnings[0]
@@ -70,7 +68,7 @@ def test_a_class_without_a_training_row_is_an_error(tmp_path: Path, split: str, 
 def test_a_class_with_few_training_rows_is_warned_of(tmp_path: Path, warnings: list[str]) -> None:
     table = mistyped(tmp_path / "a.csv", "train")
     warnings.clear()
-    data, _ = prepare_training_data(DataArguments(data=str(table)), "text")
+    data, _ = training_data("text", data=str(table))
     sentence = "1 class has fewer than three training rows:\n  'positve': 1 training row. Did you mean 'positive'?"
     assert data.warnings == (sentence,) and warnings == [f"{table}: {sentence}"] and data.refusals == ()
 
@@ -166,7 +164,7 @@ def test_a_class_that_a_limit_cuts_off_is_warned_of(tmp_path: Path, warnings: li
     splits = ["train"] * 30 + ["validation"] * 6 + ["test"] * 6
     rows = [{"text": f"x {i}", "label": "cab"[i // 10 % 3], "split": split} for i, split in enumerate(splits)]
     table = write_csv(tmp_path / "a.csv", rows)
-    data, _ = prepare_training_data(DataArguments(data=str(table), max_train_samples=20), "text")
+    data, _ = training_data("text", data=str(table), max_train_samples=20)
     assert data.warnings == (
         "1 class has no training row among the first, which alone are used:\n  'b': no training row.",
     )
@@ -178,7 +176,7 @@ def test_declared_classes_need_training_rows_but_no_others(tmp_path: Path) -> No
     columns = {"text": [f"words {i}" for i in range(60)], "label": [0, 2] * 30}
     DatasetDict(train=Dataset.from_dict(columns, features=features)).save_to_disk(tmp_path / "saved")
     with pytest.raises(ValueError, match="'maybe': no training row."):
-        prepare_training_data(DataArguments(data=str(tmp_path / "saved")), "text")
+        training_data("text", data=str(tmp_path / "saved"))
     flags = ["--data", str(tmp_path / "saved"), "--output_dir", str(tmp_path / "run"), *TEXT]
     train([*flags, "--allow_untrained_classes"])
     assert yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())["allow_untrained_classes"] is True
@@ -193,15 +191,15 @@ def test_a_label_of_the_test_split_alone_passes_by_the_same_flag(tmp_path: Path)
     rows += [{"text": "x", "label": label, "split": "test"} for label in ("a", "c")]
     table = str(write_csv(tmp_path / "a.csv", rows))
     with pytest.raises(BadSamplesError, match=r"row 21 .*'c': unknown label 'c', the classes are \['a', 'b'\]"):
-        prepare_training_data(DataArguments(data=table), "text")
-    data, _ = prepare_training_data(DataArguments(data=table, allow_untrained_classes=True), "text")
+        training_data("text", data=table)
+    data, _ = training_data("text", data=table, allow_untrained_classes=True)
     assert data.id2label == {0: "a", 1: "b", 2: "c"} and data.splits["test"]["label"][:] == [0, 2]
     assert "'c': no training row, 1 in test." in data.warnings[0]
 
 
 def test_generated_rows_are_not_checked() -> None:
     limits = {"max_train_samples": 2, "max_eval_samples": 4, "max_predict_samples": 4}
-    data, _ = prepare_training_data(DataArguments("controlled:unique", **limits), "both")
+    data, _ = training_data("both", data="controlled:unique", **limits)
     assert data.warnings == () and data.refusals == ()
 
 
@@ -233,7 +231,7 @@ def test_classes_that_differ_by_more_than_writing_are_not_named() -> None:
 
 def test_writing_is_warned_of_before_training_with_counts(tmp_path: Path, warnings: list[str]) -> None:
     labels = ["X"] * 20 + ["x"] * 12 + [" x"] * 8 + ["NaN"] * 20
-    data, _ = prepare_training_data(DataArguments(data=str(write_labels(tmp_path / "a.csv", labels))), "text")
+    data, _ = training_data("text", data=str(write_labels(tmp_path / "a.csv", labels)))
     assert data.id2label == {0: "NaN", 1: "X", 2: "x"}  # white space around a label was never part of it
     assert data.warnings == (
         "classes that differ only by their writing are told apart:\n  'X' (20 rows), 'x' (20 rows)",
@@ -242,7 +240,7 @@ def test_writing_is_warned_of_before_training_with_counts(tmp_path: Path, warnin
     assert len(warnings) == 2
     lines = ['{"text": "t", "label": true}', '{"text": "t", "label": 1}', '{"text": "t", "label": "1.0"}']
     (tmp_path / "a.jsonl").write_text("\n".join(lines * 20))
-    data, _ = prepare_training_data(DataArguments(data=str(tmp_path / "a.jsonl")), "text")
+    data, _ = training_data("text", data=str(tmp_path / "a.jsonl"))
     assert data.warnings == (
         "classes that differ only by their writing are told apart:\n"
         "  '1' (20 rows), '1.0' (20 rows), 'True' (20 rows)",
@@ -293,22 +291,21 @@ def test_names_and_several_label_columns_run_and_are_read_from_the_run(tmp_path:
     assert evaluate(["--model", str(run), "--data", str(table), *other])["test"] == metrics["test"]
     unlabelled = write_csv(tmp_path / "b.csv", [{"text": "words"}])
     assert predict(["--model", str(run), "--data", str(unlabelled), "--output", str(tmp_path / "p.csv")])["rows"] == 1
-    _, again, training_args, _ = parse_training_arguments(
-        ["--config", str(run / "run.yaml"), "--overwrite_output_dir"]
-    )
-    expected, _ = prepare_training_data(again, "text")
-    assert again.label_column == ["sky", "sea", "sun"] and training_args.label_names == ["labels"]
+    again = parse_training("train-fusion", ["--config", str(run / "run.yaml"), "--overwrite_output_dir"])
+    groups = (again.source, again.reading, again.run, again.labels, again.classes)
+    expected, _ = training_rows(*groups, modality="text")
+    assert again.labels.label_column == ["sky", "sea", "sun"] and again.training.label_names == ["labels"]
 
     hot = [{"text": row["text"], "label": str([row[name] for name in ("sky", "sea", "sun")])} for row in rows]
     table = write_csv(tmp_path / "hot.csv", hot)
     named = ["--data", str(table), *TEXT, "--label_names", "sky", "sea", "sun"]
-    _, data_args, training_args, given = parse_training_arguments(named)
-    assert given["label_names"] == ["sky", "sea", "sun"] and training_args.label_names == ["labels"]
-    data, _ = prepare_training_data(data_args, "text")
+    flags = parse_training("train-fusion", named)
+    assert flags.given["label_names"] == ["sky", "sea", "sun"] and flags.training.label_names == ["labels"]
+    data, _ = training_rows(flags.source, flags.reading, flags.run, flags.labels, flags.classes, modality="text")
     assert data.id2label == {0: "sky", 1: "sea", 2: "sun"}
     assert {split: rows["label"][:] for split, rows in data.splits.items()} == {
         split: rows["label"][:] for split, rows in expected.splits.items()
     }
     assert evaluate(["--model", str(run), "--data", str(table), "--split", "test"])["test"] == metrics["test"]
     with pytest.raises(ValueError, match=r"label_names \['a'\] have no use: an aligner reads no labels"):
-        parse_training_arguments([*FAST[:1], "--data", "x", "--label_names", "a"], None, AlignerModelArguments)
+        parse_training("train-aligner", [*FAST[:1], "--data", "x", "--label_names", "a"])

@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from builders import training_data
 from datasets import Dataset
 from PIL import Image
 
-from hf_multimodal.cli.training_arguments import DataArguments
 from hf_multimodal.data.counts import presence
 from hf_multimodal.data.presence import MissingRate, ModalityDropout, hide, uniform, what_is_left, write_presence
 from hf_multimodal.synthetic.classification import make_controlled
-from hf_multimodal.training.preparation import prepare_training_data
 
 
 @pytest.mark.parametrize(
@@ -155,7 +154,7 @@ def table(tmp_path: Path) -> Path:
 
 def prepared(table: Path, modality: str, **options) -> dict[str, dict[int, tuple[bool, bool]]]:
     """Index to presence, by split."""
-    data, _ = prepare_training_data(DataArguments(data=str(table), **options), modality)
+    data, _ = training_data(modality, data=str(table), **options)
     return {
         name: dict(zip(rows["index"], map(tuple, presence(rows).tolist()), strict=True))
         for name, rows in data.splits.items()

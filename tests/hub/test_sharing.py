@@ -14,15 +14,16 @@ import yaml
 from conftest import PATCHES, TEXT_CONFIGS, VISION_CONFIGS
 from test_fusion_model import make_model
 from test_processor import make_image_processor, make_tokenizer
-from transformers import AutoModel, AutoProcessor, CLIPConfig, CLIPModel, TrainingArguments, ViTConfig, ViTModel
+from transformers import AutoModel, AutoProcessor, CLIPConfig, CLIPModel, ViTConfig, ViTModel
 
 from hf_multimodal import FusionForImageTextClassification, MultimodalCollator, MultimodalProcessor
-from hf_multimodal.cli.train_robust_fusion import train_robust
-from hf_multimodal.cli.training_command_line import parse_training_arguments
+from hf_multimodal.cli.train_robust_fusion import main as train_robust
+from hf_multimodal.cli.training_flags import parse_training
 from hf_multimodal.hub import pickles
 from hf_multimodal.hub.files import SHARED, shared_files
 from hf_multimodal.hub.pushing import push_folder
 from hf_multimodal.inference.prediction import load_model
+from hf_multimodal.training.arguments import MultimodalTrainingArguments
 from hf_multimodal.training.from_scratch import vision_part
 from hf_multimodal.training.lora import add_lora
 from hf_multimodal.training.trainer import MultimodalTrainer
@@ -267,9 +268,9 @@ def test_a_revision_of_a_folder_is_an_error(folder: Path) -> None:
 
 
 def make_trainer(output_dir: Path, model: Any = None, **arguments: Any) -> MultimodalTrainer:
-    args = TrainingArguments(str(output_dir), use_cpu=True, report_to="none", **arguments)
+    args = MultimodalTrainingArguments(str(output_dir), use_cpu=True, report_to="none", **arguments)
     collator = MultimodalCollator(make_processor())
-    return MultimodalTrainer(model or make_model(), args, data_collator=collator, head_learning_rate=1e-3)
+    return MultimodalTrainer(model or make_model(), args, data_collator=collator)
 
 
 def test_a_card_that_stands_is_kept_and_a_draft_is_renewed(tmp_path: Path) -> None:
@@ -301,7 +302,8 @@ def test_whole_checkpoints_are_not_pushed(tmp_path: Path, lora: int, strategy: s
 
 def test_a_run_file_repeats_no_token() -> None:
     flags = ["--data", "t.csv", "--from_scratch", "--push_to_hub", "--hub_token", "hf_marker"]
-    *_, training_args, given = parse_training_arguments(flags)
+    parsed = parse_training("train-fusion", flags)
+    training_args, given = parsed.training, parsed.given
     assert training_args.hub_token == "hf_marker" and training_args.hub_strategy == "end"
     assert given["push_to_hub"] is True and "hf_marker" not in yaml.safe_dump(given)
     assert "hf_marker" not in repr(training_args) and "hf_marker" not in training_args.to_json_string()

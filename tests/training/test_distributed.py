@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from two_ranks_aligner import CASES, step
 from two_ranks_missing import step_weights
 
-from hf_multimodal.cli.train_aligner import train_aligner
-from hf_multimodal.cli.train_fusion import train
+from hf_multimodal.cli.train_aligner import main as train_aligner
+from hf_multimodal.cli.train_fusion import main as train
 
 TOLERANCE = 1e-4  # of metrics and probabilities: sums are rounded in another order
 
@@ -46,7 +46,7 @@ def test_two_ranks_equal_one_by_the_same_yaml(tmp_path: Path) -> None:
     arguments |= {"max_train_samples": 96, "max_eval_samples": 33, "max_predict_samples": 40}
     arguments |= {"num_train_epochs": 3, "hidden_size": 16, "dataloader_num_workers": 1}
     arguments |= {"load_best_model_at_end": False, "save_strategy": "no"}  # the last step's weights are compared
-    arguments |= {"per_device_train_batch_size": 16}
+    arguments |= {"total_train_batch_size": 16}
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(arguments))
 
@@ -99,7 +99,7 @@ def test_two_ranks_train_an_aligner_as_one_does(tmp_path: Path) -> None:
     """Several steps, in chunks: what DDP keeps of one step must not reach the next."""
     arguments = models_without_dropout(tmp_path) | {"data": "controlled:retrieval", "projection_dim": 16}
     arguments |= {"max_train_samples": 48, "max_eval_samples": 12, "max_predict_samples": 12}
-    arguments |= {"num_train_epochs": 2, "per_device_train_batch_size": 12, "cache_chunk_size": 4}
+    arguments |= {"num_train_epochs": 2, "total_train_batch_size": 12, "gradient_cache_chunk_size": 4}
     arguments |= {"load_best_model_at_end": False, "save_strategy": "no", "dataloader_num_workers": 0}
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(arguments))

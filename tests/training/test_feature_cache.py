@@ -10,7 +10,7 @@ from test_fusion_model import make_model
 from transformers import ViTConfig, ViTImageProcessor
 
 from hf_multimodal import MultimodalCollator, MultimodalProcessor
-from hf_multimodal.cli.train_fusion import train
+from hf_multimodal.cli.train_fusion import main as train
 from hf_multimodal.data.augmentation import ImageAugmentation
 from hf_multimodal.data.images import open_image
 from hf_multimodal.synthetic.classification import make_controlled

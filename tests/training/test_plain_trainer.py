@@ -20,6 +20,7 @@ from hf_multimodal import (
     MultimodalProcessor,
     RobustFusionForImageTextClassification,
 )
+from hf_multimodal.training.arguments import MultimodalTrainingArguments
 from hf_multimodal.training.preparation import add_lengths
 from hf_multimodal.training.stacking import fit_stack, untrained_heads
 from hf_multimodal.training.trainer import MultimodalTrainer
@@ -42,10 +43,11 @@ def make_robust(**fields: Any) -> Any:
 
 
 def trainer_of(model: Any, folder: Path, rows: Any = None, kind: Any = Trainer, **options: Any) -> Any:
-    given = {name: options.pop(name) for name in ("compute_loss_func", "head_learning_rate") if name in options}
+    given = {name: options.pop(name) for name in ("compute_loss_func",) if name in options}
     arguments = {"max_steps": 2, "learning_rate": 1e-2, "per_device_train_batch_size": 4, "save_strategy": "no"}
     quiet = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "remove_unused_columns": False}
-    args = TrainingArguments(str(folder), **{**arguments, **quiet, "weight_decay": 0.1, **options})
+    made = MultimodalTrainingArguments if kind is MultimodalTrainer else TrainingArguments
+    args = made(str(folder), **{**arguments, **quiet, "weight_decay": 0.1, **options})
     rows = make_rows() if rows is None else rows
     return kind(model=model, args=args, data_collator=MultimodalCollator(PROCESSOR), train_dataset=rows, **given)
 
@@ -152,7 +154,7 @@ def test_a_label_that_the_model_has_not_is_named_by_its_row(tmp_path):
     rows = make_rows(label=[0, 1, 2, 3] * 2)
     with pytest.raises(ValueError, match="row . of the batch is 3, but the model has 3 classes, 0 to 2: num_labels"):
         trainer_of(make_model(), tmp_path, rows).train()
-    ours = trainer_of(make_model(), tmp_path, rows, MultimodalTrainer, head_learning_rate=1e-2)
+    ours = trainer_of(make_model(), tmp_path, rows, MultimodalTrainer)
     assert ours.data_collator.num_labels == 3
     with pytest.raises(ValueError, match="label of row 'r[37]', column 'label', is 3, but the model has 3 classes"):
         ours.train()

@@ -1,5 +1,6 @@
 """What training adds to `transformers.Trainer`: sampling, averaging, resuming; and models from scratch."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ import torch
 import transformers as hf
 from conftest import TEXT_CONFIGS, VISION_CONFIGS
 from torch import nn
-from transformers import TrainingArguments
 
 from hf_multimodal import (
     FusionForImageTextClassification,
@@ -17,11 +17,11 @@ from hf_multimodal import (
     MultimodalProcessor,
     RobustFusionForImageTextClassification,
 )
-from hf_multimodal.cli.training_arguments import ModelArguments
 from hf_multimodal.data.augmentation import ImageAugmentation
 from hf_multimodal.data.presence import ModalityDropout
 from hf_multimodal.evaluation.metrics import compute_metrics_for
 from hf_multimodal.synthetic.classification import make_controlled
+from hf_multimodal.training.arguments import MultimodalTrainingArguments
 from hf_multimodal.training.checkpoints import find_checkpoint, remove_earlier_checkpoints, set_checkpoints_aside
 from hf_multimodal.training.construction import balanced_class_weights, build_model_and_processor
 from hf_multimodal.training.ema import EMA
@@ -89,7 +89,13 @@ class Reader:
         names = [f"class_{index}" for index in range(4)]
         self.trainer = MultimodalTrainer(
             model=model_class(config),
-            args=TrainingArguments(str(folder), **{**fixed, **defaults, **arguments}, label_names=["labels"]),
+            args=MultimodalTrainingArguments(
+                str(folder),
+                **{**fixed, **defaults, **arguments},
+                label_names=["labels"],
+                head_learning_rate=1e-2,
+                ema_decay=ema_decay,
+            ),
             data_collator=MultimodalCollator(
                 self.processor, augment=ImageAugmentation(0), modality_dropout=modality_dropout
             ),
@@ -97,8 +103,6 @@ class Reader:
             train_dataset=self.data,
             eval_dataset=self.data,
             compute_metrics=compute_metrics_for(KIND, names),
-            head_learning_rate=1e-2,
-            ema_decay=ema_decay,
         )
 
     def weights(self) -> dict[str, torch.Tensor]:
@@ -264,12 +268,17 @@ def test_a_model_from_scratch_fits_its_tokenizer() -> None:
         train_tokenizer([None, ""])
 
 
+build_from_scratch = partial(
+    build_model_and_processor, FusionForImageTextClassification, from_scratch=True, num_labels=2
+)
+
+
 def test_a_named_config_is_built_at_random(tmp_path: Path) -> None:
     VISION_CONFIGS["vit"]().save_pretrained(tmp_path / "vit")
     hf.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
     TEXT_CONFIGS["roberta"]().save_pretrained(tmp_path / "roberta")
-    args = ModelArguments(from_scratch=True, vision_model=str(tmp_path / "vit"), text_model=str(tmp_path / "roberta"))
-    model, processor = build_model_and_processor(args, ["a red square"], None, num_labels=2)
+    named = {"vision_model": str(tmp_path / "vit"), "text_model": str(tmp_path / "roberta")}
+    model, processor = build_from_scratch(["a red square"], **named)
     assert type(model.vision_model).__name__ == "ViTModel" and type(model.text_model).__name__ == "RobertaModel"
     batch = MultimodalCollator(processor)([{"image": None, "text": "red " * 100, "label": 0, "id": "x"}])
     assert batch["input_ids"].shape[1] == 39  # of 40 positions RoBERTa leaves out the padding's
@@ -279,17 +288,16 @@ def test_a_named_config_is_built_at_random(tmp_path: Path) -> None:
 def test_images_are_kept_whole_where_asked(tmp_path: Path) -> None:
     VISION_CONFIGS["vit"]().save_pretrained(tmp_path)
     hf.CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}).save_pretrained(tmp_path)
-    args = ModelArguments(from_scratch=True, vision_model=str(tmp_path))
     for whole in (False, True):
-        processor = build_model_and_processor(args, ["a red square"], None, whole_images=whole, num_labels=2)[1]
+        processor = build_from_scratch(["a red square"], vision_model=str(tmp_path), whole_images=whole)[1]
         assert processor.image_processor.do_center_crop is not whole
 
 
 def test_word_vectors_start_the_embeddings(tmp_path: Path) -> None:
     path = tmp_path / "glove.txt"
     path.write_text("red 1 2 3\nsquare 4 5 6\n")
-    args = ModelArguments(from_scratch=True, modality="text", text_model="gru", word_vectors=str(path))
-    model, processor = build_model_and_processor(args, ["a red square"] * 9, None, num_labels=2)
+    named = {"text_model": "gru", "word_vectors": str(path)}
+    model, processor = build_from_scratch(["a red square"] * 9, reads="text", **named)
     rows = model.text_model.get_input_embeddings().weight
     assert rows[processor.tokenizer.convert_tokens_to_ids("square")].tolist() == [4, 5, 6]
 

@@ -21,7 +21,7 @@ from hf_multimodal import (
     RobustFusionForImageTextClassification,
     ZeroShotClassifier,
 )
-from hf_multimodal.hub.pushing import PushArguments, push
+from hf_multimodal.cli.push import main as push
 from hf_multimodal.inference.missing_curve import predictions_by_presence
 from hf_multimodal.inference.prediction import load_model, one_example, predict_dataset
 
@@ -60,7 +60,7 @@ DOORS: dict[str, Callable[[Path], Any]] = {
     "a robust start": RobustFusionForImageTextClassification.from_fusion,
     "an aligner's start": AlignerModel.from_fusion,
     "its parts": lambda folder: AlignerModel.from_vision_text_pretrained(str(folder), str(folder), projection_dim=8),
-    "push": lambda folder: push(PushArguments(model=str(folder), repo_id="me/mine")),
+    "push": lambda folder: push(["--model", str(folder), "--repo_id", "me/mine"]),
 }
 
 
