@@ -6,7 +6,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from hf_multimodal.cli.arguments import SourceArguments
-from hf_multimodal.cli.rows import check, chosen_rows, parse_for_model
+from hf_multimodal.cli.rows import check, chosen_rows, load, parse_for_model
 from hf_multimodal.validation import check_folder
 
 
@@ -67,7 +67,7 @@ def test_a_test_split_without_a_label_column_is_to_be_predicted(tmp_path: Path) 
     unlabelled = rows("test", 6).remove_columns("label")
     DatasetDict(test=unlabelled, train=rows("train", 40)).save_to_disk(tmp_path / "saved")
     source = SourceArguments(data=str(tmp_path / "saved"))
-    assert source.load().columns == {"text": "text", "label": "label"}
+    assert load(source).columns == {"text": "text", "label": "label"}
     chosen = chosen_rows("none", None, source, prediction=True)
     assert chosen.splits["predict"]["text"][:] == [f"test{i}" for i in range(6)]
     assert len(chosen_rows("none", None, source).splits["test"]) == 40

@@ -1,6 +1,5 @@
 """Messages that end a run because rows are bad name the first three, with file, row, column and cell."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -9,7 +8,9 @@ import pytest
 from builders import training_data
 from PIL import Image
 
+from hf_multimodal.cli import train_aligner
 from hf_multimodal.cli.arguments import SourceArguments
+from hf_multimodal.cli.rows import check, load
 from hf_multimodal.data.checks import check_splits
 from hf_multimodal.data.loading import load_data
 
@@ -66,32 +67,27 @@ def test_images_that_are_nowhere_are_named_with_their_rows(tmp_path):
         r"none of its 20 images was found, such as .*--image_root. 20 bad samples:\n  .*a.csv, row 0 \(id 'r0'\), "
     )
     with pytest.raises(ValueError, match=message + "column 'image'"):
-        source.check(source.load(), "both", None, prediction=True)
+        check(source, load(source), "both", None, prediction=True)
 
 
 def test_predictions_without_rows_name_the_first(tmp_path):
     rows = [f"r{i},none.png,,a" for i in range(20)]
     source = SourceArguments(data=str(write(tmp_path / "a.csv", rows)), on_bad_sample="drop")
-    data = source.load()
+    data = load(source)
     with pytest.raises(
         ValueError, match=r"no usable row is left in the split 'train'. 20 bad samples:\n.*row 0 .*none.png"
     ):
-        source.check(data, "both", None, prediction=True)
+        check(source, data, "both", None, prediction=True)
 
 
 def test_an_aligner_without_pairs_names_the_first_rows(tmp_path):
-    script = Path(__file__).parents[2] / "scripts" / "train_aligner.py"
-    spec = importlib.util.spec_from_file_location("train_aligner", script)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     rows = ["r0,a.png,,a", *(f"r{i},no{i}.png,x{i},a" for i in range(1, 20))]
     path = write(tmp_path / "a.csv", rows)
     flags = ["--data", str(path), "--on_bad_sample", "missing", "--from_scratch", "--use_cpu", "--dry_run"]
     message = r"has no pair of an image and a caption. \d+ bad samples:\n  .*a.csv, row \d+ \(id .*no\d+.png"
     with pytest.raises(ValueError, match=message):
-        module.main([*flags, "--output_dir", str(tmp_path / "run")])
+        train_aligner.main([*flags, "--output_dir", str(tmp_path / "run")])
 
 
 def test_cells_of_several_images_are_bad_samples(tmp_path):

@@ -1,7 +1,6 @@
 """scripts/retrieve.py, run in this process over a folder of images and over a table with several captions each."""
 
 import csv
-import importlib.util
 from pathlib import Path
 
 import datasets
@@ -10,20 +9,17 @@ from PIL import Image
 from test_embedding import COLOURS, WORDS, make_pair, pil_images
 
 from hf_multimodal import Retriever
+from hf_multimodal.cli.retrieve import index, search
 
 NAMES = ["red", "green", "blue", "yellow", "purple", "black"]
 
 
-def load_main():
-    path = Path(__file__).parents[2] / "scripts" / "retrieve.py"
-    spec = importlib.util.spec_from_file_location("retrieve", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.__doc__.startswith("python scripts/retrieve.py index --")
-    return module.main
+SCRIPT = (Path(__file__).parents[2] / "scripts" / "retrieve.py").read_text(encoding="utf-8")
+assert SCRIPT.startswith('"""python scripts/retrieve.py index --')
 
 
-main = load_main()
+def main(flags):
+    return {"index": index, "search": search}[flags[0]](flags[1:])
 
 
 @pytest.fixture(scope="module")
