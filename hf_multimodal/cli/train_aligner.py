@@ -121,7 +121,7 @@ def build_trainer(
 
     Args:
         model_args: Learning rate of the head, captions, gradient caching, early stopping.
-        data_args: Augmentation, states of frozen layers.
+        data_args: Augmentation, feature cache.
         training_args: As transformers has them.
         images: By split, from `group_pairs`; `train` and `validation` are used.
         model: From `build_for_data`.

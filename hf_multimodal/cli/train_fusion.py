@@ -35,7 +35,7 @@ from hf_multimodal.training.checkpoints import (
     step_of,
 )
 from hf_multimodal.training.construction import build_for_data, check_best_metric, parameter_counts
-from hf_multimodal.training.feature_cache import FeatureCache, images_of, reading_states
+from hf_multimodal.training.feature_cache import FeatureCache, images_of, reading_features
 from hf_multimodal.training.preparation import add_lengths, prepare_training_data
 from hf_multimodal.training.run_folder import claim_output_dir
 from hf_multimodal.training.run_record import run_facts
@@ -116,7 +116,9 @@ def build_trainer(
     options = trainer_options(model_args, data_args, training_args, splits, model, processor)
     return MultimodalTrainer(
         **options,
-        eval_collator=MultimodalCollator(processor, on_empty="keep", states=options["data_collator"].states),
+        eval_collator=MultimodalCollator(
+            processor, on_empty="keep", feature_cache=options["data_collator"].feature_cache
+        ),
         compute_metrics=compute_metrics_for(data.problem_type, list(data.id2label.values()), model.config.thresholds),
         oversample=model_args.oversample,
     )
@@ -134,7 +136,7 @@ def trainer_options(
 
     Args:
         model_args: Learning rate of the head, average of the weights, early stopping.
-        data_args: Augmentation, states of frozen layers.
+        data_args: Augmentation, feature cache.
         training_args: As transformers has them.
         splits: `train` and `validation` are used.
         model: From `build_for_data`.
@@ -144,7 +146,7 @@ def trainer_options(
     if model_args.early_stopping_patience and training_args.load_best_model_at_end:
         callbacks.append(EarlyStoppingCallback(model_args.early_stopping_patience))
     augment = ImageAugmentation(training_args.seed) if data_args.augment else None
-    states = None
+    feature_cache = None
     if data_args.feature_cache is not None:
         taught, measured = (images_of([splits[name]]) if name in splits else [] for name in ("train", "validation"))
         kept: dict[str, Any] = {"images": taught + measured}
@@ -152,9 +154,9 @@ def trainer_options(
             versions = data_args.cached_augmentations
             kept = {"images": measured, "augmented": taught, "augment": ImageAugmentation(0), "versions": versions}
         kept["value_range"] = processor.image_value_range
-        states = FeatureCache(data_args.feature_cache, model, processor.image_processor, **kept)
+        feature_cache = FeatureCache(data_args.feature_cache, model, processor.image_processor, **kept)
     assert model_args.head_learning_rate is not None
-    drawn = {"seed": training_args.seed, "augment": augment, "states": states}
+    drawn = {"seed": training_args.seed, "augment": augment, "feature_cache": feature_cache}
     return {
         "model": model,
         "args": training_args,
@@ -258,21 +260,21 @@ def fit(trainer: MultimodalTrainer, checkpoint: str | None, model_args: ModelArg
     """Train, from a checkpoint where there is one.
 
     Args:
-        trainer: Its collator's states are read in place of images.
+        trainer: Where its collator has a feature cache, that is read in place of images.
         checkpoint: From `find_checkpoint`; without one the checkpoints of an earlier run are set aside.
         model_args: Whether there are LoRA matrices to merge.
 
     Returns:
         The model in full precision, and what `metrics.json` tells of every run.
     """
-    args, states = trainer.args, trainer.data_collator.states
+    args, cache = trainer.args, trainer.data_collator.feature_cache
     if checkpoint is None and args.process_index == 0:
         set_checkpoints_aside(str(args.output_dir))  # only now: a start that fails leaves them
     elif checkpoint is not None and args.process_index == 0:
         logger.warning("Training goes on from the checkpoint %s, after step %d.", checkpoint, step_of(checkpoint))
     resumed_from = None if checkpoint is None else step_of(checkpoint)  # it may be removed on the way
     vision_model = trainer.model.vision_model
-    with contextlib.nullcontext() if states is None else reading_states(vision_model, states.layers):
+    with contextlib.nullcontext() if cache is None else reading_features(vision_model, cache.layers):
         output = trainer.train(resume_from_checkpoint=checkpoint)
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     state = trainer.state
