@@ -35,7 +35,7 @@ class PredictionArguments(LoadingArguments):
     split: str | None = field(
         default=None,
         metadata={
-            "help": f"One of predict, {', '.join(SPLITS)}: rows of --data. Default: those without labels (the lab's "
+            "help": f"One of predict, {', '.join(SPLITS)}: rows of --data. Default: those without labels (a test "
             "list), else the test split that the data give, else all rows. Column names and split options are taken "
             "from the run.yaml beside the model unless given."
         },

@@ -155,7 +155,7 @@ def read_rows(
         faults=faults,
         label_names=label_names,
         extra={
-            name: [_text(value) for value in cells[theirs]]
+            name: [clean_text(value) for value in cells[theirs]]
             for name, theirs in columns.as_dict().items()
             if name in ("image_id", "group")
         },
@@ -168,7 +168,7 @@ def _texts(values: list[Any], faults: list[list[Fault]]) -> list[str | None]:
         if isinstance(value, _NO_WORDS):
             reason = f"a text must be a string, got {_kind(value)}"
             faults[row].append({"column": "text", "value": _shown(value), "reason": reason})
-        texts.append(None if isinstance(value, _NO_WORDS) else _text(value))
+        texts.append(None if isinstance(value, _NO_WORDS) else clean_text(value))
     return texts
 
 
@@ -200,7 +200,8 @@ def read_cells(raw: Dataset, columns: list[str], source: str) -> dict[str, list[
         raise ValueError(f"{source}, column {columns[0]!r}: its cells cannot be read ({error}).") from None
 
 
-def _text(value: Any) -> str | None:
+def clean_text(value: Any) -> str | None:
+    """The text of a cell; None for an empty or a blank one."""
     if value is None or value != value:  # NaN, the only value unlike itself
         return None
     text = value if isinstance(value, str) else str(value)
@@ -304,7 +305,7 @@ def _joined(cells: dict[str, list[Any]], faults: list[list[Fault]]) -> list[list
     """For each row the names of the columns that hold 1; None where all are empty, or one holds anything else."""
     labels: list[list[str] | None] = []
     for row, marks in enumerate(zip(*cells.values(), strict=True)):
-        texts = [(_text(mark) or "").strip().lower() for mark in marks]
+        texts = [(clean_text(mark) or "").strip().lower() for mark in marks]
         wrong = next((i for i, text in enumerate(texts) if text not in _MARKS), None) if any(texts) else None
         if wrong is not None:
             reason = f"column {list(cells)[wrong]!r} must hold 0 or 1, as one of several columns of labels"
