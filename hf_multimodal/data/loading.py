@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets, load_dataset, load_from_disk
 from transformers.utils import logging
 
 from hf_multimodal.data.folders import SPLIT_NAMES, find_tables
 from hf_multimodal.data.labels import LabelError, check_label_columns, infer_scheme, notation_warnings
+from hf_multimodal.data.own_columns import own_columns
 from hf_multimodal.data.pairs import name_images
 from hf_multimodal.data.rows import SourceRows, faults_of, read_cells, read_rows
 from hf_multimodal.data.sidecar_text import (
@@ -54,6 +56,8 @@ class LoadedData:
         generated: The images were drawn by this package and need no check.
         warnings: What is odd about the labels, in sentences that were logged.
         refusals: Why no model should be trained on them, in sentences.
+        own_columns: The columns of each file or data set, a row for each of its rows; empty unless they were to be
+            kept.
     """
 
     splits: DatasetDict
@@ -65,6 +69,12 @@ class LoadedData:
     generated: bool = False
     warnings: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
+    own_columns: dict[str, pa.Table] = field(default_factory=dict)
+
+    def own_rows(self, split: str) -> pa.Table | None:
+        """The source's own columns for the rows of a split, as far as `load_data` was told to keep them."""
+        table = self.own_columns.get(self.sources[split])
+        return None if table is None else table.take(pa.array(self.splits[split]["index"][:], pa.int64()))
 
     def all_rows(self) -> Dataset:
         """Join the splits of one source in its own order, as predicting a whole table needs it.
@@ -97,6 +107,7 @@ def load_data(
     config_name: str | None = None,
     usual_columns: Mapping[str, str | Sequence[str]] | None = None,
     splits: Sequence[str] | None = None,
+    keep_columns: bool = False,
     train_size: int = 16_000,
     validation_size: int = 2_000,
     test_size: int = 8_000,
@@ -137,6 +148,8 @@ def load_data(
         config_name: Configuration of a data set on the Hub.
         usual_columns: Names to look for before the usual ones, by our name of the column; they need not be there.
         splits: The controlled splits that are wanted; None means all. Other data are always read whole.
+        keep_columns: Keep all columns of a table or a data set beside the rows, for `LoadedData.own_rows`; images in
+            memory are not kept twice.
         train_size: Rows of the controlled training split.
         validation_size: Rows of the controlled validation split.
         test_size: Rows of the controlled test split.
@@ -173,17 +186,17 @@ def load_data(
     if path.exists():
         _refuse_unused(name, "local", {"data_config": config_name})
     if path.is_file():
-        parts, columns, report = _load_tables({"train": path}, asked, root, encoding)
+        parts, columns, report = _load_tables({"train": path}, asked, root, encoding, keep_columns)
     elif not path.is_dir():
-        parts, columns, report = _load_hub(name, config_name, asked, root)
+        parts, columns, report = _load_hub(name, config_name, asked, root, keep_columns)
     elif (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-        parts, columns, report = _load_datasets(load_from_disk(name), name, asked, root)
+        parts, columns, report = _load_datasets(load_from_disk(name), name, asked, root, keep_columns)
         report["kind"] = "saved by datasets"
     elif is_sidecar_folder(path):
         _refuse_unused(name, "sidecar-text", {**named, "group_by": group_column})
         parts, columns, report = _load_lists(path, encoding)
     else:
-        parts, columns, report = _load_folder(path, asked, root, encoding)
+        parts, columns, report = _load_folder(path, asked, root, encoding, keep_columns)
     found = _assemble(parts, columns, report, problem_type, label_names, untrained_names)
     return _name_all_images(found) if pairs else found
 
@@ -247,6 +260,7 @@ def _assemble(
         columns,
         report,
         warnings=tuple(warnings),
+        own_columns={rows.source: rows.own for rows, _ in parts.values() if rows.own is not None},
     )
 
 
@@ -279,7 +293,9 @@ def _load_controlled(name: str, sizes: Mapping[str, int], seed: int, group: str 
     )
 
 
-def _load_tables(tables: Mapping[str, Path], asked: AskedColumns, root: Path | None, encoding: str | None) -> _Loaded:
+def _load_tables(
+    tables: Mapping[str, Path], asked: AskedColumns, root: Path | None, encoding: str | None, keep: bool
+) -> _Loaded:
     parts: Parts = {}
     columns = ColumnNames()
     available: list[str] = []
@@ -292,6 +308,7 @@ def _load_tables(tables: Mapping[str, Path], asked: AskedColumns, root: Path | N
         check_class_numbers(raw, found_columns.label, str(path))
         faults = faults_of(bad_cells, found_columns, len(raw), str(path))
         rows = read_rows(raw, found_columns, str(path), root or path.parent, faults)
+        rows.own = own_columns(raw) if keep else None
         if found is not None:
             encodings[found] = encodings.get(found, 0) + 1
         if len(tables) == 1 and "split" in raw.column_names and "split" not in found_columns.as_dict().values():
@@ -315,12 +332,12 @@ def _by_split(values: list[Any], path: Path) -> dict[str, list[int]]:
     return {split: chosen[split] for split in ("train", "validation", "test") if split in chosen}
 
 
-def _load_folder(folder: Path, asked: AskedColumns, root: Path | None, encoding: str | None) -> _Loaded:
+def _load_folder(folder: Path, asked: AskedColumns, root: Path | None, encoding: str | None, keep: bool) -> _Loaded:
     """Find metadata files (ImageFolder), tables named by split, or images, named by their paths."""
     metadata, tables = find_tables(folder)
     if metadata:
         asked = {**asked, "image": asked.get("image") or "file_name"}
-        parts, columns, report = _load_tables(metadata, asked, root, encoding)
+        parts, columns, report = _load_tables(metadata, asked, root, encoding, keep)
         report["kind"] = "ImageFolder"
         if "text" not in columns:
             encodings, unlisted = add_texts(list({id(rows): rows for rows, _ in parts.values()}.values()), encoding)
@@ -329,7 +346,7 @@ def _load_folder(folder: Path, asked: AskedColumns, root: Path | None, encoding:
                 report |= {"kind": "sidecar-text", "text_encodings": encodings, "unlisted": unlisted}
         return parts, columns, report
     if tables:
-        return _load_tables(tables, asked, root, encoding)
+        return _load_tables(tables, asked, root, encoding, keep)
     rows, encodings = read_image_folder(folder, encoding, classes=asked.get("label") != ())
     if rows:
         with_texts = any("text" in part.rows.column_names for part in rows.values())
@@ -359,7 +376,9 @@ def _load_lists(folder: Path, encoding: str | None) -> _Loaded:
     return parts, {"image": "guid", "text": "guid", "label": "tag", "id": "guid"}, report
 
 
-def _load_datasets(loaded: Dataset | DatasetDict, source: str, asked: AskedColumns, root: Path | None) -> _Loaded:
+def _load_datasets(
+    loaded: Dataset | DatasetDict, source: str, asked: AskedColumns, root: Path | None, keep: bool
+) -> _Loaded:
     given = loaded if isinstance(loaded, dict) else {"train": loaded}
     parts: Parts = {}
     columns = ColumnNames()
@@ -372,7 +391,9 @@ def _load_datasets(loaded: Dataset | DatasetDict, source: str, asked: AskedColum
         check_class_numbers(raw, found.label, f"{source} ({name})")
         if split == "train" or not parts:
             columns, available = found, raw.column_names
-        parts[split] = (read_rows(raw, found, f"{source} ({name})", root), None)
+        rows = read_rows(raw, found, f"{source} ({name})", root)
+        rows.own = own_columns(raw) if keep else None
+        parts[split] = (rows, None)
     if not parts:
         raise ValueError(f"{source} has none of the splits {list(SPLIT_NAMES)}, it has {list(given)}.")
     ignored = [str(name) for name in given if SPLIT_NAMES.get(str(name).lower()) is None]
@@ -390,7 +411,7 @@ def _to_predict(parts: Parts) -> Parts:
     return parts
 
 
-def _load_hub(name: str, config_name: str | None, asked: AskedColumns, root: Path | None) -> _Loaded:
+def _load_hub(name: str, config_name: str | None, asked: AskedColumns, root: Path | None, keep: bool) -> _Loaded:
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.lower().endswith(TABLE_SUFFIXES)
     if looks_local:
         folder = Path(name).parent
@@ -405,5 +426,5 @@ def _load_hub(name: str, config_name: str | None, asked: AskedColumns, root: Pat
         raise ValueError(
             f"data {name!r} is neither a file, a folder, nor a data set that the Hub gives ({error})."
         ) from error
-    parts, columns, report = _load_datasets(loaded, name, asked, root)
+    parts, columns, report = _load_datasets(loaded, name, asked, root, keep)
     return parts, columns, {**report, "kind": "Hub"}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image, List, Value, concatenate_datasets
 
 from hf_multimodal.data.archives import archives_in, locate
@@ -37,6 +38,7 @@ class SourceRows:
         faults: For each row, what is wrong with it.
         label_names: Class names where the source declares them.
         extra: Columns kept as words, by our name: `image_id`, `group`.
+        own: All columns of the source, where they are to be kept (`data.own_columns`).
     """
 
     source: str
@@ -47,6 +49,7 @@ class SourceRows:
     faults: list[list[Fault]]
     label_names: list[str] | None = None
     extra: dict[str, list[str | None]] = field(default_factory=dict)
+    own: pa.Table | None = None
 
     def build(self, scheme: LabelScheme) -> Dataset:
         """Encode the labels and join `image`, `text`, `label`, `id`, `index`, `faults` and the extra columns."""
@@ -142,7 +145,7 @@ def read_rows(
     labels: list[Any] = [None] * count
     label_names: list[str] | None = None
     if isinstance(columns.label, str):
-        labels, label_names = _labels(raw.features[columns.label], cells[columns.label])
+        labels, label_names = class_names_of_cells(raw.features[columns.label], cells[columns.label])
     elif columns.label is not None:
         label_names = list(columns.label)
         labels = _joined({name: cells[name] for name in columns.label}, faults)
@@ -287,7 +290,16 @@ def _find(base: str, path: str, archives: Sequence[Path]) -> tuple[str | None, s
     return (None, _SEVERAL.format(len(parts))) if several and not found else (found[0] if found else full, "")
 
 
-def _labels(feature: Any, cells: list[Any]) -> tuple[list[Any], list[str] | None]:
+def class_names_of_cells(feature: Any, cells: list[Any]) -> tuple[list[Any], list[str] | None]:
+    """Name the classes whose numbers a `ClassLabel` column holds.
+
+    Args:
+        feature: The feature of the column, perhaps a list of class labels.
+        cells: Its cells.
+
+    Returns:
+        The cells with names for numbers, None where one is -1, and all names; of another column its cells and None.
+    """
     inner = feature.feature if isinstance(feature, List) else feature
     if not isinstance(inner, ClassLabel):
         return cells, None
