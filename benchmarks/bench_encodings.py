@@ -1,7 +1,7 @@
-"""python benchmarks/bench_encodings.py --locale path/to/django [--lab path/to/texts]
+"""python benchmarks/bench_encodings.py --locale path/to/django [--texts path/to/texts]
 
 How many files of a corpus are read right, by our one decision for the corpus and by charset-normalizer, over the
-translations that ship with Django (short texts of many languages) and, with `--lab`, over a folder of `.txt` files
+translations that ship with Django (short texts of many languages) and, with `--texts`, over a folder of `.txt` files
 whose encoding nobody told. `pip install django` brings the translations: the folder is that of the package.
 """
 
@@ -92,15 +92,15 @@ def main(argv: list[str] | None = None) -> None:
     """Print the table and write it into the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--locale", type=Path, required=True, help="Folder of the package django.")
-    parser.add_argument("--lab", type=Path, help="Folder of .txt files of unknown encoding, counted only.")
+    parser.add_argument("--texts", type=Path, help="Folder of .txt files of unknown encoding, counted only.")
     args = parser.parse_args(argv)
     rows = [row(args.locale, *case) for case in CASES]
     names = ["encoding", "language", "texts", "ours", "ours, half in UTF-8", f"ours, {SMALL} texts"]
     table = markdown_table(rows, [*names, "charset-normalizer, all at once", "charset-normalizer, each file"])
     print(table)
     update_region(PAGE, "encodings", table)
-    if args.lab:
-        contents = [file.read_bytes() for file in sorted(args.lab.glob("*.txt"))]
+    if args.texts:
+        contents = [file.read_bytes() for file in sorted(args.texts.glob("*.txt"))]
         print(Counter(decode_texts(contents).encodings))
 
 

@@ -38,11 +38,12 @@ from hf_multimodal.cli.source_arguments import SourceArguments
 from hf_multimodal.cli.train_fusion import train
 from hf_multimodal.cli.train_robust_fusion import train_robust
 from hf_multimodal.data import loading
+from hf_multimodal.data.counts import PRESENCE_PATTERNS
 from hf_multimodal.evaluation.bootstrap import Difference, seed_summary
 from hf_multimodal.evaluation.predictions import Predictions, read_predictions
 from hf_multimodal.evaluation.report import update_region
 from hf_multimodal.hub.tables import markdown_table
-from hf_multimodal.inference.missing_curve import SHOWN, predictions_by_presence
+from hf_multimodal.inference.missing_curve import predictions_by_presence
 from hf_multimodal.inference.prediction import load_model, predict_dataset
 from hf_multimodal.models.stack import KNOTS
 from hf_multimodal.synthetic.classification import CONTROLLED_TASKS, ceiling, make_controlled
@@ -132,7 +133,7 @@ def train_and_predict(flags: list[str]) -> dict[str, Any]:
     numbers = []
     if family != "fusion":
         rows = load_rows(str(folder), "test", SourceArguments(**source)).splits["test"]
-        found = predictions_by_presence(model, processor, rows, tuple(SHOWN), batch_size=128)
+        found = predictions_by_presence(model, processor, rows, tuple(PRESENCE_PATTERNS), batch_size=128)
         numbers = [asdict(line) for line in numerics(folder)] if folder.name == NUMERICS else []
     else:
         least = SourceArguments(**source, max_predict_samples=run.get("max_eval_samples"))
@@ -186,7 +187,7 @@ def compare(rows: Rows, task: str, level: str, seeds: int) -> list[Found]:
         return [predictions_of(rows, f"{task}-{level}-{seed}-{model}", pattern) for seed in range(seeds)]
 
     where, found = f"`{task}`, {level}", []
-    robust = {pattern: all_seeds("robust", pattern) for pattern in SHOWN}
+    robust = {pattern: all_seeds("robust", pattern) for pattern in PRESENCE_PATTERNS}
     baselines = {name: all_seeds(name) for name in ("image", "text")}
     if level == "complete":
         d, number = against(robust["both"], all_seeds("fusion"), "accuracy")
@@ -210,7 +211,7 @@ def compare(rows: Rows, task: str, level: str, seeds: int) -> list[Found]:
 def against_ceilings(rows: Rows, task: str, names: list[str]) -> list[Found]:
     """Guarantee 7 for the seeds of one task at both:0.7."""
     found = []
-    for pattern in SHOWN:
+    for pattern in PRESENCE_PATTERNS:
         bound = ceiling(task, pattern).accuracy
         score = seed_summary([predictions_of(rows, name, pattern).accuracy for name in names])
         number = f"{score.mean:.4f} ± {score.sd:.4f}, ceiling {bound:.4f}"

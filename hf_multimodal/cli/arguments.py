@@ -347,7 +347,7 @@ class PredictionArguments(LoadingArguments):
     image: str | None = flag("Path of one image, in place of --data.")
     text: str | None = flag("One text, in place of --data; with --image or alone.")
     split: str | None = flag(f"predict, {', '.join(SPLITS)}. Default: rows without labels, else test, else all.")
-    output: str | None = flag("Table of predictions (.csv .tsv .jsonl .parquet). Default: predictions.csv.")
+    output: str | None = flag("Table of predictions beside the data's own columns. Default: predictions.csv.")
     guid_tag_output: str | None = flag("File of `guid,tag` lines, in the order of the list without labels.")
     show: str | None = flag("PNG with image, text, class and probabilities; for one example.")
     batch_size: int = flag("Examples a forward pass.", 64)

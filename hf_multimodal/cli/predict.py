@@ -103,6 +103,7 @@ def predict_data(args: PredictionArguments, source: SourceArguments, labels: Lab
     model, processor = load_model(args.model, args.revision, args.trust_remote_code)
     modality = modality_of(model.config)
     options = {"label_names": class_names_of(model.config) or None, "problem_type": model.config.problem_type}
+    options["keep_columns"] = True
     rows = chosen_rows(args.model, args.split, source, labels, prediction=True, **options)
     check_columns(rows, model.config, str(source.data))
     output = Path(args.output or "predictions.csv")
@@ -122,7 +123,7 @@ def predict_data(args: PredictionArguments, source: SourceArguments, labels: Lab
         num_workers=args.num_workers,
         show_progress=True,
     )
-    write_predictions(output, predictions)
+    renamed = write_predictions(output, predictions, chosen.own_rows("predict"))
     write_bad_samples(listing, bad_samples)
     tags = [tag_of(predictions, row) for row in range(len(predictions.ids))]
     if args.guid_tag_output is not None:
@@ -136,6 +137,10 @@ def predict_data(args: PredictionArguments, source: SourceArguments, labels: Lab
     if predictions.problem_type == "single_label_classification":
         result["predicted"] = {name: tags.count(name) for name in predictions.class_names}
     print(f"{result['rows']} rows, written to {output}; {result['bad_samples']} bad samples.")
+    if renamed:
+        print(
+            "Columns of the data under another name: " + ", ".join(f"{name} as {new}" for name, new in renamed.items())
+        )
     return result
 
 

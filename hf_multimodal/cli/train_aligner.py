@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         trainer = AlignerTrainer(
             model,
             args,
-            PairCollator(processor, augment=augment, states=cache, **drawn),
+            PairCollator(processor, augment=augment, feature_cache=cache, **drawn),
             train_dataset=images["train"],
             eval_dataset=images.get("validation"),
         )

@@ -114,7 +114,7 @@ def train(flags: Any, data: LoadedData, bad_samples: list[BadSample]) -> dict[st
     trainer = MultimodalTrainer(
         model,
         args,
-        MultimodalCollator(processor, augment=augment, states=cache),
+        MultimodalCollator(processor, augment=augment, feature_cache=cache),
         train_dataset=splits["train"],
         eval_dataset=splits.get("validation"),
         compute_metrics=compute_metrics_for(data.problem_type, list(data.id2label.values()), model.config.thresholds),

@@ -119,7 +119,7 @@ def train(flags: Any, data: LoadedData, bad_samples: list[BadSample]) -> dict[st
     trainer = MultimodalTrainer(  # which hides modalities from the joint branch, and fits the stack at the end
         model,
         args,
-        MultimodalCollator(processor, augment=augment, states=cache),
+        MultimodalCollator(processor, augment=augment, feature_cache=cache),
         train_dataset=splits["train"],
         eval_dataset=splits.get("validation"),
         compute_metrics=compute_metrics_for(data.problem_type, list(data.id2label.values()), model.config.thresholds),

@@ -94,6 +94,18 @@ def archives_in(folder: str | Path) -> list[Path]:
     return sorted(file for file in files if file.suffix.lower() == ".zip")
 
 
+def names_in(folder: str | Path) -> list[str]:
+    """Names of the files that lie directly in a folder, on disk or in a readable zip archive; sorted."""
+    if os.path.isdir(folder):
+        return sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+    archive, member = _split(os.path.join(folder, "*"))
+    try:
+        members = archive_members(archive) if archive else {}
+    except OSError:
+        return []
+    return sorted(os.path.basename(name) for name in members if os.path.dirname(name) == os.path.dirname(member))
+
+
 def locate(archives: Sequence[Path], name: str) -> list[str]:
     """Find a file where unpacking zip archives would put it, be it beside them or into folders named like them.
 

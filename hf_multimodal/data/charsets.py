@@ -2,15 +2,16 @@
 
 import codecs
 import io
-import logging
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from transformers.utils import logging
+
 from hf_multimodal.validation import did_you_mean
 
-logger = logging.getLogger(__name__)
+logger = logging.get_logger(__name__)
 
 # Where two read the bytes alike (curly quotes in all Windows code pages, kana in GB and EUC), the first wins.
 CANDIDATES = (

@@ -1,6 +1,5 @@
 """Find every bad sample before training starts, and deal with all of them by one policy."""
 
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict
+from transformers.utils import logging
 
 from hf_multimodal.data.images import MAX_PIXELS, BadImageError, verify_image
 from hf_multimodal.data.loading import LoadedData
@@ -20,7 +20,7 @@ from hf_multimodal.data.value_ranges import ValueRanges
 from hf_multimodal.models.processing_multimodal import ImageValues
 from hf_multimodal.validation import check_choice, did_you_mean
 
-logger = logging.getLogger(__name__)
+logger = logging.get_logger(__name__)
 
 POLICIES = ("error", "missing", "drop")
 PURPOSES = ("training", "evaluation", "prediction")

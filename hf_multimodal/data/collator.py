@@ -36,8 +36,8 @@ class MultimodalCollator:
             Leave it out for evaluation.
         modality_dropout: Called with (epoch, example indices, modality_mask) on every batch; what it returns is the
             batch's `fusion_mask`. For training a robust classifier; rows then need an `index` column.
-        states: Where `pixel_values` come from in place of images: its `batch`, called with a batch of cells and the
-            epoch (None without `augment`), gives (batch, ...) hidden states of frozen layers.
+        feature_cache: Where `pixel_values` come from in place of images: its `batch`, called with a batch of cells and
+            the epoch (None without `augment`), gives (batch, ...) the output of frozen layers.
         on_bad_image: `"error"` raises on an image that cannot be read; `"missing"` warns and treats it as missing.
         on_empty: `"error"` raises on a labelled example with nothing that the model reads, which would teach it the
             label of nothing; `"keep"` is for evaluation. Unlabelled examples are always kept.
@@ -70,7 +70,7 @@ class MultimodalCollator:
         num_labels: int | None = None,
         augment: Callable[[Image.Image, int, int], Image.Image] | None = None,
         modality_dropout: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-        states: Any = None,
+        feature_cache: Any = None,
         on_bad_image: str = "error",
         on_empty: str = "error",
         max_length: int | None = None,
@@ -82,7 +82,7 @@ class MultimodalCollator:
         self.num_labels = num_labels
         self.augment = augment
         self.modality_dropout = modality_dropout
-        self.states = states
+        self.feature_cache = feature_cache
         self.on_bad_image = check_choice("on_bad_image", on_bad_image, ON_BAD_IMAGE)
         self.on_empty = check_choice("on_empty", on_empty, ON_EMPTY)
         self.max_length = max_length
@@ -113,14 +113,14 @@ class MultimodalCollator:
         """
         inputs: dict[str, Any] = {}
         self._refuse_lost_columns(rows)
-        if self.processor.image_processor is not None and self.states is None:
+        if self.processor.image_processor is not None and self.feature_cache is None:
             inputs["images"] = [self._image(row) for row in rows]
         if self.processor.tokenizer is not None:
             inputs["text"] = [row.get(self.text_column) for row in rows]
             inputs |= {} if self.max_length is None else {"max_length": self.max_length}
         batch = dict(self.processor(**inputs, return_tensors="pt")) if inputs else {}
-        if self.states is not None:
-            batch["pixel_values"] = self._states(rows)
+        if self.feature_cache is not None:
+            batch["pixel_values"] = self._cached_features(rows)
             batch.setdefault("modality_mask", torch.zeros(len(rows), 2, dtype=torch.long))
             batch["modality_mask"][:, 0] = torch.tensor([row.get(self.image_column) is not None for row in rows])
         if self.modality_dropout is not None:
@@ -164,9 +164,9 @@ class MultimodalCollator:
             warnings.warn(f"{unreadable}. The row is taken as one without an image.", stacklevel=2)
             return None
 
-    def _states(self, rows: list[dict[str, Any]]) -> torch.Tensor:
+    def _cached_features(self, rows: list[dict[str, Any]]) -> torch.Tensor:
         images = [row.get(self.image_column) for row in rows]
-        return self.states.batch(images, None if self.augment is None else int(self.epoch))
+        return self.feature_cache.batch(images, None if self.augment is None else int(self.epoch))
 
     def _refuse_empty(self, rows: list[dict[str, Any]], modality_mask: torch.Tensor) -> None:
         empty = [_name(rows[i], i) for i in (~modality_mask.any(dim=1)).nonzero()[:, 0].tolist()]

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict
 
-PRESENCE_PATTERNS = ("both", "image", "text", "neither")
+# What an example can have, and whether that shows its image and its text.
+PRESENCE_PATTERNS = {"both": (True, True), "image": (True, False), "text": (False, True), "neither": (False, False)}
 UNLABELLED = "(none)"
 
 
@@ -32,12 +33,13 @@ def count_rows(splits: DatasetDict | Mapping[str, Dataset], id2label: Mapping[in
     """
     counts: dict[str, dict[str, Any]] = {}
     for name, rows in splits.items():
-        has_image, has_text = presence(rows).T
-        patterns = (has_image & has_text, has_image & ~has_text, ~has_image & has_text, ~has_image & ~has_text)
+        present = presence(rows)
         counts[name] = {
             "rows": len(rows),
             "classes": class_counts(rows["label"][:], id2label),
-            "presence": {pattern: int(hit.sum()) for pattern, hit in zip(PRESENCE_PATTERNS, patterns, strict=True)},
+            "presence": {
+                pattern: int((present == shown).all(axis=1).sum()) for pattern, shown in PRESENCE_PATTERNS.items()
+            },
         }
     return counts
 

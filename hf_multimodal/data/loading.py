@@ -1,20 +1,27 @@
 """One door for every kind of data: `load_data`."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets, load_dataset, load_from_disk
+from transformers.utils import logging
 
 from hf_multimodal.data.folders import SPLIT_NAMES, find_tables
-from hf_multimodal.data.images import IMAGE_SUFFIXES
 from hf_multimodal.data.labels import LabelError, check_label_columns, infer_scheme, notation_warnings
+from hf_multimodal.data.own_columns import own_columns
 from hf_multimodal.data.pairs import name_images
 from hf_multimodal.data.rows import SourceRows, faults_of, read_cells, read_rows
-from hf_multimodal.data.sidecar_text import SIDECAR_COLUMNS, is_sidecar_folder, read_sidecar_folder
+from hf_multimodal.data.sidecar_text import (
+    SIDECAR_COLUMNS,
+    add_texts,
+    is_sidecar_folder,
+    read_image_folder,
+    read_sidecar_folder,
+)
 from hf_multimodal.data.tables import (
     TABLE_SUFFIXES,
     AskedColumns,
@@ -28,7 +35,7 @@ from hf_multimodal.synthetic.classification import CLASS_NAMES, CONTROLLED_TASKS
 from hf_multimodal.synthetic.retrieval import RETRIEVAL_TASKS, SHAPES, make_retrieval
 from hf_multimodal.validation import did_you_mean
 
-logger = logging.getLogger(__name__)
+logger = logging.get_logger(__name__)
 
 _CONTROLLED = "controlled:"
 
@@ -49,6 +56,8 @@ class LoadedData:
         generated: The images were drawn by this package and need no check.
         warnings: What is odd about the labels, in sentences that were logged.
         refusals: Why no model should be trained on them, in sentences.
+        own_columns: The columns of each file or data set, a row for each of its rows; empty unless they were to be
+            kept.
     """
 
     splits: DatasetDict
@@ -60,6 +69,12 @@ class LoadedData:
     generated: bool = False
     warnings: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
+    own_columns: dict[str, pa.Table] = field(default_factory=dict)
+
+    def own_rows(self, split: str) -> pa.Table | None:
+        """The source's own columns for the rows of a split, as far as `load_data` was told to keep them."""
+        table = self.own_columns.get(self.sources[split])
+        return None if table is None else table.take(pa.array(self.splits[split]["index"][:], pa.int64()))
 
     def all_rows(self) -> Dataset:
         """Join the splits of one source in its own order, as predicting a whole table needs it.
@@ -92,6 +107,7 @@ def load_data(
     config_name: str | None = None,
     usual_columns: Mapping[str, str | Sequence[str]] | None = None,
     splits: Sequence[str] | None = None,
+    keep_columns: bool = False,
     train_size: int = 16_000,
     validation_size: int = 2_000,
     test_size: int = 8_000,
@@ -102,9 +118,16 @@ def load_data(
     Nothing is refused for a single bad row here: a path that leaves the folder, an unknown label, an unreadable text
     or a duplicate id is noted in the row's `faults`, and `check_splits` deals with all of them at once.
 
+    In the sidecar-text layout each text is a file beside its image: `1.txt` beside `1.jpg`. Any folder of images is
+    read so (`data.sidecar_text.read_image_folder`). Sub-folders name the classes (`dog/1.jpg`, `dog/1.txt`), or a
+    table does (`metadata.csv` or `.jsonl` with `file_name` and `label`, without a column of texts); without either the
+    rows are unlabelled. Splits are folders `train/`, `validation/` and `test/`. An image without a text, and a text
+    without an image, is a row that lacks the other. A folder may also hold two lists of lines `guid,tag`, `train.txt`
+    and `test_without_label.txt`, beside `data/{guid}.jpg` and `data/{guid}.txt`.
+
     Args:
         data: A CSV, TSV, JSONL or Parquet table; a folder of tables named by split; a folder in the `datasets`
-            ImageFolder convention (`metadata.csv` or `.jsonl`); a folder of images alone; a folder in the lab
+            ImageFolder convention (`metadata.csv` or `.jsonl`); a folder of images; a folder in the sidecar-text
             layout; a folder saved by `datasets`; `controlled:<task>`; else the name of a data set on the Hub.
         image_column: Name of the column of images; None looks for `image`, `image_path`, `file_name`.
         text_column: None looks for `text`, with `pairs` first for `caption`.
@@ -125,6 +148,8 @@ def load_data(
         config_name: Configuration of a data set on the Hub.
         usual_columns: Names to look for before the usual ones, by our name of the column; they need not be there.
         splits: The controlled splits that are wanted; None means all. Other data are always read whole.
+        keep_columns: Keep all columns of a table or a data set beside the rows, for `LoadedData.own_rows`; images in
+            memory are not kept twice.
         train_size: Rows of the controlled training split.
         validation_size: Rows of the controlled validation split.
         test_size: Rows of the controlled test split.
@@ -161,17 +186,17 @@ def load_data(
     if path.exists():
         _refuse_unused(name, "local", {"data_config": config_name})
     if path.is_file():
-        parts, columns, report = _load_tables({"train": path}, asked, root, encoding)
+        parts, columns, report = _load_tables({"train": path}, asked, root, encoding, keep_columns)
     elif not path.is_dir():
-        parts, columns, report = _load_hub(name, config_name, asked, root)
+        parts, columns, report = _load_hub(name, config_name, asked, root, keep_columns)
     elif (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-        parts, columns, report = _load_datasets(load_from_disk(name), name, asked, root)
+        parts, columns, report = _load_datasets(load_from_disk(name), name, asked, root, keep_columns)
         report["kind"] = "saved by datasets"
     elif is_sidecar_folder(path):
-        _refuse_unused(name, "lab", {**named, "group_by": group_column})
-        parts, columns, report = _load_lab(path, encoding)
+        _refuse_unused(name, "sidecar-text", {**named, "group_by": group_column})
+        parts, columns, report = _load_lists(path, encoding)
     else:
-        parts, columns, report = _load_folder(path, asked, root, encoding)
+        parts, columns, report = _load_folder(path, asked, root, encoding, keep_columns)
     found = _assemble(parts, columns, report, problem_type, label_names, untrained_names)
     return _name_all_images(found) if pairs else found
 
@@ -235,6 +260,7 @@ def _assemble(
         columns,
         report,
         warnings=tuple(warnings),
+        own_columns={rows.source: rows.own for rows, _ in parts.values() if rows.own is not None},
     )
 
 
@@ -267,7 +293,9 @@ def _load_controlled(name: str, sizes: Mapping[str, int], seed: int, group: str 
     )
 
 
-def _load_tables(tables: Mapping[str, Path], asked: AskedColumns, root: Path | None, encoding: str | None) -> _Loaded:
+def _load_tables(
+    tables: Mapping[str, Path], asked: AskedColumns, root: Path | None, encoding: str | None, keep: bool
+) -> _Loaded:
     parts: Parts = {}
     columns = ColumnNames()
     available: list[str] = []
@@ -280,6 +308,7 @@ def _load_tables(tables: Mapping[str, Path], asked: AskedColumns, root: Path | N
         check_class_numbers(raw, found_columns.label, str(path))
         faults = faults_of(bad_cells, found_columns, len(raw), str(path))
         rows = read_rows(raw, found_columns, str(path), root or path.parent, faults)
+        rows.own = own_columns(raw) if keep else None
         if found is not None:
             encodings[found] = encodings.get(found, 0) + 1
         if len(tables) == 1 and "split" in raw.column_names and "split" not in found_columns.as_dict().values():
@@ -303,41 +332,53 @@ def _by_split(values: list[Any], path: Path) -> dict[str, list[int]]:
     return {split: chosen[split] for split in ("train", "validation", "test") if split in chosen}
 
 
-def _load_folder(folder: Path, asked: AskedColumns, root: Path | None, encoding: str | None) -> _Loaded:
-    """Find metadata files (ImageFolder), tables named by split, or images alone, named by their paths."""
+def _load_folder(folder: Path, asked: AskedColumns, root: Path | None, encoding: str | None, keep: bool) -> _Loaded:
+    """Find metadata files (ImageFolder), tables named by split, or images, named by their paths."""
     metadata, tables = find_tables(folder)
     if metadata:
         asked = {**asked, "image": asked.get("image") or "file_name"}
-        parts, columns, report = _load_tables(metadata, asked, root, encoding)
-        return parts, columns, {**report, "kind": "ImageFolder"}
+        parts, columns, report = _load_tables(metadata, asked, root, encoding, keep)
+        report["kind"] = "ImageFolder"
+        if "text" not in columns:
+            encodings, unlisted = add_texts(list({id(rows): rows for rows, _ in parts.values()}.values()), encoding)
+            if encodings:
+                columns["text"] = columns["image"]  # whose cells name the texts
+                report |= {"kind": "sidecar-text", "text_encodings": encodings, "unlisted": unlisted}
+        return parts, columns, report
     if tables:
-        return _load_tables(tables, asked, root, encoding)
-    images = [file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
-    if images:
-        _refuse_unused(str(folder), "image", {"image_root": root, "encoding": encoding})
-        names = sorted(file.relative_to(folder).as_posix() for file in images)
-        raw = Dataset.from_dict({"image": names, "id": names})
-        found = find_columns(raw.column_names, asked, str(folder))
-        report = {"kind": "images", "encodings": {}, "columns": raw.column_names}
-        return {"train": (read_rows(raw, found, str(folder), folder), None)}, found.as_dict(), report
+        return _load_tables(tables, asked, root, encoding, keep)
+    rows, encodings = read_image_folder(folder, encoding, classes=asked.get("label") != ())
+    if rows:
+        with_texts = any("text" in part.rows.column_names for part in rows.values())
+        kind = "sidecar-text" if with_texts else "images"
+        _refuse_unused(str(folder), "image", {"image_root": root, "encoding": None if with_texts else encoding})
+        available = next(iter(rows.values())).rows.column_names
+        found = find_columns(available, asked, str(folder))
+        parts = {
+            split: (read_rows(part.rows, found, str(part.path), folder, part.faults), None)
+            for split, part in rows.items()
+        }
+        return _to_predict(parts), found.as_dict(), {"kind": kind, "encodings": encodings, "columns": available}
     raise ValueError(
         f"the folder {str(folder)!r} has no known layout. Expected are metadata.csv or metadata.jsonl (ImageFolder, "
-        "also in train/ and test/, or within train.zip and test.zip), tables such as train.csv and test.csv, images "
-        "alone, train.txt beside data/ (the sidecar-text layout), or a data set written by save_to_disk."
+        "also in train/ and test/, or within train.zip and test.zip), tables such as train.csv and test.csv, images, "
+        "alone or with texts (1.txt beside 1.jpg), train.txt beside data/, or a data set written by save_to_disk."
     )
 
 
-def _load_lab(folder: Path, encoding: str | None) -> _Loaded:
+def _load_lists(folder: Path, encoding: str | None) -> _Loaded:
     lists, encodings, unlisted = read_sidecar_folder(folder, encoding)
     parts: Parts = {
         split: (read_rows(part.rows, SIDECAR_COLUMNS, str(part.path), folder, part.faults), None)
         for split, part in lists.items()
     }
-    report = {"kind": "lab", "encodings": encodings, "unlisted": unlisted}
+    report = {"kind": "sidecar-text", "encodings": encodings, "unlisted": unlisted}
     return parts, {"image": "guid", "text": "guid", "label": "tag", "id": "guid"}, report
 
 
-def _load_datasets(loaded: Dataset | DatasetDict, source: str, asked: AskedColumns, root: Path | None) -> _Loaded:
+def _load_datasets(
+    loaded: Dataset | DatasetDict, source: str, asked: AskedColumns, root: Path | None, keep: bool
+) -> _Loaded:
     given = loaded if isinstance(loaded, dict) else {"train": loaded}
     parts: Parts = {}
     columns = ColumnNames()
@@ -350,21 +391,27 @@ def _load_datasets(loaded: Dataset | DatasetDict, source: str, asked: AskedColum
         check_class_numbers(raw, found.label, f"{source} ({name})")
         if split == "train" or not parts:
             columns, available = found, raw.column_names
-        parts[split] = (read_rows(raw, found, f"{source} ({name})", root), None)
+        rows = read_rows(raw, found, f"{source} ({name})", root)
+        rows.own = own_columns(raw) if keep else None
+        parts[split] = (rows, None)
     if not parts:
         raise ValueError(f"{source} has none of the splits {list(SPLIT_NAMES)}, it has {list(given)}.")
     ignored = [str(name) for name in given if SPLIT_NAMES.get(str(name).lower()) is None]
     if ignored:
         logger.warning("%s: the splits %s are left out, which are none of %s.", source, ignored, list(SPLIT_NAMES))
-    # As on the Hub's benchmarks, whose test labels are kept back.
+    report = {"kind": "datasets", "encodings": {}, "columns": available, "ignored_splits": ignored}
+    return _to_predict(parts), columns.as_dict(), report
+
+
+def _to_predict(parts: Parts) -> Parts:
+    """Name a test split without labels `predict` where training has some, as the Hub's benchmarks keep theirs back."""
     labelled = {split: not all(label in (None, -1) for label in rows.labels) for split, (rows, _) in parts.items()}
     if labelled.get("train") and not labelled.get("test", True):
         parts["predict"] = parts.pop("test")
-    report = {"kind": "datasets", "encodings": {}, "columns": available, "ignored_splits": ignored}
-    return parts, columns.as_dict(), report
+    return parts
 
 
-def _load_hub(name: str, config_name: str | None, asked: AskedColumns, root: Path | None) -> _Loaded:
+def _load_hub(name: str, config_name: str | None, asked: AskedColumns, root: Path | None, keep: bool) -> _Loaded:
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.lower().endswith(TABLE_SUFFIXES)
     if looks_local:
         folder = Path(name).parent
@@ -379,5 +426,5 @@ def _load_hub(name: str, config_name: str | None, asked: AskedColumns, root: Pat
         raise ValueError(
             f"data {name!r} is neither a file, a folder, nor a data set that the Hub gives ({error})."
         ) from error
-    parts, columns, report = _load_datasets(loaded, name, asked, root)
+    parts, columns, report = _load_datasets(loaded, name, asked, root, keep)
     return parts, columns, {**report, "kind": "Hub"}

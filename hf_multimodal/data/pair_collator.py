@@ -24,8 +24,8 @@ class PairCollator(MultimodalCollator):
         captions_per_image: How many captions are drawn, without repetition as long as there are enough.
         seed: Of the draws.
         augment: As for `MultimodalCollator`.
-        states: Likewise.
-        max_length: Likewise.
+        feature_cache: As for `MultimodalCollator`.
+        max_length: As for `MultimodalCollator`.
 
     Raises:
         ValueError: If `captions_per_image` is less than 1, a row is none of `group_pairs`, or has no image, so is no
@@ -54,10 +54,10 @@ class PairCollator(MultimodalCollator):
         captions_per_image: int = 1,
         seed: int = 0,
         augment: Callable[[Image.Image, int, int], Image.Image] | None = None,
-        states: Any = None,
+        feature_cache: Any = None,
         max_length: int | None = None,
     ) -> None:
-        super().__init__(processor, augment=augment, states=states, max_length=max_length)
+        super().__init__(processor, augment=augment, feature_cache=feature_cache, max_length=max_length)
         if captions_per_image < 1:
             raise ValueError(f"captions_per_image must be 1 or more, got {captions_per_image}.")
         self.captions_per_image = captions_per_image
@@ -85,11 +85,11 @@ class PairCollator(MultimodalCollator):
         texts = [caption for row in rows for caption in self._draw(row)]
         limit = {} if self.max_length is None else {"max_length": self.max_length}
         batch = dict(self.processor(text=texts, return_tensors="pt", **limit))
-        if self.states is None:
+        if self.feature_cache is None:
             images = [self._image(row) for row in rows]
             batch["pixel_values"] = self.processor(images=images, return_tensors="pt")["pixel_values"]
         else:
-            batch["pixel_values"] = self._states(rows)
+            batch["pixel_values"] = self._cached_features(rows)
         batch.pop("modality_mask", None)  # pairs are complete
         index = torch.tensor([row["index"] for row in rows])
         return {**batch, "image_ids": index.repeat_interleave(self.captions_per_image), "return_loss": True}

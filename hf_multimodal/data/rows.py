@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image, List, Value, concatenate_datasets
 
 from hf_multimodal.data.archives import archives_in, locate
@@ -37,6 +38,7 @@ class SourceRows:
         faults: For each row, what is wrong with it.
         label_names: Class names where the source declares them.
         extra: Columns kept as words, by our name: `image_id`, `group`.
+        own: All columns of the source, where they are to be kept (`data.own_columns`).
     """
 
     source: str
@@ -47,6 +49,7 @@ class SourceRows:
     faults: list[list[Fault]]
     label_names: list[str] | None = None
     extra: dict[str, list[str | None]] = field(default_factory=dict)
+    own: pa.Table | None = None
 
     def build(self, scheme: LabelScheme) -> Dataset:
         """Encode the labels and join `image`, `text`, `label`, `id`, `index`, `faults` and the extra columns."""
@@ -142,7 +145,7 @@ def read_rows(
     labels: list[Any] = [None] * count
     label_names: list[str] | None = None
     if isinstance(columns.label, str):
-        labels, label_names = _labels(raw.features[columns.label], cells[columns.label])
+        labels, label_names = class_names_of_cells(raw.features[columns.label], cells[columns.label])
     elif columns.label is not None:
         label_names = list(columns.label)
         labels = _joined({name: cells[name] for name in columns.label}, faults)
@@ -155,7 +158,7 @@ def read_rows(
         faults=faults,
         label_names=label_names,
         extra={
-            name: [_text(value) for value in cells[theirs]]
+            name: [clean_text(value) for value in cells[theirs]]
             for name, theirs in columns.as_dict().items()
             if name in ("image_id", "group")
         },
@@ -168,7 +171,7 @@ def _texts(values: list[Any], faults: list[list[Fault]]) -> list[str | None]:
         if isinstance(value, _NO_WORDS):
             reason = f"a text must be a string, got {_kind(value)}"
             faults[row].append({"column": "text", "value": _shown(value), "reason": reason})
-        texts.append(None if isinstance(value, _NO_WORDS) else _text(value))
+        texts.append(None if isinstance(value, _NO_WORDS) else clean_text(value))
     return texts
 
 
@@ -200,7 +203,8 @@ def read_cells(raw: Dataset, columns: list[str], source: str) -> dict[str, list[
         raise ValueError(f"{source}, column {columns[0]!r}: its cells cannot be read ({error}).") from None
 
 
-def _text(value: Any) -> str | None:
+def clean_text(value: Any) -> str | None:
+    """The text of a cell; None for an empty or a blank one."""
     if value is None or value != value:  # NaN, the only value unlike itself
         return None
     text = value if isinstance(value, str) else str(value)
@@ -286,7 +290,16 @@ def _find(base: str, path: str, archives: Sequence[Path]) -> tuple[str | None, s
     return (None, _SEVERAL.format(len(parts))) if several and not found else (found[0] if found else full, "")
 
 
-def _labels(feature: Any, cells: list[Any]) -> tuple[list[Any], list[str] | None]:
+def class_names_of_cells(feature: Any, cells: list[Any]) -> tuple[list[Any], list[str] | None]:
+    """Name the classes whose numbers a `ClassLabel` column holds.
+
+    Args:
+        feature: The feature of the column, perhaps a list of class labels.
+        cells: Its cells.
+
+    Returns:
+        The cells with names for numbers, None where one is -1, and all names; of another column its cells and None.
+    """
     inner = feature.feature if isinstance(feature, List) else feature
     if not isinstance(inner, ClassLabel):
         return cells, None
@@ -304,7 +317,7 @@ def _joined(cells: dict[str, list[Any]], faults: list[list[Fault]]) -> list[list
     """For each row the names of the columns that hold 1; None where all are empty, or one holds anything else."""
     labels: list[list[str] | None] = []
     for row, marks in enumerate(zip(*cells.values(), strict=True)):
-        texts = [(_text(mark) or "").strip().lower() for mark in marks]
+        texts = [(clean_text(mark) or "").strip().lower() for mark in marks]
         wrong = next((i for i, text in enumerate(texts) if text not in _MARKS), None) if any(texts) else None
         if wrong is not None:
             reason = f"column {list(cells)[wrong]!r} must hold 0 or 1, as one of several columns of labels"

@@ -51,7 +51,7 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[A
         options: Any = {"delimiter": delimiter, "lineterminator": "\n"}
         writer = csv.writer(stream, quoting=csv.QUOTE_NONNUMERIC, **options)
         plain = all(name.isidentifier() for name in header)
-        (csv.writer(stream, **options) if plain else writer).writerow(header)
+        (csv.writer(stream, **options) if plain else writer).writerow(map(neutralised, header))
         for row in rows:
             writer.writerow(["" if cell is None else _as_cell(cell) for cell in row])
 

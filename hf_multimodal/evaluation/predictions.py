@@ -6,6 +6,9 @@ Columns: `id, label, predicted, has_image, has_text`, then `prob_<class>` for ea
 `row_count`, the same number in each row: of how many the table is, so that a table that was cut is not taken for a
 shorter one. In a CSV or TSV that has it a text that a spreadsheet would run as a formula, or that begins with a single
 quote, has one more before it (`data.spreadsheets`), which `read_predictions` takes away.
+Behind them stand the columns of the user's own table, where there is one, as they are. One whose name is one of those
+above is kept as `given_<name>`; only an `id` that is the id of the rows stands there once. In a CSV, TSV or JSONL a
+cell that is a date is text, and in a CSV or TSV one that is a list or an object is JSON.
 Everything is read as text, so an id or a class called "NaN" stays what it is, and floats are written in full, so
 metrics from the file equal those of the run to the last digit. An empty `label` means that the row has none.
 Multi-label cells join the names by `|`, with `\\` before a `|` or a `\\` within a name; a lone `|` says that no label
@@ -173,21 +176,27 @@ class Predictions:
         return metrics_from_outputs(self.problem_type, *given)
 
 
-def write_predictions(path: str | Path, predictions: Predictions) -> None:
+def write_predictions(path: str | Path, predictions: Predictions, own: pa.Table | None = None) -> dict[str, str]:
     """Write the table, in UTF-8.
 
     Args:
         path: The file; replaced as a whole if it exists. Its suffix says what is written: `.csv`, `.tsv`, `.jsonl` or
             `.parquet`.
         predictions: What to write.
+        own: Further columns, a row for each prediction, in their order.
+
+    Returns:
+        The names under which further columns stand that have another name in `own`.
 
     Raises:
-        ValueError: Another suffix.
+        ValueError: Another suffix, or `own` has another number of rows.
     """
     suffix = check_choice("the suffix of predictions", Path(path).suffix.lower(), TABLE_SUFFIXES)
     names, problem_type = predictions.class_names, predictions.problem_type
     header = [*FIXED_COLUMNS, *(PROBABILITY_PREFIX + name for name in names)]
     header += [ROW_COUNT] if predictions.ids else []  # a table without rows has no place for it
+    renamed = {} if own is None else _further_names(own, predictions.ids)
+    further = {} if own is None else {new: own[name] for name, new in renamed.items()}
     rows: list[list[Any]] = []
     for row, name in enumerate(predictions.ids):
         label = _cell(problem_type, predictions.labels[row], names) if predictions.labelled[row] else None
@@ -195,13 +204,20 @@ def write_predictions(path: str | Path, predictions: Predictions) -> None:
         presence = [int(predictions.has_image[row]), int(predictions.has_text[row])]
         rows.append([name, label, answer, *presence, *predictions.probabilities[row].tolist(), len(predictions.ids)])
     if suffix == ".parquet":
+        columns = {name: [row[place] for row in rows] for place, name in enumerate(header)}
         with replaced(path) as part:
-            pq.write_table(pa.table({name: [row[place] for row in rows] for place, name in enumerate(header)}), part)
-    elif suffix == ".jsonl":
-        records = (dict(zip(header, row, strict=True)) for row in rows)
-        write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+            pq.write_table(pa.table(columns | {name: _storage(column) for name, column in further.items()}), part)
     else:
-        write_csv(path, header, rows, "\t" if suffix == ".tsv" else ",")
+        cells = [_cells(column) for column in further.values()]
+        rows = [[*row, *beside] for row, *beside in zip(rows, *cells, strict=True)]
+        header += further
+        if suffix == ".jsonl":
+            records = (dict(zip(header, row, strict=True)) for row in rows)
+            write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+        else:
+            table = ([_flat(cell) for cell in row] for row in rows)
+            write_csv(path, header, table, "\t" if suffix == ".tsv" else ",")
+    return {name: new for name, new in renamed.items() if name != new}
 
 
 def read_predictions(path: str | Path, problem_type: str | None = None) -> Predictions:
@@ -295,6 +311,53 @@ def read_predictions(path: str | Path, problem_type: str | None = None) -> Predi
         )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _further_names(own: pa.Table, ids: Sequence[str]) -> dict[str, str]:
+    """The names under which further columns are written, without an `id` that is the id of the rows."""
+    if own.num_rows != len(ids):
+        raise ValueError(
+            f"further columns must have a row for each of the {len(ids)} predictions, got {own.num_rows}."
+        )
+    names: dict[str, str] = {}
+    reserved = {*FIXED_COLUMNS, ROW_COUNT}
+    taken = reserved | set(own.column_names)
+    for name in own.column_names:
+        if name == "id" and [str(cell).strip() for cell in own[name].to_pylist()] == ids:
+            continue
+        new = name
+        if name in reserved or name.startswith(PROBABILITY_PREFIX):
+            while new in taken or new.startswith(PROBABILITY_PREFIX):
+                new = f"given_{new}"
+        names[name] = new
+        taken.add(new)
+    return names
+
+
+def _storage(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column that any reader of Parquet knows: JSON as text."""
+    extension = isinstance(column.type, pa.BaseExtensionType)
+    return column.cast(column.type.storage_type) if extension else column
+
+
+def _cells(column: pa.ChunkedArray) -> list[Any]:
+    """The cells of a column as values that JSON has."""
+    read = json.loads if isinstance(column.type, pa.JsonType) else _plain
+    return [None if cell is None else read(cell) for cell in _storage(column).to_pylist()]
+
+
+def _plain(value: Any) -> Any:
+    if value is None or value != value:  # NaN, which JSON lacks and a spreadsheet takes for a word
+        return None
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, dict):
+        return {str(name): _plain(part) for name, part in value.items()}
+    return value if isinstance(value, (str, int, float)) else str(value)
+
+
+def _flat(cell: Any) -> Any:
+    return json.dumps(cell, ensure_ascii=False) if isinstance(cell, (list, dict)) else cell
 
 
 def _label_array(problem_type: str, labels: Sequence[Any], width: int) -> npt.NDArray[Any]:

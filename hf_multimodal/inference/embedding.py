@@ -96,7 +96,7 @@ def embed_images(
     batch_size: int = 64,
     num_workers: int = 0,
     on_bad_image: str = "error",
-    states: Any = None,
+    feature_cache: Any = None,
     show_progress: bool = False,
 ) -> tuple[Tensor, list[int], dict[int, BadImageError]]:
     """Embed images, brought upright and into three channels of 8 bits as everywhere in this package.
@@ -109,7 +109,7 @@ def embed_images(
         batch_size: Images a forward pass.
         num_workers: Processes that decode.
         on_bad_image: `"error"` raises on an image that cannot be read; `"missing"` leaves it out.
-        states: As for `MultimodalCollator`, for a model that reads states of frozen layers and not images.
+        feature_cache: As for `MultimodalCollator`, for a model that reads the output of frozen layers and not images.
         show_progress: Whether to show a progress bar.
 
     Returns:
@@ -124,7 +124,7 @@ def embed_images(
     check_choice("on_bad_image", on_bad_image, ON_BAD_IMAGE)
     images = several("images", images)
     model.eval()
-    collate: Any = _ImageBatch(processor, images) if states is None else _StateBatch(states, images)
+    collate: Any = _ImageBatch(processor, images) if feature_cache is None else _CachedBatch(feature_cache, images)
     rows_of_all: Any = range(len(images))
     loader: DataLoader = DataLoader(rows_of_all, batch_size, collate_fn=collate, num_workers=num_workers)
     parts: list[Tensor] = []
@@ -201,15 +201,15 @@ class _ImageBatch:
         return list(opened), batch["pixel_values"], errors
 
 
-class _StateBatch:
-    """Read the states of some rows' images, which have been read before."""
+class _CachedBatch:
+    """Read the cached features of the images of some rows."""
 
-    def __init__(self, states: Any, images: Sequence[Any]) -> None:
-        self.states = states
+    def __init__(self, feature_cache: Any, images: Sequence[Any]) -> None:
+        self.feature_cache = feature_cache
         self.images = images
 
     def __call__(self, rows: list[int]) -> tuple[list[int], Tensor, dict[int, BadImageError]]:
-        return rows, self.states.batch([self.images[row] for row in rows]), {}
+        return rows, self.feature_cache.batch([self.images[row] for row in rows]), {}
 
 
 def _normalized(features: Tensor, names: list[str]) -> Tensor:

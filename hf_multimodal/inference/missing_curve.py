@@ -6,19 +6,17 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from tqdm.auto import tqdm
 
+from hf_multimodal.data.counts import PRESENCE_PATTERNS
 from hf_multimodal.data.presence import MISSING, MissingRate, what_is_left
 from hf_multimodal.evaluation.bootstrap import seed_summary
 from hf_multimodal.evaluation.predictions import Predictions
-from hf_multimodal.inference.prediction import as_predictions, batches
+from hf_multimodal.inference.prediction import as_predictions, forward_dataset
 
 RATES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 DRAWS = 5
-SHOWN = {"both": (True, True), "image": (True, False), "text": (False, True), "neither": (False, False)}
 
 
-@torch.inference_mode()
 def predictions_by_presence(
     model: Any,
     processor: Any,
@@ -29,7 +27,7 @@ def predictions_by_presence(
     num_workers: int = 0,
     show_progress: bool = False,
 ) -> dict[str, Predictions]:
-    """Predicted on all rows with both shown as far as they are there, with images only, with texts only.
+    """Predict all rows with both modalities shown as far as they are present, with images only, with texts only.
 
     The inner models run once, whatever the number of patterns.
 
@@ -37,7 +35,7 @@ def predictions_by_presence(
         model: A classifier; it is put into eval mode.
         processor: Its processor.
         dataset: Labelled rows.
-        patterns: Keys of `SHOWN`.
+        patterns: Keys of `PRESENCE_PATTERNS`.
         batch_size: Examples a forward pass.
         num_workers: Processes that decode and tokenize.
         show_progress: Whether to show a progress bar.
@@ -45,19 +43,16 @@ def predictions_by_presence(
     Returns:
         Predictions by pattern; every curve is put together from them without another pass through the model.
     """
-    model.eval()
-    loader, back = batches(processor, dataset, batch_size, num_workers)
-    logits: dict[str, list[torch.Tensor]] = {pattern: [] for pattern in patterns}
-    masks = []
-    for batch in tqdm(loader, desc="Predicting", disable=not show_progress):
-        features = model.encode(**{name: tensor.to(model.device) for name, tensor in batch.items()})
-        masks.append(batch["modality_mask"])
-        for pattern, parts in logits.items():
-            parts.append(model.answer(features.shown(*SHOWN[pattern])).cpu())
-    present = torch.cat(masks)[back]
+
+    def forward(**inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = model.encode(**inputs)
+        return {pattern: model.answer(features.shown(*PRESENCE_PATTERNS[pattern])) for pattern in patterns}
+
+    options: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "show_progress": show_progress}
+    logits, present = forward_dataset(model, processor, dataset, forward, **options)
     return {
-        pattern: as_predictions(model, dataset, torch.cat(parts)[back], present * torch.tensor(SHOWN[pattern]))
-        for pattern, parts in logits.items()
+        pattern: as_predictions(model, dataset, found, present * torch.tensor(PRESENCE_PATTERNS[pattern]))
+        for pattern, found in logits.items()
     }
 
 
@@ -76,7 +71,7 @@ def missing_curve(runs: Sequence[Mapping[str, Predictions]], came: np.ndarray) -
     for which in MISSING:
         for rate in RATES:
             hidden = [what_is_left(came, MissingRate(which, rate).draw(len(came), draw)) for draw in range(DRAWS)]
-            found = [[_joined(answers, left).metrics() for left in hidden] for answers in runs]
+            found = [[_joined(run, left).metrics() for left in hidden] for run in runs]
             scores = {}
             for name in (name for name, value in found[0][0].items() if isinstance(value, float)):
                 table = np.array([[metrics[name] for metrics in draws] for draws in found])  # (runs, draws)
@@ -87,16 +82,16 @@ def missing_curve(runs: Sequence[Mapping[str, Predictions]], came: np.ndarray) -
     return points
 
 
-def _joined(answers: Mapping[str, Predictions], left: np.ndarray) -> Predictions:
-    """Each row's answer from the pattern that it is left with; one without anything is so in every pattern."""
-    order = [answers[name] for name in ("both", "image", "text")]
+def _joined(by_pattern: Mapping[str, Predictions], left: np.ndarray) -> Predictions:
+    """Each row's prediction from the pattern that it is left with; one without anything is so in every pattern."""
+    order = [by_pattern[name] for name in ("both", "image", "text")]
     source = np.select([left[:, 0] & ~left[:, 1], ~left[:, 0] & left[:, 1]], [1, 2], default=0)
 
     def chosen(name: str) -> np.ndarray:
         parts = np.stack([getattr(part, name) for part in order])
         return parts[source, np.arange(len(source))]
 
-    whole = answers["both"]
+    whole = by_pattern["both"]
     return Predictions(
         whole.problem_type,
         whole.ids,

@@ -1,5 +1,6 @@
 """Predictions of a trained model, for a whole data set or one example."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,21 +80,43 @@ def class_names_of(config: Any) -> list[str]:
     return [config.id2label[index] for index in range(config.num_labels)]
 
 
-def batches(
-    processor: Any, dataset: Dataset, batch_size: int, num_workers: int = 0, on_bad_image: str = "error"
-) -> tuple[DataLoader, np.ndarray]:
-    """Unlabelled batches of texts of like length, so that little is spent on padding.
+@torch.inference_mode()
+def forward_dataset(
+    model: PreTrainedModel,
+    processor: Any,
+    dataset: Dataset,
+    forward: Callable[..., Mapping[str, torch.Tensor]],
+    *,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    on_bad_image: str = "error",
+    show_progress: bool = False,
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Call a function on all batches of a data set, and join what it returns in the order of the data set.
+
+    Texts of like length share a batch, so that little is spent on padding.
 
     Args:
+        model: It is put into eval mode and stays on its device, to which each batch is moved.
         processor: The model's processor.
         dataset: Columns `image` and `text`, those that the processor reads.
-        batch_size: Examples a batch.
+        forward: Called with the inputs of a batch, such as `pixel_values`, by name; returns tensors (batch, ...) by
+            name, each time the same names.
+        batch_size: Examples a call.
         num_workers: Processes that decode and tokenize.
         on_bad_image: As for `MultimodalCollator`.
+        show_progress: Whether to show a progress bar.
 
     Returns:
-        The batches, and the indices that bring what is computed from them back into the order of the data set.
+        The tensors (rows, ...) by name, on the CPU, and (rows, 2) which modalities are present, 1 = present, column 0
+        image, column 1 text.
+
+    Raises:
+        ValueError: If the data set has no rows.
     """
+    if len(dataset) == 0:
+        raise ValueError("there are no rows to predict.")
+    model.eval()
     texts = dataset["text"] if processor.tokenizer is not None else [""] * len(dataset)
     order = np.argsort([-len(text or "") for text in texts], kind="stable")
     loader = DataLoader(
@@ -103,10 +126,16 @@ def batches(
         collate_fn=MultimodalCollator(processor, on_bad_image=on_bad_image, on_empty="keep"),
         num_workers=num_workers,
     )
-    return loader, np.argsort(order)
+    found: dict[str, list[torch.Tensor]] = {}
+    masks = []
+    for batch in tqdm(loader, desc="Predicting", disable=not show_progress):
+        masks.append(batch["modality_mask"])
+        for name, tensor in forward(**{name: tensor.to(model.device) for name, tensor in batch.items()}).items():
+            found.setdefault(name, []).append(tensor.cpu())
+    back = np.argsort(order)
+    return {name: torch.cat(parts)[back] for name, parts in found.items()}, torch.cat(masks)[back]
 
 
-@torch.inference_mode()
 def predict_dataset(
     model: PreTrainedModel,
     processor: Any,
@@ -119,9 +148,8 @@ def predict_dataset(
 ) -> Predictions:
     """Run a model over a data set.
 
-    Texts of like length share a batch, so that little is spent on padding; the answers come back in the order of the
-    data set. An example with neither image nor text is answered too, and flagged in `has_image` and `has_text`. A
-    plain fused classifier that has to answer from one side alone warns once.
+    An example with neither image nor text gets a prediction too, and is flagged in `has_image` and `has_text`. A plain
+    fused classifier that has to predict from one modality alone warns once.
 
     Args:
         model: A trained classifier; it is put into eval mode and stays on its device.
@@ -133,36 +161,33 @@ def predict_dataset(
         show_progress: Whether to show a progress bar.
 
     Returns:
-        Probabilities, or values for regression, with labels and presence.
+        Probabilities, or values for regression, with labels and presence, in the order of the data set.
 
     Raises:
         ValueError: If the data set has no rows, the model no classes, or its logits are not finite.
     """
-    if len(dataset) == 0:
-        raise ValueError("there are no rows to predict.")
     if isinstance(model.config, AlignerConfig):
         raise ValueError(
             "an aligner has no classes to predict: ZeroShotClassifier takes class names, Retriever and "
             "scripts/retrieve.py search."
         )
-    model.eval()
-    loader, back = batches(processor, dataset, batch_size, num_workers, on_bad_image)
-    logits, masks = [], []
-    for batch in tqdm(loader, desc="Predicting", disable=not show_progress):
-        masks.append(batch["modality_mask"])
-        logits.append(model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).logits.cpu())
-    present = torch.cat(masks)[back]
+
+    def forward(**inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": model(**inputs).logits}
+
+    options: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "on_bad_image": on_bad_image}
+    found, present = forward_dataset(model, processor, dataset, forward, **options, show_progress=show_progress)
     if model.config.model_type == "multimodal_fusion" and modality_of(model.config) == "both":
         for column, name in enumerate(("image", "text")):
             if not present[:, column].all():
                 warn_of_missing(name)
-    return as_predictions(model, dataset, torch.cat(logits)[back], present)
+    return as_predictions(model, dataset, found["logits"], present)
 
 
 def as_predictions(
     model: PreTrainedModel, dataset: Dataset, logits: torch.Tensor, present: torch.Tensor
 ) -> Predictions:
-    """What a model answered to a data set.
+    """The predictions that a model's logits are.
 
     Args:
         model: The classifier.

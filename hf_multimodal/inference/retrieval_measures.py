@@ -17,7 +17,7 @@ def measure_retrieval(
     *,
     batch_size: int = 64,
     num_workers: int = 0,
-    states: Any = None,
+    feature_cache: Any = None,
     show_progress: bool = False,
 ) -> dict[str, Any]:
     """Search all captions by each image and all images by each caption.
@@ -28,7 +28,7 @@ def measure_retrieval(
         images: Rows of `group_pairs`; with the column `group` the metrics are also told by group.
         batch_size: Images or captions a forward pass.
         num_workers: Processes that decode.
-        states: As for `embed_images`.
+        feature_cache: As for `embed_images`.
         show_progress: Whether to show progress bars.
 
     Returns:
@@ -47,7 +47,7 @@ def measure_retrieval(
         images.select_columns(["image"])[:]["image"],
         batch_size=batch_size,
         num_workers=num_workers,
-        states=states,
+        feature_cache=feature_cache,
         show_progress=show_progress,
     )
     texts = [text for own in captions for text in own]

@@ -1,12 +1,12 @@
 """Search images by text, texts by image and images by image, with any model that answers as CLIP does."""
 
 import json
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from hf_multimodal.data.checks import BadSample
 from hf_multimodal.hub.storage import recover, replaced_files
@@ -15,7 +15,7 @@ from hf_multimodal.inference.fingerprint import fingerprint
 from hf_multimodal.inference.index import EmbeddingIndex, Hits
 from hf_multimodal.validation import check_choice
 
-logger = logging.getLogger(__name__)
+logger = logging.get_logger(__name__)
 
 ON_BAD_SAMPLE = ("error", "drop")
 MANIFEST = "retriever.json"

@@ -67,7 +67,7 @@ class AlignerTrainer(MultimodalTrainer):
             images,
             batch_size=self.args.eval_batch_size,
             num_workers=self.args.dataloader_num_workers,
-            states=self.data_collator.states,
+            feature_cache=self.data_collator.feature_cache,
         )
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in flat_metrics(found).items()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(images))

@@ -1,4 +1,4 @@
-"""Hidden states of frozen vision layers, computed once for all epochs and for all runs that share the folder."""
+"""Outputs of frozen vision layers, computed once for all epochs and for all runs that share the folder."""
 
 import contextlib
 import hashlib
@@ -33,14 +33,14 @@ def image_key(image: Any) -> str:
 
 
 class FeatureCache:
-    """What the frozen layers of a vision model make of each image of a data set, on disk.
+    """The output of the frozen layers of a vision model for each image of a data set, on disk.
 
     The file is named by the weights of the frozen layers, the image processor, the augmentation and the images, so
-    that no other model's states are ever read. Of images to train on, a few augmented versions can be kept, which
+    that no other model's features are ever read. Of images to train on, a few augmented versions can be kept, which
     are the same for all runs that share the folder; epochs take them in turn.
 
     Args:
-        folder: Where the states lie; runs that share it compute them once.
+        folder: Where the features lie; runs that share it compute them once.
         model: A model with a `vision_model` whose first layers are frozen.
         image_processor: Its image processor.
         images: Cells of all images that are read as they are, `None`s among them.
@@ -96,26 +96,26 @@ class FeatureCache:
                     self._compute(unfinished, vision_model, image_processor, {**drawn, **plain})
 
     @cached_property
-    def states(self) -> np.ndarray:
+    def features(self) -> np.ndarray:
         """(images, ...) float32, mapped from the file, by each worker for itself."""
         return np.load(self.path, mmap_mode="r")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "states"}
+        return {name: value for name, value in self.__dict__.items() if name != "features"}
 
     @torch.inference_mode()
     def _compute(self, path: Path, vision_model: nn.Module, image_processor: Any, cells: dict[str, Any]) -> None:
-        states: Any = None
+        features: Any = None
         names = list(self.rows)
         for start in tqdm(range(0, len(names), self.batch_size), desc="Frozen layers"):
             images = [self._image(cells[key], key, version) for key, version in names[start:][: self.batch_size]]
             pixels = image_processor(images, return_tensors="pt")["pixel_values"]
-            found = states_after(vision_model, self.layers, pixels).float().cpu().numpy()
-            if states is None:
+            found = features_after(vision_model, self.layers, pixels).float().cpu().numpy()
+            if features is None:
                 shape = (len(names), *found.shape[1:])
-                states = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-            states[start : start + len(found)] = found
-        states.flush()
+                features = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+            features[start : start + len(found)] = found
+        features.flush()
 
     def _image(self, cell: Any, key: str, version: int) -> Image.Image:
         augment = None if version == AS_IT_IS else self.augment
@@ -123,7 +123,7 @@ class FeatureCache:
         return open_rgb(cell, self.value_range, changed)
 
     def batch(self, images: Sequence[Any], epoch: int | None = None) -> torch.Tensor:
-        """Read the states of some images.
+        """Read the features of some images.
 
         Args:
             images: Cells, None where there is no image.
@@ -133,10 +133,10 @@ class FeatureCache:
             (batch, ...), zeros where there is no image.
         """
         version = AS_IT_IS if epoch is None else epoch % self.versions
-        found = torch.zeros(len(images), *self.states.shape[1:])
+        found = torch.zeros(len(images), *self.features.shape[1:])
         for row, image in enumerate(images):
             if image is not None:
-                found[row] = torch.tensor(self.states[self.rows[image_key(image), version]])
+                found[row] = torch.tensor(self.features[self.rows[image_key(image), version]])
         return found
 
 
@@ -183,12 +183,12 @@ def frozen_layers(vision_model: nn.Module) -> int:
     frozen = [not any(parameter.requires_grad for parameter in block.parameters()) for block in blocks]
     count = frozen.index(False) if False in frozen else len(frozen)
     if not count:
-        raise ValueError("states of frozen layers need freeze_vision_layers: no layer of the vision model is frozen.")
+        raise ValueError("a feature cache needs freeze_vision_layers: no layer of the vision model is frozen.")
     return count
 
 
-def states_after(vision_model: nn.Module, layers: int, pixel_values: torch.Tensor) -> torch.Tensor:
-    """What the first layers hand to the next.
+def features_after(vision_model: nn.Module, layers: int, pixel_values: torch.Tensor) -> torch.Tensor:
+    """The output of the first layers, which the next one reads.
 
     Args:
         vision_model: A vision model.
@@ -216,36 +216,36 @@ def states_after(vision_model: nn.Module, layers: int, pixel_values: torch.Tenso
     if not isinstance(kept[0], torch.Tensor):
         raise ValueError(
             f"the layers of {type(vision_model).__name__} hand on a {type(kept[0]).__name__}, not one tensor: its "
-            "states cannot be kept."
+            "features cannot be cached."
         )
     return kept[0]
 
 
 class _Reached(Exception):
-    """The layer whose states are wanted has run; the later ones need not."""
+    """The layer whose output is wanted has run; the later ones need not."""
 
 
 @contextlib.contextmanager
-def reading_states(vision_model: nn.Module, layers: int) -> Iterator[None]:
-    """Let a vision model take the states after its first layers in the place of `pixel_values`.
+def reading_features(vision_model: nn.Module, layers: int) -> Iterator[None]:
+    """Let a vision model take the output of its first layers in the place of `pixel_values`.
 
-    Its modules and their names stay as they are: the first layer answers with the states, the other frozen ones hand
+    Its modules and their names stay as they are: the first layer returns that output, the other frozen ones hand
     on what they get, and what comes before them runs on one black image.
 
     Args:
         vision_model: A vision model.
-        layers: Number of the layers whose states are given.
+        layers: Number of the layers whose output is given.
     """
     blocks = find_blocks(vision_model)[:layers]
     size = image_size_of(vision_model.config)
     forward = vision_model.forward
     given: list[torch.Tensor] = []
 
-    def forward_from_states(pixel_values: torch.Tensor, **kwargs: Any) -> Any:
+    def forward_from_features(pixel_values: torch.Tensor, **kwargs: Any) -> Any:
         given[:] = [pixel_values]
         return forward(pixel_values=pixel_values.new_zeros(1, 3, *size), **kwargs)
 
-    vision_model.forward = forward_from_states
+    vision_model.forward = forward_from_features
     for block in blocks:
         block.forward = lambda *args, **kwargs: given[0]
     try:

@@ -12,8 +12,8 @@ from scipy.special import log_softmax
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from hf_multimodal.inference.missing_curve import SHOWN
-from hf_multimodal.inference.prediction import batches
+from hf_multimodal.data.counts import PRESENCE_PATTERNS
+from hf_multimodal.inference.prediction import forward_dataset
 from hf_multimodal.models.gathering import distributed_run
 from hf_multimodal.models.stack import HEADS, KNOTS, PATTERNS, log_odds
 
@@ -87,7 +87,7 @@ def fit_stack(
             columns[pattern] = [HEADS.index(head) for head in trained or heads]
         shown: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         for pattern, used in columns.items():
-            rows = present[:, SHOWN[pattern]].all(axis=1)
+            rows = present[:, PRESENCE_PATTERNS[pattern]].all(axis=1)
             if rows.any():
                 shown[pattern] = (joint[pattern][rows][:, used], labels[rows])
             else:
@@ -141,7 +141,6 @@ def set_prior(model: PreTrainedModel, labels: Sequence[Any]) -> None:
     model.stack.prior.copy_(torch.from_numpy(prior))
 
 
-@torch.inference_mode()
 def joint_and_single_logits(
     model: PreTrainedModel, processor: Any, dataset: Dataset, batch_size: int, num_workers: int
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -150,18 +149,17 @@ def joint_and_single_logits(
     Returns:
         By pattern (rows, heads, num_labels) float64, and (rows, 2) bool, what each row has.
     """
-    model.eval()
-    loader, back = batches(processor, dataset, batch_size, num_workers)
-    found: dict[str, list[torch.Tensor]] = {pattern: [] for pattern in READS}
-    masks = []
-    for batch in loader:
-        features = model.encode(**{name: tensor.to(model.device) for name, tensor in batch.items()})
-        for pattern, parts in found.items():
-            joint_mask = features.modality_mask * features.modality_mask.new_tensor(SHOWN[pattern])
-            parts.append(model.heads(features, joint_mask)[0].cpu().double())
-        masks.append(features.modality_mask.bool().cpu())
-    logits = {pattern: torch.cat(parts).numpy()[back] for pattern, parts in found.items()}
-    return logits, torch.cat(masks).numpy()[back]
+
+    def forward(**inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = model.encode(**inputs)
+        mask = features.modality_mask
+        shown = {pattern: mask * mask.new_tensor(PRESENCE_PATTERNS[pattern]) for pattern in READS}
+        return {pattern: model.heads(features, joint_mask)[0] for pattern, joint_mask in shown.items()}
+
+    found, present = forward_dataset(
+        model, processor, dataset, forward, batch_size=batch_size, num_workers=num_workers
+    )
+    return {pattern: logits.double().numpy() for pattern, logits in found.items()}, present.bool().numpy()
 
 
 def prior_logits(labels: Sequence[Any], problem_type: str, num_labels: int) -> np.ndarray:

@@ -31,7 +31,6 @@ from hf_multimodal.training.checkpoints import (
     write_manifest,
 )
 from hf_multimodal.training.ema import EMA
-from hf_multimodal.training.feature_cache import reading_states
 from hf_multimodal.training.optimization import parameter_groups
 from hf_multimodal.training.preparation import batching_lengths
 from hf_multimodal.training.robust import dropout_of
@@ -243,11 +242,11 @@ class MultimodalTrainer(SharingTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; what is left is the EMA of the weights if there is one, and a stack that fits the model."""
-        cache = getattr(self.data_collator, "states", None)
+        cache = getattr(self.data_collator, "feature_cache", None)
         vision_model: Any = getattr(self.model, "vision_model", None)
         with (
             self.termination,
-            contextlib.nullcontext() if cache is None else reading_states(vision_model, cache.layers),
+            contextlib.nullcontext() if cache is None else reading_features(vision_model, cache.layers),
         ):
             output = super().train(*args, **kwargs)
             self._refuse_infinite_weights()

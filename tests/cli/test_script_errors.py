@@ -46,11 +46,11 @@ def test_answers_are_written_as_their_file_is_named(run: tuple[Path, Path, dict[
     flags = ["--model", str(folder), "--data", str(table), "--output"]
     with pytest.raises(ValueError, match=r"the suffix of output must be one of \['.csv', .*\], got '.xlsx'"):
         predict([*flags, str(tmp_path / "answers.xlsx")])
-    lab = tmp_path / "deep" / "lab.txt"
-    predict([*flags, str(tmp_path / "answers.parquet"), "--guid_tag_output", str(lab)])
+    listed = tmp_path / "deep" / "listed.txt"
+    predict([*flags, str(tmp_path / "answers.parquet"), "--guid_tag_output", str(listed)])
     answers, *_ = read_table(tmp_path / "answers.parquet")
     assert answers["id"][:3] == ["r0", "r1", "r2"] and answers["has_image"][4] == 0
-    assert [line.split(",")[1] for line in lab.read_text().splitlines()] == ["tag", *answers["predicted"]]
+    assert [line.split(",")[1] for line in listed.read_text().splitlines()] == ["tag", *answers["predicted"]]
 
 
 def test_what_is_not_there_is_known_before_the_work(

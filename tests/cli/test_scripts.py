@@ -213,10 +213,10 @@ def test_the_lab_file_comes_back_in_order(run: tuple[Path, Path, dict[str, Any]]
         Image.open(table.parent / f"{guid}.png").save(tmp_path / "data" / f"{guid}.jpg")
         (tmp_path / "data" / f"{guid}.txt").write_bytes(f"a blue thing {guid} 很好".encode("gb18030"))
     (tmp_path / "test_without_label.txt").write_text("guid,tag\n" + "".join(f"{guid},null\n" for guid in guids))
-    lab = tmp_path / "answer.txt"
-    flags = ["--output", str(tmp_path / "out" / "p.csv"), "--guid_tag_output", str(lab)]
+    listed = tmp_path / "answer.txt"
+    flags = ["--output", str(tmp_path / "out" / "p.csv"), "--guid_tag_output", str(listed)]
     predict(["--model", str(folder), "--data", str(tmp_path), *flags])
-    lines = [line.split(",") for line in lab.read_text().splitlines()]
+    lines = [line.split(",") for line in listed.read_text().splitlines()]
     assert lines[0] == ["guid", "tag"] and [guid for guid, _ in lines[1:]] == guids
     assert {tag for _, tag in lines[1:]} <= {"cold", "warm"}
 

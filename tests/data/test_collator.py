@@ -193,13 +193,13 @@ def test_an_absent_key_is_a_missing_modality(processor: MultimodalProcessor, rec
     batch = MultimodalCollator(processor)([whole, no_image, no_text])
     assert batch["modality_mask"].tolist() == [[1, 1], [0, 1], [1, 0]]
     assert torch.equal(batch["pixel_values"][1], torch.zeros(3, 8, 8))
-    states = MultimodalCollator(processor, states=States())([whole, no_image])
-    assert states["modality_mask"].tolist() == [[1, 1], [0, 1]]
+    cached = MultimodalCollator(processor, feature_cache=Cache())([whole, no_image])
+    assert cached["modality_mask"].tolist() == [[1, 1], [0, 1]]
     assert not recwarn.list
 
 
-class States:
-    """What stands for the states of frozen layers."""
+class Cache:
+    """What stands for a feature cache."""
 
     def batch(self, images: list, epoch: int | None) -> torch.Tensor:
         return torch.zeros(len(images), 2)

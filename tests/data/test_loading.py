@@ -49,7 +49,7 @@ def test_an_option_that_other_data_do_not_use_is_an_error(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "train.txt").write_text("guid,tag\n1,a\n")
     for option in ("text_column", "image_root"):
-        with pytest.raises(ValueError, match=f"{option} 'x' has no use with lab data"):
+        with pytest.raises(ValueError, match=f"{option} 'x' has no use with sidecar-text data"):
             load_data(tmp_path, **{option: "x"})
     with pytest.raises(ValueError, match="data_config 'x' has no use with local data"):
         load_data(tmp_path, config_name="x")

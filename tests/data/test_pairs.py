@@ -97,8 +97,8 @@ def spy(seen):
     return call
 
 
-def test_states_are_embedded_in_the_place_of_images():
-    class States:
+def test_cached_features_are_embedded_in_the_place_of_images():
+    class Cache:
         def batch(self, images):
             return torch.tensor([[float(image)] for image in images])
 
@@ -108,7 +108,7 @@ def test_states_are_embedded_in_the_place_of_images():
         def get_image_features(self, pixel_values):
             return type("Output", (), {"pooler_output": torch.cat([pixel_values, torch.ones_like(pixel_values)], 1)})
 
-    embeds, rows, bad = embed_images(Model(), None, [0, 1, 2], batch_size=2, states=States())
+    embeds, rows, bad = embed_images(Model(), None, [0, 1, 2], batch_size=2, feature_cache=Cache())
     assert rows == [0, 1, 2] and not bad
     np.testing.assert_allclose(embeds[:, 0] / embeds[:, 1], [0, 1, 2], atol=1e-6)
 

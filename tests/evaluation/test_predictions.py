@@ -1,6 +1,9 @@
 """`predictions.csv` gives back what was written, whatever the names."""
 
+import math
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from hf_multimodal.data.tables import read_table
@@ -172,3 +175,30 @@ def test_another_suffix_is_refused(tmp_path):
         read_predictions(tmp_path / "p.parquet")
     with pytest.raises(FileNotFoundError, match="there is no table of predictions '.*gone.csv'"):
         read_predictions(tmp_path / "gone.csv")
+
+
+def test_further_columns_are_written_under_names_that_differ(tmp_path):
+    run = Predictions.from_outputs(SINGLE, ["1", "2"], [[0.75, 0.25], [0.5, 0.5]], ["x", "y"])
+    own = pa.table(
+        {
+            "id": [1, 2],
+            "label": [0.5, math.nan],
+            "given_label": ["a", "b"],
+            "row_count": [7, 8],
+            "prob_z": [1, 2],
+            "=1+1": ["=2", "'3"],
+        }
+    )
+    renamed = write_predictions(tmp_path / "p.csv", run, own)
+    assert renamed == {"label": "given_given_label", "row_count": "given_row_count", "prob_z": "given_prob_z"}
+    text = (tmp_path / "p.csv").read_text()
+    assert '"given_given_label","given_label","given_row_count","given_prob_z","\'=1+1"\n' in text
+    assert text.endswith('"y",1,1,0.5,0.5,2,"","b",8,2,"\'\'3"\n') or text.endswith(',2,"","b",8,2,"\'\'3"\n')
+    again = read_predictions(tmp_path / "p.csv")
+    assert again.ids == ["1", "2"] and again.class_names == ["x", "y"]
+    assert (again.probabilities == run.probabilities).all()
+    assert write_predictions(tmp_path / "p.csv", run, own.rename_columns({"id": "key"}).select(["key"])) == {}
+    other = own.set_column(0, "id", [["b", "a"]])
+    assert write_predictions(tmp_path / "p.jsonl", run, other)["id"] == "given_id"
+    with pytest.raises(ValueError, match="further columns must have a row for each of the 2 predictions, got 1"):
+        write_predictions(tmp_path / "p.csv", run, own.slice(1))

@@ -14,7 +14,7 @@ from hf_multimodal.cli.train_fusion import main as train
 from hf_multimodal.data.augmentation import ImageAugmentation
 from hf_multimodal.data.images import open_image
 from hf_multimodal.synthetic.classification import make_controlled
-from hf_multimodal.training.feature_cache import FeatureCache, image_key, images_of, reading_states, states_after
+from hf_multimodal.training.feature_cache import FeatureCache, features_after, image_key, images_of, reading_features
 from hf_multimodal.training.freezing import freeze_layers
 
 HAND_ON_TUPLES = ("swin",)
@@ -26,12 +26,12 @@ def test_a_model_that_reads_states_gives_what_it_gives_on_images(name):
     pixels = make_batch()["pixel_values"]
     if name in HAND_ON_TUPLES:
         with pytest.raises(ValueError, match="hand on a tuple, not one tensor"):
-            states_after(model.vision_model, 1, pixels)
+            features_after(model.vision_model, 1, pixels)
         return
     with torch.no_grad():
         expected = model(pixel_values=pixels)
-        states = states_after(model.vision_model, 1, pixels)
-        with reading_states(model.vision_model, 1):
+        states = features_after(model.vision_model, 1, pixels)
+        with reading_features(model.vision_model, 1):
             found = model(pixel_values=states)
         again = model(pixel_values=pixels)
     torch.testing.assert_close(found.logits, expected.logits, rtol=0, atol=1e-6)
@@ -56,13 +56,13 @@ def test_states_are_computed_once_and_found_by_content(kept):
     cells = images_of([rows])
     batch = first.batch([cells[4], None, cells[0]])
     images = MultimodalCollator(MultimodalProcessor(image_processor))([rows[4], rows[0]])["pixel_values"]
-    expected = states_after(model.vision_model, 1, images)
+    expected = features_after(model.vision_model, 1, images)
     torch.testing.assert_close(batch[[0, 2]], expected, rtol=0, atol=1e-5)
     assert not batch[1].any()
     with torch.no_grad():
         next(model.vision_model.parameters()).add_(1)
     other = FeatureCache(folder, model, image_processor, images_of([rows]))
-    assert other.path != first.path and not np.allclose(other.states, first.states)
+    assert other.path != first.path and not np.allclose(other.features, first.features)
 
 
 def test_states_need_a_frozen_layer(kept):
@@ -73,11 +73,11 @@ def test_states_need_a_frozen_layer(kept):
 
 def test_a_batch_of_states_tells_who_has_an_image(kept):
     rows, model, image_processor, folder = kept
-    states = FeatureCache(folder, model, image_processor, images_of([rows]))
-    collator = MultimodalCollator(MultimodalProcessor(image_processor), states=states, on_empty="keep")
+    cache = FeatureCache(folder, model, image_processor, images_of([rows]))
+    collator = MultimodalCollator(MultimodalProcessor(image_processor), feature_cache=cache, on_empty="keep")
     batch = collator([rows[0], {**rows[1], "image": None}])
     assert batch["modality_mask"].tolist() == [[1, 0], [0, 0]]
-    assert batch["pixel_values"].shape[1:] == states.states.shape[1:]
+    assert batch["pixel_values"].shape[1:] == cache.features.shape[1:]
 
 
 def test_a_run_on_states_equals_a_run_on_images(tmp_path: Path):
@@ -96,18 +96,18 @@ def test_augmented_versions_are_taken_in_turn_and_only_to_learn_from(kept):
     rows, model, image_processor, folder = kept
     taught, measured = (images_of([rows.select(chosen)]) for chosen in ([0, 1, 2], [2, 3]))
     options = {"augmented": taught, "augment": ImageAugmentation(0), "versions": 2}
-    states = FeatureCache(folder, model, image_processor, measured, **options)
-    assert len(states.states) == 2 + 3 * 2
-    first, second, third = (states.batch(taught, epoch) for epoch in range(3))
+    cache = FeatureCache(folder, model, image_processor, measured, **options)
+    assert len(cache.features) == 2 + 3 * 2
+    first, second, third = (cache.batch(taught, epoch) for epoch in range(3))
     assert torch.equal(first, third) and not torch.isclose(first, second).all(dim=(1, 2)).any()
     image = ImageAugmentation(0)(open_image(taught[1]), 1, int(image_key(taught[1])[:12], 16))
-    expected = states_after(model.vision_model, 1, image_processor(image, return_tensors="pt")["pixel_values"])
+    expected = features_after(model.vision_model, 1, image_processor(image, return_tensors="pt")["pixel_values"])
     torch.testing.assert_close(second[1], expected[0], rtol=0, atol=1e-5)
     plain = FeatureCache(folder, model, image_processor, measured)
-    assert torch.equal(states.batch(measured), plain.batch(measured)) and plain.path != states.path
+    assert torch.equal(cache.batch(measured), plain.batch(measured)) and plain.path != cache.path
 
     collator = MultimodalCollator(
-        MultimodalProcessor(image_processor), states=states, augment=ImageAugmentation(5), on_empty="keep"
+        MultimodalProcessor(image_processor), feature_cache=cache, augment=ImageAugmentation(5), on_empty="keep"
     )
     collator.epoch.fill_(3)
     assert torch.equal(collator([rows[0], rows[1], rows[2]])["pixel_values"], second)

@@ -14,10 +14,11 @@ from hf_multimodal import (
     RobustFusionConfig,
     RobustFusionForImageTextClassification,
 )
+from hf_multimodal.data.counts import PRESENCE_PATTERNS
 from hf_multimodal.data.presence import hide
 from hf_multimodal.evaluation.plots import plot_missing_curve
 from hf_multimodal.hub.tables import curve_table
-from hf_multimodal.inference.missing_curve import SHOWN, missing_curve, predictions_by_presence
+from hf_multimodal.inference.missing_curve import missing_curve, predictions_by_presence
 from hf_multimodal.inference.prediction import predict_dataset
 from hf_multimodal.models.stack import KNOTS, Stack, log_odds
 from hf_multimodal.synthetic.classification import make_controlled
@@ -265,9 +266,9 @@ def test_predictions_by_presence_are_those_to_rows_without_the_rest(trained, fam
     }
     torch.manual_seed(1)
     model = family(family.config_class(**fields)).eval()
-    found = predictions_by_presence(model, processor, rows, tuple(SHOWN), batch_size=10)
+    found = predictions_by_presence(model, processor, rows, tuple(PRESENCE_PATTERNS), batch_size=10)
     for pattern, answers in found.items():
-        alone = predict_dataset(model, processor, hide(rows, present & SHOWN[pattern]), batch_size=7)
+        alone = predict_dataset(model, processor, hide(rows, present & PRESENCE_PATTERNS[pattern]), batch_size=7)
         assert answers.ids == alone.ids and (answers.labels == alone.labels).all()
         np.testing.assert_allclose(answers.probabilities, alone.probabilities, atol=1e-6)
         assert (answers.has_image == alone.has_image).all() and (answers.has_text == alone.has_text).all()
