@@ -31,6 +31,7 @@ from hf_multimodal.training.checkpoints import (
     write_manifest,
 )
 from hf_multimodal.training.ema import EMA
+from hf_multimodal.training.feature_cache import reading_features
 from hf_multimodal.training.optimization import parameter_groups
 from hf_multimodal.training.preparation import batching_lengths
 from hf_multimodal.training.robust import dropout_of
