@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hf_multimodal.evaluation.retrieval import retrieval_metrics
     from hf_multimodal.hub.tables import retrieval_table
     from hf_multimodal.inference.embedding import embed_images, embed_texts
-    from hf_multimodal.inference.prediction import predict_dataset
+    from hf_multimodal.inference.prediction import predict_dataset, predict_table
     from hf_multimodal.inference.result_sheet import result_sheet
     from hf_multimodal.inference.retriever import Retriever
     from hf_multimodal.inference.zero_shot import ZeroShotClassifier
@@ -85,6 +85,7 @@ _MODULES = {
     "make_retrieval": ".synthetic.retrieval",
     "multilabel_metrics": ".evaluation.metrics",
     "predict_dataset": ".inference.prediction",
+    "predict_table": ".inference.prediction",
     "presence": ".data.counts",
     "regression_metrics": ".evaluation.metrics",
     "result_sheet": ".inference.result_sheet",
@@ -128,6 +129,7 @@ __all__ = [
     "make_retrieval",
     "multilabel_metrics",
     "predict_dataset",
+    "predict_table",
     "presence",
     "regression_metrics",
     "result_sheet",

@@ -61,7 +61,10 @@ def run(name: str, flags: list[str] | None = None) -> int:
     try:
         import transformers
 
+        from hf_multimodal.cli.progress import shorten_load_reports
+
         transformers.utils.logging.disable_progress_bar()  # of files; those of training and prediction stay
+        shorten_load_reports()
         module = importlib.import_module(f"hf_multimodal.cli.{COMMANDS[name].module}")
         report: Any = getattr(module, COMMANDS[name].function)(given)
     except MISTAKES as error:

@@ -1,5 +1,7 @@
 """What a training shows of itself: one line an evaluation, and at the end the scores and the next command."""
 
+import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,29 @@ def _flat(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def _epoch(state: TrainerState) -> str:
     return f"epoch {state.epoch or 0:g}/{state.num_train_epochs:g}"
+
+
+class LoadReports(logging.Filter):
+    """Turns transformers' report on a checkpoint into one line: its heads are left behind on purpose.
+
+    Weights that a model lacks are an error of ours, which names them.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Shorten a report; all else passes as it is."""
+        text = re.sub(r"\x1b\[[0-9;]*m", "", record.getMessage())
+        found = re.match(r"(\w+) LOAD REPORT from: (\S+)", text)
+        if found:
+            unused, new = (len(re.findall(rf"\|\s*{kind}\b", text)) for kind in ("UNEXPECTED", "MISSING"))
+            left = f"{unused} entries of the checkpoint, as of its heads, are not used"
+            made = f", and {new} of the model start anew" if new else ""
+            record.msg, record.args = f"{found[1]} from {found[2]}: {left}{made}.", ()
+        return True
+
+
+def shorten_load_reports() -> None:
+    """Let `LoadReports` see what transformers logs while it loads weights."""
+    logging.getLogger("transformers.modeling_utils").addFilter(LoadReports())
 
 
 class Bar(ProgressCallback):

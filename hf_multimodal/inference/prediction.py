@@ -1,17 +1,20 @@
 """Predictions of a trained model, for a whole data set or one example."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, Features, Image, Value
+from datasets import Dataset, DatasetDict, Features, Image, Value
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel
 
+from hf_multimodal.data.checks import check_splits
 from hf_multimodal.data.collator import MultimodalCollator
+from hf_multimodal.data.loading import load_data
 from hf_multimodal.evaluation.metrics import outputs_from_logits
 from hf_multimodal.evaluation.predictions import Predictions
 from hf_multimodal.hub.pickles import refuse_pickled_model
@@ -209,6 +212,52 @@ def as_predictions(
         has_image=has_image,
         has_text=has_text,
         thresholds=getattr(model.config, "thresholds", None),
+    )
+
+
+def predict_table(
+    model: PreTrainedModel,
+    processor: Any,
+    data: str | Path,
+    *,
+    on_bad_sample: str = "missing",
+    batch_size: int = 64,
+    num_workers: int = 0,
+    show_progress: bool = False,
+    **options: Any,
+) -> Predictions:
+    """Run a model over all rows of a table, a folder or a Hub data set.
+
+    Args:
+        model: A trained classifier.
+        processor: The processor that was saved with it.
+        data: What `load_data` reads. Labels are not needed; where there are some, the predictions have metrics.
+        on_bad_sample: `missing` predicts from what is left of a row that cannot be read, `drop` leaves it out,
+            `error` refuses it.
+        batch_size: Examples a forward pass.
+        num_workers: Processes that decode and tokenize.
+        show_progress: Whether to show a progress bar.
+        **options: Further arguments of `load_data`, such as `image_column`.
+
+    Returns:
+        As `predict_dataset`, in the order of the table.
+
+    Raises:
+        BadSamplesError: Under `error`, on a row that cannot be read.
+        ValueError: As `load_data` and `predict_dataset`.
+    """
+    named = {"label_names": class_names_of(model.config) or None, "problem_type": model.config.problem_type}
+    loaded = load_data(data, **named, **options)
+    source = next(iter(loaded.sources.values()))
+    wanted = replace(loaded, splits=DatasetDict({"predict": loaded.all_rows()}), sources={"predict": source})
+    checked, _ = check_splits(wanted, policy=on_bad_sample, modality=modality_of(model.config), prediction=True)
+    return predict_dataset(
+        model,
+        processor,
+        checked.splits["predict"],
+        batch_size=batch_size,
+        num_workers=num_workers,
+        show_progress=show_progress,
     )
 
 
