@@ -13,7 +13,7 @@ from pathlib import Path
 
 from series import MINILM, README, aligner_digest, run_series
 
-from hf_multimodal.cli.train_aligner import train_aligner
+from hf_multimodal.cli.train_aligner import main as train_aligner
 from hf_multimodal.evaluation.bootstrap import seed_summary
 from hf_multimodal.evaluation.report import update_region
 from hf_multimodal.evaluation.retrieval import DIRECTIONS, RECALL_AT

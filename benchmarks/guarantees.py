@@ -33,10 +33,10 @@ from series import README, recipe_digest, run_series
 from torch.nn import functional as F
 
 from hf_multimodal import MultimodalCollator
-from hf_multimodal.cli.chosen_rows import load_rows, run_arguments
-from hf_multimodal.cli.source_arguments import SourceArguments
-from hf_multimodal.cli.train_fusion import train
-from hf_multimodal.cli.train_robust_fusion import train_robust
+from hf_multimodal.cli.arguments import LabelArguments, SourceArguments
+from hf_multimodal.cli.rows import chosen_rows, run_arguments
+from hf_multimodal.cli.train_fusion import main as train
+from hf_multimodal.cli.train_robust_fusion import main as train_robust
 from hf_multimodal.data import loading
 from hf_multimodal.data.counts import PRESENCE_PATTERNS
 from hf_multimodal.evaluation.bootstrap import Difference, seed_summary
@@ -129,15 +129,15 @@ def train_and_predict(flags: list[str]) -> dict[str, Any]:
     metrics = (train if family == "fusion" else train_robust)(arguments)
     model, processor = load_model(folder)
     run = run_arguments(str(folder))
-    source = {"data": run["data"], "no_stratify": run.get("no_stratify", False)}
+    source, labels = SourceArguments(data=run["data"]), LabelArguments(no_stratify=run.get("no_stratify", False))
     numbers = []
     if family != "fusion":
-        rows = load_rows(str(folder), "test", SourceArguments(**source)).splits["test"]
+        rows = chosen_rows(str(folder), "test", source, labels).splits["test"]
         found = predictions_by_presence(model, processor, rows, tuple(PRESENCE_PATTERNS), batch_size=128)
         numbers = [asdict(line) for line in numerics(folder)] if folder.name == NUMERICS else []
     else:
-        least = SourceArguments(**source, max_predict_samples=run.get("max_eval_samples"))
-        rows = load_rows(str(folder), "validation", least).splits["test"]
+        least = replace(source, max_predict_samples=run.get("max_eval_samples"))
+        rows = chosen_rows(str(folder), "validation", least, labels).splits["test"]
         validation = predict_dataset(model, processor, rows, batch_size=128)
         found = {"predictions": calibrated(read_predictions(folder / "predictions.csv"), validation)}
     answers = {pattern: Predicted.of(predictions).row() for pattern, predictions in found.items()}

