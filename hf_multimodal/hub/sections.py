@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hf_multimodal.hub.runs import Run
-from hf_multimodal.hub.tables import curve_table, inline, markdown_table, retrieval_table
+from hf_multimodal.hub.tables import curve_spread, curve_table, inline, markdown_table, retrieval_table
 
 MOST_CLASSES = 50
 TRANSFORMERS = "5.20"  # as pyproject.toml asks for
@@ -367,11 +367,10 @@ def _missing(run: Run) -> str:
     points = run.metrics.get("missing_curve")
     if not points:
         return ""
-    over = {"draws": "draws of which rows", "runs": "seeds, each the mean over draws of which rows"}[points[0]["over"]]
     parts = [
         "### When images or texts are missing",
         "Images or texts taken away from a share of the test rows, with both the image from half of these and the "
-        f"text from the other half; mean and standard deviation over {points[0]['count']} {over}.",
+        f"text from the other half; mean and standard deviation over {curve_spread(points)}.",
     ]
     if "missing_curve.png" in run.images:
         parts.append(f"![Scores by the share of rows that lack something]({run.images['missing_curve.png']})")
