@@ -7,7 +7,7 @@ pulls it needs `trust_remote_code=True`, or this package.
 from typing import Any
 
 from hf_multimodal.cli.command_line import CommandLine
-from hf_multimodal.hub.pushing import PushArguments, push
+from hf_multimodal.cli.push import PushArguments, push
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from test_train_aligner import FAST, make_rows
 from transformers import AutoConfig, AutoModel, AutoProcessor, Trainer, TrainingArguments
 
 from hf_multimodal import MultimodalCollator, MultimodalProcessor, RobustFusionForImageTextClassification
-from hf_multimodal.hub.pushing import push_folder
+from hf_multimodal.hub.upload import push_folder
 from hf_multimodal.inference.prediction import load_model
 from hf_multimodal.training.trainer import MultimodalTrainer
 

@@ -24,8 +24,9 @@ from hf_multimodal.evaluation.metrics import compute_metrics_for
 from hf_multimodal.evaluation.report import write_run
 from hf_multimodal.evaluation.thresholds import tune_thresholds
 from hf_multimodal.hub.card import write_card
-from hf_multimodal.hub.pushing import push_folder
+from hf_multimodal.hub.eval_results import EVAL_RESULTS
 from hf_multimodal.hub.storage import replaced_files, write_text
+from hf_multimodal.hub.upload import push_folder
 from hf_multimodal.inference.prediction import predict_dataset
 from hf_multimodal.models import MultimodalProcessor
 from hf_multimodal.training.checkpoints import (
@@ -45,7 +46,7 @@ from hf_multimodal.training.trainer import MultimodalTrainer
 logger = logging.get_logger(__name__)
 
 
-EARLIER_RESULTS = ("metrics.json", "README.md", "predictions.csv", "presence.csv")
+EARLIER_RESULTS = ("metrics.json", "README.md", "predictions.csv", "presence.csv", EVAL_RESULTS)
 
 
 def train(argv: list[str] | None = None, description: str | None = None) -> dict[str, Any]:

@@ -234,7 +234,7 @@ def plot_prediction(
     thresholds: Sequence[float] | None = None,
     value_range: tuple[float, float] | None = None,
 ) -> Figure:
-    """One example and its answer: image, text, predicted class and a bar for each probability.
+    """One example and its prediction: image, text, predicted class and a bar for each probability.
 
     Args:
         image: The image in any mode; None draws a box that says "no image".
@@ -249,7 +249,7 @@ def plot_prediction(
 
     Returns:
         The figure; its axes are the image, the bars (sorted, best on top, at most 30; none for regression) and
-        the text; the answer is its title.
+        the text; the prediction is its title.
 
     Raises:
         ValueError: Names and probabilities differ in number, or a value of the image lies outside the range.
@@ -266,7 +266,7 @@ def plot_prediction(
         raise ValueError(f"{len(class_names)} classes need as many probabilities, got {len(values)}.")
     lines = wrap(text, TEXT_EMS, TEXT_LINES) if text and text.strip() else []
     chosen = None if regression else _chosen(values, problem_type, thresholds)
-    title = wrap(_answer(values, class_names, chosen), 44.0, 3)
+    title = wrap(_predicted(values, class_names, chosen), 44.0, 3)
     order = [] if regression else np.argsort(-values, kind="stable")[:MOST_BARS].tolist()
     upper, lower = max(3.0, 0.26 * len(order) + 0.6), 0.3 + 0.19 * max(len(lines), 1)
     figure = Figure(figsize=(9.2, upper + lower + 0.2 + 0.26 * len(title)), layout="constrained")
@@ -310,7 +310,9 @@ def _chosen(
     return np.arange(len(values)) == values.argmax()
 
 
-def _answer(values: npt.NDArray[np.float64], class_names: Sequence[str], chosen: npt.NDArray[np.bool_] | None) -> str:
+def _predicted(
+    values: npt.NDArray[np.float64], class_names: Sequence[str], chosen: npt.NDArray[np.bool_] | None
+) -> str:
     if chosen is None:
         return f"predicted: {values[0]:.4g}"
     said = [name for name, yes in zip(class_names, chosen, strict=True) if yes]

@@ -63,6 +63,13 @@ HYPERPARAMETERS = (
     "complete_only",
     "fit_on_validation",
 )
+# What the metrics.json and run.yaml of earlier runs call by another name.
+EARLIER_NAMES = {
+    "weight_average": "ema_decay",
+    "redraw": "modality_dropout",
+    "whole_pictures": "whole_images",
+    "train_pictures": "train_images",
+}
 
 
 def hub_name(name: str | None) -> str | None:
@@ -76,11 +83,15 @@ def hub_name(name: str | None) -> str | None:
     >>> hub_name("facebook/deit-tiny-patch16-224"), hub_name("/home/me/deit"), hub_name("torchvision:resnet18")
     ('facebook/deit-tiny-patch16-224', None, None)
     """
+    return None if name is None or not _is_repo_id(name) or Path(name).exists() else name
+
+
+def _is_repo_id(name: str) -> bool:
     try:
-        validate_repo_id(name or "")
+        validate_repo_id(name)
     except HFValidationError:
-        return None
-    return None if name is None or Path(name).exists() else name
+        return False
+    return True
 
 
 @dataclass
@@ -189,6 +200,12 @@ class Run:
         """What the run told of its data; empty for an older run."""
         return self.facts.get("data", {})
 
+    @property
+    def dataset_id(self) -> str | None:
+        """Name of the data on the Hub; None for local files and for generated data."""
+        name = str(self.data.get("name"))
+        return name if self.data.get("kind") == "Hub" and _is_repo_id(name) else None
+
     @cached_property
     def hyperparameters(self) -> dict[str, Any]:
         """All that the run told, of an older run those that differed from their defaults; none that is off."""
@@ -295,6 +312,23 @@ def with_label_accuracy(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {name: entry for name, entry in found.items() if name in metrics}
 
 
+def with_present_names(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What an earlier run told, under the names of today.
+
+    Args:
+        told: Arguments, or the entry `run` of a `metrics.json`.
+
+    Example:
+
+    >>> with_present_names({"train_pictures": 8, "hyperparameters": {"weight_average": 0.99, "seed": 1}})
+    {'train_images': 8, 'hyperparameters': {'ema_decay': 0.99, 'seed': 1}}
+    """
+    found = {EARLIER_NAMES.get(name, name): value for name, value in told.items()}
+    if found.get("hyperparameters"):
+        found["hyperparameters"] = with_present_names(found["hyperparameters"])
+    return found
+
+
 def read_run(folder: str | Path, images: Mapping[str, str]) -> Run:
     """Read what a card needs from a run's folder.
 
@@ -309,7 +343,8 @@ def read_run(folder: str | Path, images: Mapping[str, str]) -> Run:
     config = read_json(path / "config.json")
     if config.get("problem_type") == "multi_label_classification":
         metrics = with_label_accuracy(metrics)
-    arguments = read_arguments(path / "run.yaml")
+    metrics["run"] = with_present_names(metrics.get("run") or {})
+    arguments = with_present_names(read_arguments(path / "run.yaml"))
     added = metrics.get("card", {})
     known = {
         entry.name: source[entry.name]

@@ -33,8 +33,8 @@ def run_facts(
 
     Returns:
         `base_models`, those that have a name on the Hub; `hyperparameters`, the values that held, given or default;
-        `data`: `kind`, `name` (None for local files), `splits` as `count_rows` gives them, `made_splits`, which the
-        source did not give, `group_duplicates`, and for a controlled task `ceiling`.
+        `data`: `kind`, `name` (None for local files), `config` (of a Hub data set), `splits` as `count_rows` gives
+        them, `made_splits`, which the source did not give, `group_duplicates`, and for a controlled task `ceiling`.
     """
     started_from = [model_args.vision_model, model_args.text_model, model_args.from_fusion]
     named = [] if model_args.from_scratch else map(hub_name, started_from)
@@ -50,6 +50,7 @@ def run_facts(
     facts: dict[str, Any] = {
         "kind": kind,
         "name": data_args.data if kind in ("Hub", "controlled") else None,
+        "config": data_args.data_config,
         "splits": count_rows(data.splits, data.id2label),
         "made_splits": sorted(str(name) for name in data.splits if name not in data.sources),
         "group_duplicates": data_args.group_duplicates,

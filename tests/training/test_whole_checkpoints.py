@@ -21,7 +21,7 @@ from hf_multimodal import (
     RobustFusionForImageTextClassification,
     ZeroShotClassifier,
 )
-from hf_multimodal.hub.pushing import PushArguments, push
+from hf_multimodal.cli.push import PushArguments, push
 from hf_multimodal.inference.missing_curve import predictions_by_presence
 from hf_multimodal.inference.prediction import load_model, one_example, predict_dataset
 

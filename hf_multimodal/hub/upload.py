@@ -1,16 +1,14 @@
-"""The push of a run's folder to the Hub."""
+"""The push of a run's folder to the Hub: which commit is made, and what is removed there."""
 
-import json
 import re
-from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
-from transformers import AutoModel, PreTrainedConfig
 
+from hf_multimodal.hub.eval_results import EVAL_RESULTS
 from hf_multimodal.hub.files import WEIGHTS, read_card, shared_files
 from hf_multimodal.hub.pickles import refuse_pickles
 
@@ -18,24 +16,6 @@ from hf_multimodal.hub.pickles import refuse_pickles
 LOADING = re.compile(
     r"""^((?:model = AutoModel|processor = AutoProcessor)\.from_pretrained\()"(?:[^"\\]|\\.)*"(, trust_remote)""", re.M
 )
-
-
-@dataclass
-class PushArguments:
-    """What is pushed, and where."""
-
-    model: str = field(metadata={"help": "Folder of the run."})
-    repo_id: str = field(metadata={"help": "Name on the Hub: user/name. The repository is made if there is none."})
-    private: bool = field(
-        default=False, metadata={"help": "Make the repository private; one that is there and public is refused."}
-    )
-    revision: str | None = field(default=None, metadata={"help": "Branch, made if there is none. Default: main."})
-    commit_message: str = field(default="Upload model", metadata={"help": "Message of the commit."})
-    hub_token: str | None = field(
-        default=None,
-        repr=False,
-        metadata={"help": "Token that may write. Default: that of HF_TOKEN or of `hf auth login`, which is safer."},
-    )
 
 
 def card_of(repo_id: str, card: str) -> str:
@@ -61,7 +41,8 @@ def push_folder(
 ) -> Any:
     """Push what `shared_files` names to a repository of the Hub, in one commit; the card's snippet loads from there.
 
-    Weights that lie there and are not pushed, as the shards of a larger model before, are removed in that commit.
+    Weights and evaluation results that were pushed there earlier and are not pushed now, as the shards of a larger
+    model, are removed in that commit.
 
     Args:
         folder: Of a run.
@@ -99,7 +80,8 @@ def push_folder(
         if "README.md" in content:
             content["README.md"] = card_of(repo_id, read_card(folder)).encode()
         # A whole file of weights would be loaded before shards that come to lie beside it.
-        old = [name for name in there if name not in content and any(fnmatch(name, kind) for kind in WEIGHTS)]
+        replaced = (*WEIGHTS, EVAL_RESULTS)
+        old = [name for name in there if name not in content and any(fnmatch(name, kind) for kind in replaced)]
         return api.create_commit(  # type: ignore[call-overload]
             repo_id,
             [
@@ -117,33 +99,3 @@ def push_folder(
             f"{repo_id} cannot be written with the token that was used, if any: log in by `hf auth login`, or set "
             f"HF_TOKEN to a token with write permission there ({error.response.status_code})."
         ) from error
-
-
-def push(args: PushArguments) -> dict[str, Any]:
-    """Do what `scripts/push_to_hub.py` does, and print how the model is loaded from there.
-
-    Args:
-        args: What is pushed, and where.
-
-    Returns:
-        `repo_id`, `revision` (the commit's hash) and `files`.
-
-    Raises:
-        ValueError: If the weights are not those that the configuration asks for; nothing is pushed.
-    """
-    files = shared_files(args.model)
-    model_type = PreTrainedConfig.get_config_dict(args.model)[0].get("model_type", "")
-    if model_type.startswith("multimodal_"):
-        AutoModel.from_pretrained(args.model)  # refuses weights that are missing, left over or not finite
-    commit = push_folder(
-        args.model,
-        args.repo_id,
-        private=args.private or None,
-        token=args.hub_token,
-        revision=args.revision,
-        commit_message=args.commit_message,
-    )
-    repo_id = commit.repo_url.repo_id
-    print(f"{len(files)} files of {args.model} are at {commit.commit_url}:\n{json.dumps(files)}")
-    print(f'AutoModel.from_pretrained("{repo_id}", revision="{commit.oid}", trust_remote_code=True)')
-    return {"repo_id": repo_id, "revision": commit.oid, "files": files}
