@@ -93,7 +93,7 @@ def paired_bootstrap(
 
     Args:
         a: One run's predictions, or several seeds' of one recipe.
-        b: The same for the other; the number of seeds may differ.
+        b: The other run's predictions, or its seeds'; the number of seeds may differ.
         resamples: Number of bootstrap draws.
         seed: Seed of the draws.
 
@@ -206,7 +206,7 @@ def resample_counts(resamples: int, count: int, seed: int) -> Iterator[FloatArra
     Args:
         resamples: Number of bootstrap draws.
         count: Number of rows.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Yields:
         (some resamples, count) float64.

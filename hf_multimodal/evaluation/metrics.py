@@ -277,7 +277,7 @@ def metrics_from_outputs(
         outputs: Probabilities (n, K), or values (n,) for regression.
         labels: As the function for that problem type takes them.
         class_names: The K names; unused for regression.
-        predicted: Of a multi-label problem, what is said; None says yes from .5 on. Others are decided by the
+        predicted: What is said in a multi-label problem; None says yes from .5 on. Others are decided by the
             outputs alone.
 
     Raises:
@@ -329,7 +329,7 @@ def compute_metrics_for(
     Args:
         problem_type: One of the keys of `METRICS`.
         class_names: Names in the order of the logits (`id2label`); unused for regression.
-        thresholds: Of a multi-label problem, the probability from which on each label holds; None is .5 for all.
+        thresholds: In a multi-label problem, the probability from which on each label holds; None is .5 for all.
 
     Returns:
         A picklable function from an `EvalPrediction`, whose predictions are logits or a tuple that begins with

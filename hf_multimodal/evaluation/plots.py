@@ -1,4 +1,4 @@
-"""Images of a run: its history, its confusion matrix, and one prediction with its image, text and probabilities.
+"""Plots of a run: its history, its confusion matrix, its missing-rate curve, and one prediction.
 
 Each function draws on a `Figure` of its own, without pyplot and its global state, and returns it.
 """

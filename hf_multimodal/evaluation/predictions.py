@@ -106,7 +106,7 @@ class Predictions:
                 has one.
             has_image: (n,) whether the row came with an image; None means that all did.
             has_text: (n,) whether the row came with a text; None means that all did.
-            thresholds: Of a multi-label problem, broadcast to the probabilities; None is .5 for every label.
+            thresholds: In a multi-label problem, broadcast to the probabilities; None is .5 for every label.
 
         Raises:
             ValueError: Shapes disagree, an id is there twice, or the problem type is unknown.

@@ -1,4 +1,4 @@
-"""The files that every run leaves."""
+"""The files of a measured run: metrics, predictions and plots; and the regions of Markdown files with numbers."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""A model card from what a run left in its folder."""
+"""The model card: its whole text, and the files that it is made of, from what a run left in its folder."""
 
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def write_card(folder: str | Path, output: str | Path | None = None, **added: An
     """Write the card of a run, and in its own folder the evaluation results that the Hub reads.
 
     Args:
-        folder: Of the run, with `metrics.json` and `config.json`, and `run.yaml` if it has one.
+        folder: Folder of the run, with `metrics.json` and `config.json`, and `run.yaml` if it has one.
         output: The file. Default: `README.md` in the folder, where its images lie beside it. Images of any other
             are copied into a folder of its name.
         added: Arguments of `keep_for_card`: `curve`, `repo_id`, `title`, `limits`, `license`, ...; what was given for

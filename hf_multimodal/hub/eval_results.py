@@ -51,7 +51,7 @@ def write_eval_results(folder: str | Path, run: Run) -> None:
     """Write the result into a run's folder, or remove that of an earlier run.
 
     Args:
-        folder: Of the run.
+        folder: Folder of the run.
         run: Read from it.
     """
     path = Path(folder, EVAL_RESULTS)

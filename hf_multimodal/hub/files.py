@@ -1,4 +1,4 @@
-"""What of a run's folder is shared."""
+"""The files of a run's folder that are shared: patterns, the code that travels, the images of the card."""
 
 import json
 import re
@@ -95,7 +95,7 @@ def shared_files(folder: str | Path) -> list[str]:
     subfolders.
 
     Args:
-        folder: Of a run, or whatever `save_pretrained` left.
+        folder: Folder of a run, or one that `save_pretrained` wrote.
 
     Returns:
         Their names in the folder, sorted.

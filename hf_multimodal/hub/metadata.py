@@ -1,4 +1,4 @@
-"""What a card says to machines: the YAML at its head."""
+"""The metadata of a model card: the YAML at its head, which the Hub reads."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a run's folder tells, as plain dicts, and what its author adds for the card."""
+"""A run as its card sees it: what its folder tells, as plain dicts, and what its author adds."""
 
 import json
 import re
@@ -134,9 +134,9 @@ class Run:
 
     Args:
         name: What `from_pretrained` takes: the repository's name, or the folder's.
-        config: Of `config.json`.
-        metrics: Of `metrics.json`; of an older run it may lack anything.
-        arguments: Of `run.yaml`.
+        config: Content of `config.json`.
+        metrics: Content of `metrics.json`; that of an older run may lack anything.
+        arguments: Content of `run.yaml`.
         card: What the author adds.
         images: Where those that there are lie, as the card sees it, by the name of their file.
         title: Heading; None takes the name.
@@ -230,16 +230,16 @@ def keep_for_card(
     """Keep in a run's folder what its author adds for the card: each later card says it too.
 
     Args:
-        folder: Of the run.
+        folder: Folder of the run.
         curve: Folder in which `scripts/evaluate.py --missing_curve` wrote; its points and its plot are taken over.
         repo_id: The repository that the card's snippet loads.
-        title: As `Run` has it.
-        limits: As `Run` has them.
+        title: Heading of the card.
+        limits: Further limits, a sentence each, in Markdown.
         card: Fields of `CardArguments`.
 
     Raises:
         FileNotFoundError: If the folder holds no run, or the other no curve.
-        ValueError: As `CardArguments`.
+        ValueError: If the Hub would refuse a license, a language or a base model.
     """
     metrics = _metrics(folder)
     CardArguments(**card)
@@ -293,7 +293,7 @@ def with_label_accuracy(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """What an older multi-label run called `accuracy`, which is that of each label, under the name of today.
 
     Args:
-        metrics: Of a `metrics.json` of a multi-label run, of whatever age.
+        metrics: Content of the `metrics.json` of a multi-label run, whatever its age.
     """
 
     def renamed(scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -333,8 +333,8 @@ def read_run(folder: str | Path, images: Mapping[str, str]) -> Run:
     """Read what a card needs from a run's folder.
 
     Args:
-        folder: Of the run.
-        images: As `Run` has them.
+        folder: Folder of the run.
+        images: Where the images lie, as the card sees it, by the name of their file.
 
     Raises:
         FileNotFoundError: If the folder holds no run.

@@ -1,4 +1,4 @@
-"""What a card says to people, part by part; each returns Markdown, or nothing where the run tells nothing of it."""
+"""The sections of a model card, in Markdown; a section is empty where the run tells nothing of it."""
 
 import json
 from collections.abc import Iterable, Mapping

@@ -45,13 +45,13 @@ def push_folder(
     model, are removed in that commit.
 
     Args:
-        folder: Of a run.
+        folder: Folder of a run.
         repo_id: `user/name`, or a name under the user of the token.
         private: Whether a new repository is private; None leaves it to the Hub. One that is there stays as it is, and
             is refused if it is public and True is asked for.
         token: Token that may write; None means that of `HF_TOKEN` or of `hf auth login`.
         revision: Branch, made if there is none; None means `main`.
-        commit_message: Of the commit.
+        commit_message: Message of the commit.
         run_as_future: Return at once, and push in the background.
 
     Returns:
@@ -60,8 +60,8 @@ def push_folder(
     Raises:
         FileNotFoundError: If the folder holds no whole model, or an image of the card is not in it.
         PermissionError: If the token may not write there.
-        ValueError: As `shared_files`; if the repository holds pickled weights, or is public where a private one is
-            asked for.
+        ValueError: If `shared_files` refuses the folder; if the repository holds pickled weights, or is public where
+            a private one is asked for.
     """
     files = shared_files(folder)
     api = HfApi(token=token)
