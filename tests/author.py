@@ -28,7 +28,7 @@ from hf_multimodal import (
     MultimodalTrainingArguments,
     RobustFusionForImageTextClassification,
 )
-from hf_multimodal.hub.pushing import push_folder
+from hf_multimodal.hub.upload import push_folder
 from hf_multimodal.inference.prediction import load_model
 from hf_multimodal.training.trainer import MultimodalTrainer
 

@@ -11,7 +11,7 @@ from transformers import AutoModel, PreTrainedConfig
 from hf_multimodal.cli.command_line import CommandLine
 from hf_multimodal.cli.commands import COMMANDS
 from hf_multimodal.hub.files import shared_files
-from hf_multimodal.hub.pushing import push_folder
+from hf_multimodal.hub.upload import push_folder
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def paired_bootstrap(
 
     Args:
         a: One run's predictions, or several seeds' of one recipe.
-        b: The same for the other; the number of seeds may differ.
+        b: The other run's predictions, or its seeds'; the number of seeds may differ.
         resamples: Number of bootstrap draws.
         seed: Seed of the draws.
 
@@ -160,10 +160,10 @@ def bootstrap_intervals(run: Predictions, *, resamples: int = RESAMPLES, seed: i
 
     Example:
 
-    >>> answers = Predictions.from_outputs(
+    >>> predictions = Predictions.from_outputs(
     ...     "single_label_classification", "xyz", [[0.9, 0.1]] * 3, ["cat", "dog"], labels=[0, 0, 1]
     ... )
-    >>> bootstrap_intervals(answers)["accuracy"]
+    >>> bootstrap_intervals(predictions)["accuracy"]
     {'low': 0.0, 'high': 1.0}
     """
     run = run.take(run.labelled)
@@ -194,7 +194,7 @@ def _decisions(run: Predictions) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
     """(n, decisions a row): how confident each is and whether it is right; none for regression."""
     table = run.probabilities
     if run.problem_type == "multi_label_classification":
-        return np.maximum(table, 1 - table), decide(table) == run.labels  # of the likelier answer, as the ECE has it
+        return np.maximum(table, 1 - table), decide(table) == run.labels  # of the likelier decision, as the ECE has it
     if run.problem_type == "regression":
         return table, np.zeros_like(table, dtype=bool)
     return table.max(axis=1, keepdims=True), (run.predicted == run.labels)[:, None]
@@ -206,7 +206,7 @@ def resample_counts(resamples: int, count: int, seed: int) -> Iterator[FloatArra
     Args:
         resamples: Number of bootstrap draws.
         count: Number of rows.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Yields:
         (some resamples, count) float64.

@@ -37,11 +37,11 @@ def binary_nll(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> FloatArra
     """Negative log-likelihood of yes-or-no decisions, in nats, clipped as in `nll`.
 
     Args:
-        probabilities: Of yes, any shape.
+        probabilities: Probabilities of yes, in any shape.
         labels: 0 or 1, the same shape.
 
     Returns:
-        The same shape.
+        Values in the shape of the probabilities.
     """
     table = np.clip(np.asarray(probabilities, dtype=np.float64), EPSILON, 1.0 - EPSILON)
     return -np.log(np.where(np.asarray(labels) > 0.5, table, 1.0 - table))
@@ -126,7 +126,7 @@ def ece_band(
         confidences: (n,) probability of each decision.
         bins: Number of bins.
         repeats: Number of simulated samples.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Returns:
         The 2.5th and the 97.5th percentile.

@@ -1,4 +1,4 @@
-"""What several images of this folder are drawn with: fields, pixels, texts that fit, and the file."""
+"""Parts of every plot: empty fields, pixels of images, texts that fit, and the file."""
 
 import unicodedata
 import warnings

@@ -33,7 +33,7 @@ def classification_metrics(
 
     Returns:
         `accuracy`, `balanced_accuracy`, `macro_f1`, `weighted_f1`, `nll`, `brier`, `ece`, the baseline that always
-        answers the most common label `majority_accuracy` and `majority_macro_f1`, `count`, and `per_class`:
+        predicts the most common label `majority_accuracy` and `majority_macro_f1`, `count`, and `per_class`:
         a dict by class name of `precision`, `recall`, `f1` and `support`.
 
     Raises:
@@ -102,7 +102,7 @@ def multilabel_metrics(
 
     `label_accuracy` is the share of all n·K decisions that are right, `subset_accuracy` that of the rows in which all
     are. `nll`, `brier` and `ece` are means over the n·K probabilities and do not depend on what is said: confidence
-    is that of the likelier answer. The majority baseline answers each label as most rows do (no, at a tie). A label
+    is that of the likelier decision. The majority baseline decides each label as most rows do (no, at a tie). A label
     that no row has is left out of `mAP` (its average precision is undefined).
 
     Args:
@@ -178,15 +178,15 @@ def multilabel_metrics(
     }
 
 
-def _multilabel_f1(target: npt.NDArray[Any], answer: npt.NDArray[Any]) -> tuple[float, float, FloatArray]:
+def _multilabel_f1(target: npt.NDArray[Any], said: npt.NDArray[Any]) -> tuple[float, float, FloatArray]:
     """Macro and micro F1 and the F1 of each label; scikit-learn would read one column as two classes."""
-    hits, total = (target * answer).sum(axis=0), answer.sum(axis=0) + target.sum(axis=0)
+    hits, total = (target * said).sum(axis=0), said.sum(axis=0) + target.sum(axis=0)
     f1 = 2 * hits / np.maximum(total, 1)
     return float(f1.mean()), float(2 * hits.sum() / max(int(total.sum()), 1)), f1
 
 
 def regression_metrics(values: npt.ArrayLike, labels: npt.ArrayLike) -> dict[str, Any]:
-    """Metrics of one predicted number a row, beside the baseline that always answers the mean label.
+    """Metrics of one predicted number a row, beside the baseline that always predicts the mean label.
 
     Where a quotient is undefined (labels or predictions all equal) `pearson` is 0, and `r2` is 0 unless every
     prediction is exact.
@@ -277,7 +277,7 @@ def metrics_from_outputs(
         outputs: Probabilities (n, K), or values (n,) for regression.
         labels: As the function for that problem type takes them.
         class_names: The K names; unused for regression.
-        predicted: Of a multi-label problem, what is said; None says yes from .5 on. Others are decided by the
+        predicted: What is said in a multi-label problem; None says yes from .5 on. Others are decided by the
             outputs alone.
 
     Raises:
@@ -329,7 +329,7 @@ def compute_metrics_for(
     Args:
         problem_type: One of the keys of `METRICS`.
         class_names: Names in the order of the logits (`id2label`); unused for regression.
-        thresholds: Of a multi-label problem, the probability from which on each label holds; None is .5 for all.
+        thresholds: In a multi-label problem, the probability from which on each label holds; None is .5 for all.
 
     Returns:
         A picklable function from an `EvalPrediction`, whose predictions are logits or a tuple that begins with

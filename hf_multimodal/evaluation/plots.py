@@ -1,8 +1,9 @@
-"""Images of a run: its history, its confusion matrix, and one prediction with its image, text and probabilities.
+"""Plots of a run: its history, its confusion matrix, its missing-rate curve, and one prediction.
 
 Each function draws on a `Figure` of its own, without pyplot and its global state, and returns it.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,76 +13,104 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from hf_multimodal.evaluation.drawing import GREY, blank, box, cut, literal, rgb, save, wrap
 from hf_multimodal.evaluation.fonts import ems, families_for
 from hf_multimodal.evaluation.thresholds import decide
+from hf_multimodal.hub.tables import curve_spread
+
+Points = dict[float, float]  # value by epoch or step
 
 BLUE, ORANGE, GREEN = "#2b6cb0", "#dd6b20", "#2f855a"
 NAME_EMS = 15.0  # a longer class name is cut in its middle on an axis
 TEXT_EMS, TEXT_LINES = 60.0, 14
 MOST_BARS = 30
-LOSSES = {"nll": "validation NLL", "mse": "validation squared error"}
+MOST_INTERVALS = 6  # between the ticks of an axis of epochs
+SAME = 0.01  # relative difference up to which the logged loss is the NLL: half precision rounds
+TRAINING = "training loss"
+LOSSES = {"nll": "NLL", "mse": "squared error"}
+VALIDATION = {name: f"validation {label}" for name, label in LOSSES.items()}
+SCORE_TITLE = "Validation scores"
 MISSING_LABELS = {"image": "no image", "text": "no text", "both": "half no image, half no text"}
 SCORES = {"accuracy": "accuracy", "label_accuracy": "label accuracy", "macro_f1": "macro-F1", "mAP": "mAP"}
 SCORES |= {"r2": "R²", "pearson": "Pearson's r"}
 SCORES |= {"image_to_text_recall_at_1": "R@1, image to text", "text_to_image_recall_at_1": "R@1, text to image"}
+LINE_COLOURS = {TRAINING: GREY, "macro-F1": ORANGE, "mAP": GREEN, "Pearson's r": ORANGE, "R@1, text to image": ORANGE}
 
 
 def plot_history(log_history: Sequence[Mapping[str, Any]], path: str | Path | None = None) -> Figure:
-    """Training loss and validation scores over epochs.
+    """Training loss, validation loss and validation scores by epoch, or by step where not one epoch was finished.
 
-    Of two evaluations at one epoch the first is drawn: the second is that of the best checkpoint, loaded at the end.
+    Training loss and validation NLL share axes only where they are one quantity, that is where `eval_loss` is logged
+    and is the NLL. The loss of a model with several heads, with class weights or label smoothing, or of an aligner is
+    another quantity. Of two evaluations at one epoch the first is drawn: the second is that of the best checkpoint,
+    loaded at the end.
 
     Args:
         log_history: `trainer.state.log_history`.
         path: PNG to write; None writes nothing.
 
     Returns:
-        The figure: left axes losses, with the lowest validation value marked, right axes scores.
+        The figure: axes of the training loss and of the validation loss, with its lowest value marked, or of both
+        together, then axes of the scores. What was not logged has no axes.
 
     Example:
 
     >>> figure = plot_history([{"loss": 1.0, "epoch": 0.5}, {"eval_nll": 0.9, "eval_accuracy": 0.6, "epoch": 1.0}])
-    >>> figure.axes[0].lines[0].get_ydata().tolist()
-    [1.0]
+    >>> [axes.get_title(loc="left") for axes in figure.axes], figure.axes[0].lines[0].get_ydata().tolist()
+    (['Training loss', 'Validation NLL', 'Validation scores'], [1.0])
     """
-    figure = Figure(figsize=(9.6, 4.1), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    losses = _series(log_history, "loss")
-    _line(left, losses, "training loss", GREY, marker="o" if len(losses) == 1 else "")
-    for key, label in LOSSES.items():
-        points = _series(log_history, f"eval_{key}")
-        _line(left, points, label, BLUE, marker="o")
-        if points:
-            best = min(points, key=lambda epoch: (points[epoch], epoch))
-            left.axvline(best, color=BLUE, linestyle=":", linewidth=1, label=f"lowest, epoch {best:g}")
-    for (key, label), color in zip(
-        SCORES.items(), (BLUE, BLUE, ORANGE, GREEN, BLUE, ORANGE, BLUE, ORANGE), strict=True
-    ):
-        _line(right, _series(log_history, f"eval_{key}"), label, color, marker="o")
-    majority = [
-        value
-        for name in ("accuracy", "label_accuracy")
-        for value in _series(log_history, f"eval_majority_{name}").values()
-    ]
-    if majority:
-        right.axhline(majority[-1], color=GREY, linestyle="--", linewidth=1, label="majority class")
-    for axes, title in ((left, "Loss"), (right, "Validation")):
+    last = max((entry["epoch"] for entry in log_history if "epoch" in entry), default=0.0)
+    along = "epoch" if last >= 1 else "step"
+    end = max((entry[along] for entry in log_history if along in entry), default=0)
+    panels = _history_panels(log_history, along)
+    count = max(len(panels), 1)
+    figure = Figure(figsize=(4.8 * count if count < 3 else 4.2 * count, 4.1), layout="constrained")
+    if not panels:
+        box(figure.subplots(), "nothing logged")
+    for place, (title, lines) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(1, count, place)
+        for label, points in lines.items():
+            marker = "" if label == TRAINING and len(points) > 1 else "o"
+            style: dict[str, Any] = {"color": LINE_COLOURS.get(label, BLUE), "marker": marker, "markersize": 4}
+            axes.plot(list(points), list(points.values()), label=label, clip_on=False, **style)
+            if label in VALIDATION.values():
+                best = min(points, key=lambda when: (points[when], when))
+                axes.axvline(best, color=BLUE, linestyle=":", linewidth=1, label=f"lowest, {along} {best:.4g}")
+        values = [value for points in lines.values() for value in points.values()]
+        if title == SCORE_TITLE:
+            for name in ("accuracy", "label_accuracy"):
+                for height in list(_points(log_history, f"eval_majority_{name}", along).values())[-1:]:
+                    axes.axhline(height, color=GREY, linestyle="--", linewidth=1, label="majority class")
+                    values.append(height)
+        _fit(axes, values, ceiling=1.0 if title == SCORE_TITLE else math.inf)
         axes.set_title(title, loc="left", fontweight="bold", fontsize=11)
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        if axes.lines:
-            below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}  # where no line is
+        axes.set_xlabel(along)
+        axes.set_xlim(0, end)
+        axes.set_xticks(_whole_numbers(end))
+        if list(lines) != [title.lower()]:  # else the title says it
+            below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}  # where no line is
             axes.legend(**below, ncols=3, columnspacing=1.2, frameon=False, fontsize=9)
-        else:
-            axes.text(0.5, 0.5, "nothing logged", ha="center", va="center", color=GREY, transform=axes.transAxes)
     save(figure, path)
     return figure
+
+
+def _history_panels(log_history: Sequence[Mapping[str, Any]], along: str) -> dict[str, dict[str, Points]]:
+    """Lines by label by title of the axes that they share; what was not logged is left out."""
+
+    def logged(labels: Mapping[str, str]) -> dict[str, Points]:
+        found = {label: _points(log_history, name, along) for name, label in labels.items()}
+        return {label: points for label, points in found.items() if points}
+
+    training, validation = logged({"loss": TRAINING}), logged({f"eval_{name}": to for name, to in VALIDATION.items()})
+    scores = logged({f"eval_{name}": label for name, label in SCORES.items()})
+    own_loss = _points(log_history, "eval_loss", along)
+    if training and any(_agree(own_loss, points) for points in validation.values()):
+        panels = {"Loss": training | validation}
+    else:
+        panels = {"Training loss": training} | {f"V{label[1:]}": {label: validation[label]} for label in validation}
+    return {title: lines for title, lines in {**panels, SCORE_TITLE: scores}.items() if lines}
 
 
 def plot_confusion(matrix: npt.ArrayLike, class_names: Sequence[str], path: str | Path | None = None) -> Figure:
@@ -149,40 +178,47 @@ def plot_missing_curve(points: Sequence[Mapping[str, Any]], path: str | Path | N
     """Scores against the share of the rows that lack something.
 
     Args:
-        points: As `missing_curve` gives them: `missing`, `rate`, and by metric `mean` and `sd`.
+        points: As `missing_curve` gives them: `missing`, `rate`, `count`, `over`, and by metric `mean` and `sd`.
         path: PNG to write; None writes nothing.
 
     Returns:
         The figure: left axes the score, right axes the loss, a line for each kind of missing with a band of one
-        standard deviation on either side, and the majority class where there is one.
+        standard deviation on either side, and the majority class where there is one. The line of text below says
+        over what the mean and the deviation are taken.
 
     Example:
 
-    >>> score = {"mean": 0.9, "sd": 0.0}
-    >>> points = [{"missing": "image", "rate": rate, "accuracy": score} for rate in (0.0, 1.0)]
-    >>> plot_missing_curve(points).axes[0].lines[0].get_xdata().tolist()
-    [0.0, 100.0]
+    >>> score = {"count": 3, "over": "runs", "accuracy": {"mean": 0.9, "sd": 0.0}}
+    >>> figure = plot_missing_curve([{"missing": "image", "rate": rate, **score} for rate in (0.0, 1.0)])
+    >>> figure.axes[0].lines[0].get_xdata().tolist(), figure.get_supxlabel().split(", each")[0]
+    ([0.0, 100.0], 'line and band: mean and one standard deviation over 3 runs')
     """
-    figure = Figure(figsize=(9.6, 3.8), layout="constrained")
-    for axes, names in zip(figure.subplots(1, 2), (SCORES, LOSSES), strict=True):
-        metric = next((name for name in names if name in points[0]), None)
-        if metric is None:
-            axes.set_visible(False)
-            continue
+    found = [next((name for name in names if name in points[0]), None) for names in (SCORES, LOSSES)]
+    metrics = [name for name in found if name is not None]
+    figure = Figure(figsize=(4.8 * len(metrics), 4.0), layout="constrained")
+    for place, metric in enumerate(metrics, start=1):
+        axes = figure.add_subplot(1, len(metrics), place)
+        values: list[float] = []
         for kind, color in zip(("image", "text", "both"), (BLUE, ORANGE, GREEN), strict=True):
             own = [point for point in points if point["missing"] == kind]
             rates = np.array([100 * point["rate"] for point in own])
             mean, sd = (np.array([point[metric][key] for point in own]) for key in ("mean", "sd"))
-            axes.plot(rates, mean, color=color, marker="o", markersize=4, label=MISSING_LABELS[kind])
+            axes.plot(rates, mean, color=color, marker="o", markersize=4, label=MISSING_LABELS[kind], clip_on=False)
             axes.fill_between(rates, mean - sd, mean + sd, color=color, alpha=0.2, linewidth=0)
+            values += [*(mean - sd).tolist(), *(mean + sd).tolist()]
         if metric.endswith("accuracy") and f"majority_{metric}" in points[0]:
-            height = points[0][f"majority_{metric}"]["mean"]
+            values.append(height := points[0][f"majority_{metric}"]["mean"])
             axes.axhline(height, color=GREY, linestyle=":", linewidth=1, label="majority class")
+        measured = sorted({100 * point["rate"] for point in points})
+        axes.set_xlim(measured[0], measured[-1])
+        axes.set_xticks(measured, [f"{rate:g}" for rate in measured])
         axes.set_xlabel("rows that lack something, %")
-        axes.set_ylabel(names[metric].removeprefix("validation "))
-    drawn = next(axes for axes in figure.axes if axes.get_visible())
-    labels = drawn.get_legend_handles_labels()
+        axes.set_ylabel({**SCORES, **LOSSES}[metric])
+        _fit(axes, values, ceiling=1.0 if metric in SCORES else math.inf)
+    labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(*labels, loc="outside upper center", ncols=len(labels[1]), frameon=False, fontsize=9)
+    band = f"line and band: mean and one standard deviation over {curve_spread(points)}"
+    figure.supxlabel(band, fontsize=9, color=GREY)
     save(figure, path)
     return figure
 
@@ -198,7 +234,7 @@ def plot_prediction(
     thresholds: Sequence[float] | None = None,
     value_range: tuple[float, float] | None = None,
 ) -> Figure:
-    """One example and its answer: image, text, predicted class and a bar for each probability.
+    """One example and its prediction: image, text, predicted class and a bar for each probability.
 
     Args:
         image: The image in any mode; None draws a box that says "no image".
@@ -213,7 +249,7 @@ def plot_prediction(
 
     Returns:
         The figure; its axes are the image, the bars (sorted, best on top, at most 30; none for regression) and
-        the text; the answer is its title.
+        the text; the prediction is its title.
 
     Raises:
         ValueError: Names and probabilities differ in number, or a value of the image lies outside the range.
@@ -230,7 +266,7 @@ def plot_prediction(
         raise ValueError(f"{len(class_names)} classes need as many probabilities, got {len(values)}.")
     lines = wrap(text, TEXT_EMS, TEXT_LINES) if text and text.strip() else []
     chosen = None if regression else _chosen(values, problem_type, thresholds)
-    title = wrap(_answer(values, class_names, chosen), 44.0, 3)
+    title = wrap(_predicted(values, class_names, chosen), 44.0, 3)
     order = [] if regression else np.argsort(-values, kind="stable")[:MOST_BARS].tolist()
     upper, lower = max(3.0, 0.26 * len(order) + 0.6), 0.3 + 0.19 * max(len(lines), 1)
     figure = Figure(figsize=(9.2, upper + lower + 0.2 + 0.26 * len(title)), layout="constrained")
@@ -242,6 +278,7 @@ def plot_prediction(
     else:
         field.imshow(rgb(image, value_range))
         field.set_axis_off()
+        field.set_anchor("N")
     if chosen is not None:
         bars = figure.add_subplot(grid[0, 1])
         names = _short_names(class_names)
@@ -273,7 +310,9 @@ def _chosen(
     return np.arange(len(values)) == values.argmax()
 
 
-def _answer(values: npt.NDArray[np.float64], class_names: Sequence[str], chosen: npt.NDArray[np.bool_] | None) -> str:
+def _predicted(
+    values: npt.NDArray[np.float64], class_names: Sequence[str], chosen: npt.NDArray[np.bool_] | None
+) -> str:
     if chosen is None:
         return f"predicted: {values[0]:.4g}"
     said = [name for name, yes in zip(class_names, chosen, strict=True) if yes]
@@ -295,19 +334,40 @@ def _draw_bars(axes: Axes, names: list[str], values: npt.NDArray[np.float64], ch
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_bounds(0, 1)  # beyond 1 there are only the numbers beside the bars
 
 
-def _series(log_history: Iterable[Mapping[str, Any]], key: str) -> dict[float, float]:
-    points: dict[float, float] = {}
+def _points(log_history: Iterable[Mapping[str, Any]], key: str, along: str) -> Points:
+    points: Points = {}
     for entry in log_history:
-        if key in entry and "epoch" in entry:
-            points.setdefault(float(entry["epoch"]), float(entry[key]))
+        if key in entry and along in entry:
+            points.setdefault(float(entry[along]), float(entry[key]))
     return points
 
 
-def _line(axes: Axes, points: Mapping[float, float], label: str, color: str, marker: str = "") -> None:
-    if points:
-        axes.plot(list(points), list(points.values()), label=label, color=color, marker=marker, markersize=4)
+def _agree(points: Points, others: Points) -> bool:
+    return points.keys() == others.keys() and all(
+        math.isclose(points[when], others[when], rel_tol=SAME, abs_tol=1e-6) for when in points
+    )
+
+
+def _fit(axes: Axes, values: Sequence[float], ceiling: float) -> None:
+    """Show the range of the values and nothing beyond what they can reach; where all are alike, all from 0 on."""
+    low, high = min(values), max(values)
+    floor = -math.inf if low < 0 else 0.0
+    if math.isclose(low, high):
+        low, high = min(low, 0.0), max(high, min(ceiling, 1.0))
+    margin = 0.06 * (high - low)
+    axes.set_ylim(max(low - margin, floor), min(high + margin, ceiling))
+    axes.ticklabel_format(axis="y", useOffset=False)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _whole_numbers(end: float) -> list[int]:
+    """Ticks from 0 to the last whole number that was reached."""
+    steps = (step * 10**power for power in range(12) for step in (1, 2, 5))
+    return list(range(0, int(end) + 1, next(step for step in steps if end <= MOST_INTERVALS * step)))
 
 
 def _short_names(class_names: Sequence[str]) -> list[str]:

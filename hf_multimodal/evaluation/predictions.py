@@ -1,4 +1,4 @@
-"""The table `predictions.csv`: what a model answered, row by row, joined to other tables by `id`.
+"""The table `predictions.csv`: what a model predicted, row by row, joined to other tables by `id`.
 
 The same table is written as TSV, JSONL or Parquet where the file is so named; only CSV is read back.
 
@@ -42,7 +42,7 @@ ROW_COUNT = "row_count"
 
 @dataclass(frozen=True)
 class Predictions:
-    """One model's answers. Build it with `Predictions.from_outputs`, or read it with `read_predictions`.
+    """One model's predictions. Build it with `Predictions.from_outputs`, or read it with `read_predictions`.
 
     Args:
         problem_type: A key of `metrics.METRICS`.
@@ -109,17 +109,17 @@ class Predictions:
                 has one.
             has_image: (n,) whether the row came with an image; None means that all did.
             has_text: (n,) whether the row came with a text; None means that all did.
-            thresholds: Of a multi-label problem, broadcast to the probabilities; None is .5 for every label.
+            thresholds: In a multi-label problem, broadcast to the probabilities; None is .5 for every label.
 
         Raises:
             ValueError: Shapes disagree, an id is there twice, or the problem type is unknown.
 
         Example:
 
-        >>> answers = Predictions.from_outputs(
+        >>> found = Predictions.from_outputs(
         ...     "single_label_classification", ["a", "b"], [[0.9, 0.1], [0.4, 0.6]], ["cat", "dog"], labels=[0, None]
         ... )
-        >>> answers.predicted.tolist(), answers.labels.tolist(), answers.metrics()["count"]
+        >>> found.predicted.tolist(), found.labels.tolist(), found.metrics()["count"]
         ([0, 1], [0, -100], 1)
         """
         table = np.asarray(outputs, dtype=np.float64)
@@ -200,9 +200,9 @@ def write_predictions(path: str | Path, predictions: Predictions, own: pa.Table 
     rows: list[list[Any]] = []
     for row, name in enumerate(predictions.ids):
         label = _cell(problem_type, predictions.labels[row], names) if predictions.labelled[row] else None
-        answer = _cell(problem_type, predictions.predicted[row], names)
+        said = _cell(problem_type, predictions.predicted[row], names)
         presence = [int(predictions.has_image[row]), int(predictions.has_text[row])]
-        rows.append([name, label, answer, *presence, *predictions.probabilities[row].tolist(), len(predictions.ids)])
+        rows.append([name, label, said, *presence, *predictions.probabilities[row].tolist(), len(predictions.ids)])
     if suffix == ".parquet":
         columns = {name: [row[place] for row in rows] for place, name in enumerate(header)}
         with replaced(path) as part:
@@ -296,7 +296,7 @@ def read_predictions(path: str | Path, problem_type: str | None = None) -> Predi
     predicted, labels = parse("predicted"), parse("label")
     if None in predicted:
         raise ValueError(f"{path}, row {predicted.index(None) + 2}, column 'predicted': the cell is empty.")
-    answers = _label_array(kind, predicted, len(names))
+    decided = _label_array(kind, predicted, len(names))
     presence = {}
     for column in ("has_image", "has_text"):
         for number, value in enumerate(cells[column], start=2):
@@ -304,10 +304,10 @@ def read_predictions(path: str | Path, problem_type: str | None = None) -> Predi
                 raise ValueError(f"{path}, row {number}, column {column!r}: must be 0 or 1, got {value!r}.")
         presence[column] = np.array([value == "1" for value in cells[column]], dtype=bool)
     if kind == "multi_label_classification":
-        answers = answers.astype(np.int64)
+        decided = decided.astype(np.int64)
     try:
         return Predictions(
-            kind, cells["id"], _label_array(kind, labels, len(names)), answers, table, names, **presence
+            kind, cells["id"], _label_array(kind, labels, len(names)), decided, table, names, **presence
         )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

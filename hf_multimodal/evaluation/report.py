@@ -1,4 +1,4 @@
-"""The files that every run leaves."""
+"""The files of a measured run: metrics, predictions and plots; and the regions of Markdown files with numbers."""
 
 import json
 import math
@@ -43,9 +43,9 @@ def write_run(
         raise ValueError(f"entries of extra must not be named like a split, got {clash}.")
     folder = Path(output_dir)
     found: dict[str, Any] = dict(extra or {})
-    for split, answers in predictions.items():
-        if answers.labelled.any():
-            found[split] = answers.metrics()
+    for split, measured in predictions.items():
+        if measured.labelled.any():
+            found[split] = measured.metrics()
     reported = next(iter(predictions.values()))
     with replaced_files(folder, last="metrics.json") as new:
         write_json(new / "metrics.json", found)

@@ -83,7 +83,7 @@ def retrieval_metrics(
         image_ids: (texts,) row in `image_embeds` of each text's image.
         image_groups: A value for each image, to see which kinds of image align badly. Groups divide the queries;
             the pool stays whole.
-        text_groups: The same for the texts; by default a text is in the group of its image.
+        text_groups: A value for each text; by default a text is in the group of its image.
 
     Returns:
         `image_to_text` and `text_to_image`, each with `recall_at_1`, `recall_at_5`, `recall_at_10`, `mean_rank`,
@@ -91,7 +91,7 @@ def retrieval_metrics(
         `low` and `high` of each recall and of the rsum; with groups `groups`: the two directions by group.
 
     Raises:
-        ValueError: As for `retrieval_ranks`, or there is not one group for each query.
+        ValueError: `retrieval_ranks` refuses the embeddings, or there is not one group for each query.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""From which probability on a label of a multi-label problem is said to hold."""
+"""Thresholds of a multi-label problem: the probability from which on a label is said to hold."""
 
 from collections.abc import Sequence
 

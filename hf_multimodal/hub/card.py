@@ -1,4 +1,4 @@
-"""A model card from what a run left in its folder."""
+"""The model card: its whole text, and the files that it is made of, from what a run left in its folder."""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
+from hf_multimodal.hub.eval_results import write_eval_results
 from hf_multimodal.hub.metadata import card_metadata
 from hf_multimodal.hub.runs import Run, keep_for_card, read_run
 from hf_multimodal.hub.sections import evaluation, limits, summary, training, usage
@@ -41,10 +42,10 @@ def model_card(run: Run) -> str:
 
 
 def write_card(folder: str | Path, output: str | Path | None = None, **added: Any) -> Path:
-    """Write the card of a run.
+    """Write the card of a run, and in its own folder the evaluation results that the Hub reads.
 
     Args:
-        folder: Of the run, with `metrics.json` and `config.json`, and `run.yaml` if it has one.
+        folder: Folder of the run, with `metrics.json` and `config.json`, and `run.yaml` if it has one.
         output: The file. Default: `README.md` in the folder, where its images lie beside it. Images of any other
             are copied into a folder of its name.
         added: Arguments of `keep_for_card`: `curve`, `repo_id`, `title`, `limits`, `license`, ...; what was given for
@@ -68,6 +69,8 @@ def write_card(folder: str | Path, output: str | Path | None = None, **added: An
     run = read_run(folder, where)
     with naming_damage(Path(folder, "metrics.json")):
         card = model_card(run)
+        if output is None:
+            write_eval_results(folder, run)
     for name, source in found.items():
         if source.resolve() != (beside / name).resolve():
             beside.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What of a run's folder is shared."""
+"""The files of a run's folder that are shared: patterns, the code that travels, the images of the card."""
 
 import json
 import re
@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
 
+from hf_multimodal.hub.eval_results import EVAL_RESULTS
 from hf_multimodal.hub.pickles import INDEX, refuse_other_shards, refuse_pickles
 
 logger = logging.get_logger(__name__)
@@ -90,10 +91,11 @@ def shared_files(folder: str | Path) -> list[str]:
     """Which files of a run's folder are shared.
 
     The model (`config.json`, safetensors, the code that it names), its processor, the card (`README.md`) with the
-    images that it shows, and a `LICENSE`; nothing else, and of subfolders only those images.
+    images that it shows, the evaluation results beside it, and a `LICENSE`; nothing else, and nothing else of
+    subfolders.
 
     Args:
-        folder: Of a run, or whatever `save_pretrained` left.
+        folder: Folder of a run, or one that `save_pretrained` wrote.
 
     Returns:
         Their names in the folder, sorted.
@@ -119,6 +121,8 @@ def shared_files(folder: str | Path) -> list[str]:
     if "processor_config.json" not in names:
         logger.warning("%s holds no processor: AutoProcessor will not load from where it is pushed to.", folder)
     shared = {name for name in names if any(fnmatch(name, pattern) for pattern in SHARED)} | code_files(folder)
+    if (folder / EVAL_RESULTS).is_file():
+        shared.add(EVAL_RESULTS)
     if "README.md" in shared:
         for image in images_of_card(read_card(folder)):
             file = folder / image

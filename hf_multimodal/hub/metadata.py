@@ -1,4 +1,4 @@
-"""What a card says to machines: the YAML at its head."""
+"""The metadata of a model card: the YAML at its head, which the Hub reads."""
 
 from typing import Any
 
@@ -27,7 +27,9 @@ def card_metadata(run: Run) -> ModelCardData:
     """Metadata of a run's card; no class name and no text of an example is among them.
 
     The Hub has no task of an image and a text with classes, so a classifier of both is filed under
-    `text-classification`, with the tag `image-text-classification`.
+    `text-classification`, with the tag `image-text-classification`. A data set is named only by its Hub id: results
+    on local files or generated data have the data set type `unknown`, as those of sentence-transformers have, and say
+    in words what they were measured on.
 
     Args:
         run: The run.
@@ -38,14 +40,13 @@ def card_metadata(run: Run) -> ModelCardData:
     task = "zero-shot-image-classification" if run.is_aligner else TASKS[run.modality]
     tags = ["multimodal", "image-text-retrieval" if run.is_aligner else "image-text-classification"]
     results = _results(run, task)
-    name = run.data.get("name")
     return ModelCardData(
         license=run.card.license or "unknown",
         language=run.card.language or None,
         library_name="transformers",
         pipeline_tag=task,
         base_model=run.base_models or None,
-        datasets=[plain(name)] if run.data.get("kind") == "Hub" else None,
+        datasets=[run.dataset_id] if run.dataset_id else None,
         tags=tags if run.modality == "both" else [task],
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
         model_name=plain(run.title or run.name.rpartition("/")[2]) if results else None,
@@ -70,12 +71,12 @@ def _results(run: Run, task: str) -> list[EvalResult]:
         ]
     else:
         values = [(kind, words, found[name]) for name, (kind, words) in HUB_METRICS.items() if name in found]
-    known = plain(run.data.get("name") or "custom")
     return [
         EvalResult(
             task_type=task,
-            dataset_type=known,
-            dataset_name=plain(run.card.dataset_name or known),
+            dataset_type=run.dataset_id or "unknown",  # the entry must have one, and only a Hub id names a data set
+            dataset_name=plain(run.card.dataset_name or run.dataset_id or _in_words(run)),
+            dataset_config=run.data.get("config"),
             dataset_split=run.split,
             metric_type=kind,
             metric_name=words,
@@ -83,3 +84,9 @@ def _results(run: Run, task: str) -> list[EvalResult]:
         )
         for kind, words, value in values
     ]
+
+
+def _in_words(run: Run) -> str:
+    if run.data.get("kind") == "controlled":
+        return f"generated data, task {str(run.data['name']).removeprefix('controlled:')}"
+    return "local files" if run.data else "unknown"

@@ -1,4 +1,4 @@
-"""Weights come as safetensors alone: a pickle can run code when it is opened."""
+"""Refusal of pickled weights: a pickle can run code when it is opened, so weights come as safetensors alone."""
 
 import json
 from collections.abc import Iterable
@@ -66,7 +66,7 @@ def refuse_pickled_model(name_or_path: str | Path, revision: str | None = None) 
 
     Args:
         name_or_path: Folder, of which the top is looked at, or name on the Hub.
-        revision: Of the repository.
+        revision: Branch, tag or commit of the repository.
 
     Raises:
         ValueError: If there are any, or an index names others than safetensors.

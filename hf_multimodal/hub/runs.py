@@ -1,4 +1,4 @@
-"""What a run's folder tells, as plain dicts, and what its author adds for the card."""
+"""A run as its card sees it: what its folder tells, as plain dicts, and what its author adds."""
 
 import json
 import re
@@ -63,6 +63,13 @@ HYPERPARAMETERS = (
     "complete_only",
     "fit_on_validation",
 )
+# What the metrics.json and run.yaml of earlier runs call by another name.
+EARLIER_NAMES = {
+    "weight_average": "ema_decay",
+    "redraw": "modality_dropout",
+    "whole_pictures": "whole_images",
+    "train_pictures": "train_images",
+}
 
 
 def hub_name(name: str | None) -> str | None:
@@ -76,11 +83,15 @@ def hub_name(name: str | None) -> str | None:
     >>> hub_name("facebook/deit-tiny-patch16-224"), hub_name("/home/me/deit"), hub_name("torchvision:resnet18")
     ('facebook/deit-tiny-patch16-224', None, None)
     """
+    return None if name is None or not _is_repo_id(name) or Path(name).exists() else name
+
+
+def _is_repo_id(name: str) -> bool:
     try:
-        validate_repo_id(name or "")
+        validate_repo_id(name)
     except HFValidationError:
-        return None
-    return None if name is None or Path(name).exists() else name
+        return False
+    return True
 
 
 @dataclass
@@ -123,9 +134,9 @@ class Run:
 
     Args:
         name: What `from_pretrained` takes: the repository's name, or the folder's.
-        config: Of `config.json`.
-        metrics: Of `metrics.json`; of an older run it may lack anything.
-        arguments: Of `run.yaml`.
+        config: Content of `config.json`.
+        metrics: Content of `metrics.json`; that of an older run may lack anything.
+        arguments: Content of `run.yaml`.
         card: What the author adds.
         images: Where those that there are lie, as the card sees it, by the name of their file.
         title: Heading; None takes the name.
@@ -189,6 +200,12 @@ class Run:
         """What the run told of its data; empty for an older run."""
         return self.facts.get("data", {})
 
+    @property
+    def dataset_id(self) -> str | None:
+        """Name of the data on the Hub; None for local files and for generated data."""
+        name = str(self.data.get("name"))
+        return name if self.data.get("kind") == "Hub" and _is_repo_id(name) else None
+
     @cached_property
     def hyperparameters(self) -> dict[str, Any]:
         """All that the run told, of an older run those that differed from their defaults; none that is off."""
@@ -213,16 +230,16 @@ def keep_for_card(
     """Keep in a run's folder what its author adds for the card: each later card says it too.
 
     Args:
-        folder: Of the run.
+        folder: Folder of the run.
         curve: Folder in which `scripts/evaluate.py --missing_curve` wrote; its points and its plot are taken over.
         repo_id: The repository that the card's snippet loads.
-        title: As `Run` has it.
-        limits: As `Run` has them.
+        title: Heading of the card.
+        limits: Further limits, a sentence each, in Markdown.
         card: Fields of `CardArguments`.
 
     Raises:
         FileNotFoundError: If the folder holds no run, or the other no curve.
-        ValueError: As `CardArguments`.
+        ValueError: If the Hub would refuse a license, a language or a base model.
     """
     metrics = _metrics(folder)
     CardArguments(**card)
@@ -276,7 +293,7 @@ def with_label_accuracy(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """What an older multi-label run called `accuracy`, which is that of each label, under the name of today.
 
     Args:
-        metrics: Of a `metrics.json` of a multi-label run, of whatever age.
+        metrics: Content of the `metrics.json` of a multi-label run, whatever its age.
     """
 
     def renamed(scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -295,12 +312,29 @@ def with_label_accuracy(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {name: entry for name, entry in found.items() if name in metrics}
 
 
+def with_present_names(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What an earlier run told, under the names of today.
+
+    Args:
+        told: Arguments, or the entry `run` of a `metrics.json`.
+
+    Example:
+
+    >>> with_present_names({"train_pictures": 8, "hyperparameters": {"weight_average": 0.99, "seed": 1}})
+    {'train_images': 8, 'hyperparameters': {'ema_decay': 0.99, 'seed': 1}}
+    """
+    found = {EARLIER_NAMES.get(name, name): value for name, value in told.items()}
+    if found.get("hyperparameters"):
+        found["hyperparameters"] = with_present_names(found["hyperparameters"])
+    return found
+
+
 def read_run(folder: str | Path, images: Mapping[str, str]) -> Run:
     """Read what a card needs from a run's folder.
 
     Args:
-        folder: Of the run.
-        images: As `Run` has them.
+        folder: Folder of the run.
+        images: Where the images lie, as the card sees it, by the name of their file.
 
     Raises:
         FileNotFoundError: If the folder holds no run.
@@ -309,7 +343,8 @@ def read_run(folder: str | Path, images: Mapping[str, str]) -> Run:
     config = read_json(path / "config.json")
     if config.get("problem_type") == "multi_label_classification":
         metrics = with_label_accuracy(metrics)
-    arguments = read_arguments(path / "run.yaml")
+    metrics["run"] = with_present_names(metrics.get("run") or {})
+    arguments = with_present_names(read_arguments(path / "run.yaml"))
     added = metrics.get("card", {})
     known = {
         entry.name: source[entry.name]

@@ -1,11 +1,11 @@
-"""What a card says to people, part by part; each returns Markdown, or nothing where the run tells nothing of it."""
+"""The sections of a model card, in Markdown; a section is empty where the run tells nothing of it."""
 
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hf_multimodal.hub.runs import Run
-from hf_multimodal.hub.tables import curve_table, inline, markdown_table, retrieval_table
+from hf_multimodal.hub.tables import curve_spread, curve_table, inline, markdown_table, retrieval_table
 
 MOST_CLASSES = 50
 TRANSFORMERS = "5.20"  # as pyproject.toml asks for
@@ -46,7 +46,7 @@ INPUTS = {
     "text": 'text="what a day"',
     "incomplete": 'images=[Image.open("photo.jpg"), None], text=["what a day", "no image here"]',
 }
-ANSWERS = {
+PREDICTIONS = {
     "single_label_classification": """probabilities = logits.softmax(-1)
 print([model.config.id2label[number] for number in probabilities.argmax(-1).tolist()])""",
     "multi_label_classification": """probabilities = logits.sigmoid()
@@ -66,14 +66,14 @@ def summary(run: Run) -> str:
             "and classifies images by class names alone."
         )
     else:
-        what = f"A classifier that reads {READS[run.modality]} and answers {_answer(run)}."
+        what = f"A classifier that reads {READS[run.modality]} and predicts {_classes_of(run)}."
         if run.problem_type == "regression":
-            what = f"A model that reads {READS[run.modality]} and answers a number."
+            what = f"A model that reads {READS[run.modality]} and predicts a number."
             if run.config.get("target_deviation") is not None:
                 mean, deviation = run.config["target_mean"][0], run.config["target_deviation"][0]
                 what += (
                     f" It learned the targets scaled by the mean {mean:.4g} and the deviation {deviation:.4g} of its "
-                    "training rows, and answers in their own unit."
+                    "training rows, and predicts in their own unit."
                 )
         if run.family == "multimodal_robust_fusion":
             what += " Either may be missing."
@@ -89,7 +89,7 @@ def usage(run: Run) -> str:
         kind = "thresholds" if run.thresholds else run.problem_type
         inputs = INPUTS["incomplete" if run.family == "multimodal_robust_fusion" else run.modality]
         snippet += f'inputs = processor({inputs}, return_tensors="pt")\nlogits = model(**inputs).logits\n'
-        snippet += ANSWERS[kind]
+        snippet += PREDICTIONS[kind]
     if run.modality == "text":
         snippet = snippet.removeprefix("from PIL import Image\n")
     folder = "" if "/" in run.name else f" {inline(run.name)} is the folder of this card: give its path."
@@ -146,7 +146,7 @@ def limits(run: Run) -> str:
     if run.family == "multimodal_fusion" and run.modality == "both":
         said.append("Not made for examples that lack their image or their text: a robust classifier is.")
     for head in run.facts.get("untrained_heads", ()):
-        said.append(f"The {inline(head)} head got no gradient in training, so it has no weight in what is answered.")
+        said.append(f"The {inline(head)} head got no gradient in training, so it has no weight in the prediction.")
     per_class = found.get("per_class", {})
     if len(per_class) > 1:
         worst = min(per_class, key=lambda name: per_class[name]["f1"])
@@ -181,7 +181,7 @@ def _value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else inline(value)
 
 
-def _answer(run: Run) -> str:
+def _classes_of(run: Run) -> str:
     kind = "one of" if run.problem_type == "single_label_classification" else "any of"
     names = run.class_names
     listed = f": {', '.join(map(inline, names))}" if len(names) <= MOST_CLASSES else ""
@@ -215,9 +215,9 @@ def _models(run: Run) -> str:
 
 
 def _data(run: Run) -> str:
-    name = run.data.get("name")
-    link = f"[{inline(name)}](https://huggingface.co/datasets/{name})" if run.data.get("kind") == "Hub" else None
-    said = link or inline(run.card.dataset_name or name or "")
+    name = run.dataset_id
+    link = f"[{inline(name)}](https://huggingface.co/datasets/{name})" if name else None
+    said = link or inline(run.card.dataset_name or run.data.get("name") or "")
     if run.data and not said:
         said = "local files, not named here"
     sentences = [f"Data: {said}."] if said else []
@@ -367,11 +367,10 @@ def _missing(run: Run) -> str:
     points = run.metrics.get("missing_curve")
     if not points:
         return ""
-    over = {"draws": "draws of which rows", "runs": "seeds, each the mean over draws of which rows"}[points[0]["over"]]
     parts = [
         "### When images or texts are missing",
         "Images or texts taken away from a share of the test rows, with both the image from half of these and the "
-        f"text from the other half; mean and standard deviation over {points[0]['count']} {over}.",
+        f"text from the other half; mean and standard deviation over {curve_spread(points)}.",
     ]
     if "missing_curve.png" in run.images:
         parts.append(f"![Scores by the share of rows that lack something]({run.images['missing_curve.png']})")

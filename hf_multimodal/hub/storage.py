@@ -20,6 +20,16 @@ from safetensors import SafetensorError
 _HOST = socket.gethostname().replace(".", "-")
 _NAME = re.compile(r"\.(?P<kind>part|ready)-[0-9a-f]{8}-(?P<process>\d+)-(?P<host>[^.]*)(?:\.(?P<last>.+))?")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REMEDIES = {
+    errno.ENOSPC: "free some space, or name a folder on another disk with {flag}",
+    errno.EDQUOT: "free some space, or name a folder on another disk with {flag}",
+    errno.EFBIG: "allow larger files (ulimit -f), or name a folder on another disk with {flag}",
+    errno.EROFS: "name a folder that can be written with {flag}",
+    errno.EACCES: "name a folder that can be written with {flag}",
+    errno.EPERM: "name a folder that can be written with {flag}",
+    errno.ENOTDIR: "name a folder with {flag}",
+    errno.ENOENT: "name a folder that can be made with {flag}",
+}
 
 
 @contextlib.contextmanager
@@ -69,8 +79,8 @@ def write_text(path: str | Path, text: str) -> None:
     """Replace a file by a text in UTF-8.
 
     Args:
-        path: As for `replaced`.
-        text: Its lines end as they do here.
+        path: The file; its folder must be there. A link is followed.
+        text: Written in UTF-8, its line ends as they are.
     """
     with replaced(path) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
@@ -80,11 +90,11 @@ def make_folder(folder: str | Path, flag: str) -> Path:
     """Make a folder, if it is not there, before the work whose results go into it.
 
     Args:
-        folder: Its parents are made too.
-        flag: Of the command line, for the message.
+        folder: The folder; its parents are made too.
+        flag: Flag of the command line that named the folder, for the message.
 
     Raises:
-        OSError: If it cannot be made, or is a file; the message names both.
+        OSError: If it cannot be made, or is a file; the message names the folder, the flag and what to do.
 
     Example:
 
@@ -97,8 +107,31 @@ def make_folder(folder: str | Path, flag: str) -> Path:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
-        raise OSError(error.errno, f"{str(folder)!r} cannot be made, {reason}: name a folder with {flag}") from error
+        remedy = _REMEDIES.get(error.errno or 0, "name a folder with {flag}").format(flag=flag)
+        raise OSError(error.errno, f"{str(folder)!r} cannot be made, {reason}: {remedy}") from error
     return Path(folder)
+
+
+@contextlib.contextmanager
+def explain_refusal(folder: Path, flag: str) -> Iterator[None]:
+    """Turn what the disk refuses below a folder into one line that names the path and what to do.
+
+    Args:
+        folder: Folder of the run; errors about files outside it pass unchanged.
+        flag: Flag of the command line that named the folder, for the message.
+
+    Raises:
+        OSError: With the number of the original.
+    """
+    try:
+        yield
+    except OSError as error:
+        place = str(error.filename or folder)
+        ours = os.path.abspath(place).startswith(os.path.abspath(folder))
+        if error.errno not in _REMEDIES or not ours or isinstance(error, FileNotFoundError) and folder.is_dir():
+            raise
+        remedy = _REMEDIES[error.errno].format(flag=flag)
+        raise OSError(error.errno, f"{place!r} could not be written, {error.strerror}: {remedy}") from error
 
 
 @contextlib.contextmanager

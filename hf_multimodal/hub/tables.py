@@ -133,3 +133,18 @@ def curve_table(points: Sequence[Mapping[str, Any]]) -> str:
         for point in points
     ]
     return markdown_table(rows, ["missing", "rows", *metrics])
+
+
+def curve_spread(points: Sequence[Mapping[str, Any]]) -> str:
+    """Over what the means and the deviations of a missing-rate curve are taken.
+
+    Args:
+        points: As `missing_curve` gives them.
+
+    Example:
+
+    >>> curve_spread([{"missing": "image", "rate": 0.0, "count": 5, "over": "draws"}])
+    '5 draws of which rows lack something'
+    """
+    over = {"draws": "draws", "runs": "runs, each the mean over draws"}[points[0]["over"]]
+    return f"{points[0]['count']} {over} of which rows lack something"

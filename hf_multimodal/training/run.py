@@ -13,8 +13,9 @@ from hf_multimodal.data.checks import BadSample, write_bad_samples
 from hf_multimodal.evaluation.bootstrap import bootstrap_intervals
 from hf_multimodal.evaluation.report import write_run
 from hf_multimodal.evaluation.thresholds import tune_thresholds
-from hf_multimodal.hub.pushing import push_folder
+from hf_multimodal.hub.eval_results import EVAL_RESULTS
 from hf_multimodal.hub.storage import replaced_files, write_text
+from hf_multimodal.hub.upload import push_folder
 from hf_multimodal.inference.prediction import predict_dataset
 from hf_multimodal.training.checkpoints import remove_earlier_checkpoints, set_checkpoints_aside, step_of
 from hf_multimodal.training.construction import parameter_counts
@@ -22,7 +23,7 @@ from hf_multimodal.training.trainer import MultimodalTrainer
 
 logger = logging.get_logger(__name__)
 
-EARLIER_RESULTS = ("metrics.json", "README.md", "predictions.csv", "presence.csv")
+EARLIER_RESULTS = ("metrics.json", "README.md", "predictions.csv", "presence.csv", EVAL_RESULTS)
 
 
 def fit(trainer: MultimodalTrainer, checkpoint: str | None) -> tuple[Any, dict[str, Any]]:

@@ -1,7 +1,6 @@
 """The folder of a run: one run at a time writes into it, and what the disk refuses is said in one line."""
 
 import contextlib
-import errno
 import json
 import os
 import socket
@@ -12,18 +11,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from transformers import TrainingArguments
 
+from hf_multimodal.hub.storage import explain_refusal, make_folder
+
 LOCK = ".run.lock"
 OWNER = ".run.owner.json"
-REMEDIES = {
-    errno.ENOSPC: "free some space, or name a folder on another disk with --output_dir",
-    errno.EDQUOT: "free some space, or name a folder on another disk with --output_dir",
-    errno.EFBIG: "allow larger files (ulimit -f), or name a folder on another disk with --output_dir",
-    errno.EROFS: "name a folder that can be written with --output_dir",
-    errno.EACCES: "name a folder that can be written with --output_dir",
-    errno.EPERM: "name a folder that can be written with --output_dir",
-    errno.ENOTDIR: "name a folder with --output_dir",
-    errno.ENOENT: "name a folder that can be made with --output_dir",
-}
+FLAG = "--output_dir"
 
 
 @contextlib.contextmanager
@@ -39,7 +31,7 @@ def claim_folder(folder: Path) -> Iterator[Path]:
     Raises:
         FileExistsError: If it is a file.
         BlockingIOError: If another run writes into it; the message names its host and process.
-        OSError: If the disk refuses the folder, or later a file in it; the message names both and what to do.
+        OSError: If the disk refuses the folder, or later a file in it; the message names it and what to do.
 
     Example:
 
@@ -52,9 +44,9 @@ def claim_folder(folder: Path) -> Iterator[Path]:
     BlockingIOError: output_dir '...run' is in use by process ... on ..., since ...: wait for it, ...
     """
     refuse_folder(folder)
-    with explain_refusal(folder):
-        made = not folder.exists()
-        folder.mkdir(parents=True, exist_ok=True)
+    made = not folder.exists()
+    make_folder(folder, FLAG)
+    with explain_refusal(folder, FLAG):
         lock = _take(folder)
         try:
             told = {"process": os.getpid(), "host": socket.gethostname()}
@@ -115,25 +107,3 @@ def _in_use(folder: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError):  # it has just begun, or just ended
         owner = "another run"
     return f"output_dir {str(folder)!r} is in use by {owner}: wait for it, end it, or name another."
-
-
-@contextlib.contextmanager
-def explain_refusal(folder: Path) -> Iterator[None]:
-    """Turn what the disk refuses below a folder into one line that names the path and what to do.
-
-    Args:
-        folder: Of the run; errors about other files pass unchanged.
-
-    Raises:
-        OSError: With the number of the original.
-    """
-    try:
-        yield
-    except OSError as error:
-        place = str(error.filename or folder)
-        ours = os.path.abspath(place).startswith(os.path.abspath(folder))
-        if error.errno not in REMEDIES or not ours or isinstance(error, FileNotFoundError) and folder.is_dir():
-            raise
-        raise OSError(
-            error.errno, f"{place!r} could not be written, {error.strerror}: {REMEDIES[error.errno]}"
-        ) from error

@@ -24,8 +24,8 @@ def run_record(values: Mapping[str, Any], data: LoadedData) -> dict[str, Any]:
 
     Returns:
         `base_models`, those that have a name on the Hub; `hyperparameters`, the values that held, given or default;
-        `data`: `kind`, `name` (None for local files), `splits` as `count_rows` gives them, `made_splits`, which the
-        source did not give, `group_duplicates`, and for a controlled task `ceiling`.
+        `data`: `kind`, `name` (None for local files), `config` (of a Hub data set), `splits` as `count_rows` gives
+        them, `made_splits`, which the source did not give, `group_duplicates`, and for a controlled task `ceiling`.
     """
     source = str(values["data"])
     started_from = [values.get(name) for name in ("vision_model", "text_model", "from_fusion")]
@@ -38,6 +38,7 @@ def run_record(values: Mapping[str, Any], data: LoadedData) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "kind": kind,
         "name": source if kind in ("Hub", "controlled") else None,
+        "config": values["data_config"],
         "splits": count_rows(data.splits, data.id2label),
         "made_splits": sorted(str(name) for name in data.splits if name not in data.sources),
         "group_duplicates": values["group_duplicates"],

@@ -9,8 +9,8 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils.hub import PushInProgress
 
 from hf_multimodal.hub.files import shared_files
-from hf_multimodal.hub.pushing import push_folder
 from hf_multimodal.hub.storage import replaced_files
+from hf_multimodal.hub.upload import push_folder
 
 
 class SharingTrainer(Trainer):

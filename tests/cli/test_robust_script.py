@@ -143,7 +143,7 @@ def test_the_card_names_heads_that_were_not_trained(tmp_path: Path) -> None:
     assert metrics["run"]["untrained_heads"] == ["image", "text"]
     card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     for head in ("image", "text"):
-        assert f"- The {head} head got no gradient in training, so it has no weight in what is answered." in card
+        assert f"- The {head} head got no gradient in training, so it has no weight in the prediction." in card
 
 
 @pytest.mark.parametrize(

@@ -491,6 +491,10 @@ def test_the_image_that_show_draws_is_the_one_that_the_model_saw(tmp_path, monke
     again = processor(images=[Image.fromarray(np.asarray(shown))], return_tensors="pt")["pixel_values"]
     assert torch.equal(seen[0].cpu(), again)
     assert shown.min() > 120 and shown.max() > 250  # of 0 to 4095, neither nearly black nor stretched
+    Image.fromarray(np.asarray(Image.open(image), dtype=np.float32)).save(tmp_path / "float.tif")
+    predict(["--model", str(folder), "--image", str(tmp_path / "float.tif"), "--show", str(tmp_path / "show.png")])
+    assert torch.equal(seen[1], seen[0])
+    assert np.array_equal(figures[1].axes[0].images[0].get_array(), shown)
 
 
 def test_values_outside_stop_a_run_before_it_starts(tmp_path):

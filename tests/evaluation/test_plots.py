@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from hf_multimodal.evaluation import fonts
-from hf_multimodal.evaluation.plots import plot_confusion, plot_history, plot_prediction
+from hf_multimodal.evaluation.plots import plot_confusion, plot_history, plot_missing_curve, plot_prediction
 
 CHINESE = "这是一个测试：今天的天气真好，我们去公园看花。"
 HISTORY = [
@@ -57,8 +57,19 @@ def needs_chinese_font():
         pytest.skip("no font with Chinese characters: install one, or the extra `cjk`")
 
 
+def titles(figure):
+    return [axes.get_title(loc="left") for axes in figure.axes]
+
+
+def same_quantity(log):
+    """The log of a model whose validation loss is the NLL, as half precision rounds it."""
+    return [{**entry, "eval_loss": entry["eval_nll"] * 1.004} if "eval_nll" in entry else entry for entry in log]
+
+
 def test_history_draws_the_log():
-    left, right = plot_history(HISTORY).axes
+    figure = plot_history(same_quantity(HISTORY))
+    assert titles(figure) == ["Loss", "Validation scores"]
+    left, right = figure.axes
     assert lines_of(left) == {
         "training loss": ([0.5, 1.0, 2.0], [1.0, 0.8, 0.5]),
         "validation NLL": ([1.0, 2.0], [0.9, 1.1]),
@@ -72,12 +83,97 @@ def test_history_draws_the_log():
     assert left.get_xlabel() == "epoch"
 
 
+def test_history_draws_another_training_loss_apart():
+    figure = plot_history(HISTORY)  # its eval_loss is not its eval_nll
+    assert titles(figure) == ["Training loss", "Validation NLL", "Validation scores"]
+    assert [list(lines_of(axes)) for axes in figure.axes] == [
+        ["training loss"],
+        ["validation NLL", "lowest, epoch 1"],
+        ["accuracy", "majority class"],
+    ]
+    assert figure.axes[0].get_legend() is None  # its title says it
+    unknown = [{name: value for name, value in entry.items() if name != "eval_loss"} for entry in HISTORY]
+    assert titles(plot_history(unknown)) == titles(figure)
+
+
 def test_history_of_a_regression_and_of_nothing():
     log = [{"eval_mse": 2.0, "eval_r2": 0.1, "epoch": 1.0}, {"eval_mse": 1.0, "eval_r2": 0.4, "epoch": 2.0}]
-    left, right = plot_history(log).axes
+    figure = plot_history(log)
+    left, right = figure.axes
+    assert titles(figure) == ["Validation squared error", "Validation scores"]
     assert lines_of(left)["validation squared error"] == ([1.0, 2.0], [2.0, 1.0])
     assert lines_of(right) == {"R²": ([1.0, 2.0], [0.1, 0.4])}
-    assert [axes.texts[0].get_text() for axes in plot_history([]).axes] == ["nothing logged", "nothing logged"]
+    assert [axes.texts[0].get_text() for axes in plot_history([]).axes] == ["nothing logged"]
+    assert titles(plot_history([{"loss": 1.0, "epoch": 1.0}])) == ["Training loss"]
+
+
+def test_history_of_an_aligner_shows_both_recalls():
+    log = [{"loss": 3.0 - epoch, "epoch": float(epoch)} for epoch in (1, 2)]
+    recalls = {"eval_rsum": 90.0, "eval_image_to_text_recall_at_1": 0.3, "eval_text_to_image_recall_at_1": 0.2}
+    figure = plot_history([*log, {**recalls, "epoch": 2.0}])
+    assert titles(figure) == ["Training loss", "Validation scores"]
+    assert list(lines_of(figure.axes[1])) == ["R@1, image to text", "R@1, text to image"]
+
+
+@pytest.mark.parametrize(
+    ("last", "ticks"),
+    [(1, [0, 1]), (2.5, [0, 1, 2]), (3, [0, 1, 2, 3]), (20, [0, 5, 10, 15, 20]), (100, [0, 20, 40, 60, 80, 100])],
+)
+def test_history_has_whole_epochs_and_no_others(last, ticks):
+    log = [{"loss": 1.0, "epoch": last / 2}, {"eval_nll": 0.9, "eval_accuracy": 0.6, "epoch": last}]
+    for axes in plot_history(log).axes:
+        assert axes.get_xticks().tolist() == ticks and axes.get_xlim() == (0, last)
+        assert names_on(axes.xaxis) == list(map(str, ticks))
+
+
+def test_history_of_less_than_an_epoch_is_drawn_by_step():
+    log = [{"loss": 1.0, "epoch": 0.2, "step": 10}, {"loss": 0.9, "eval_nll": 0.9, "epoch": 0.4, "step": 20}]
+    for axes in plot_history(log).axes:
+        assert axes.get_xlabel() == "step" and axes.get_xticks().tolist() == [0, 5, 10, 15, 20]
+    assert "lowest, step 20" in lines_of(axes)
+
+
+def test_history_axes_end_where_values_can():
+    scores = {"eval_accuracy": 1.0, "eval_macro_f1": 0.98, "eval_nll": 0.001, "eval_loss": 0.001}
+    figure = plot_history([{"loss": 0.02, "epoch": 1.0}, {**scores, "epoch": 1.0}])
+    loss, score = (axes.get_ylim() for axes in figure.axes)
+    assert loss[0] == 0 and loss[1] > 0.02 and score[1] == 1 and 0.97 < score[0] < 0.98
+    alone = plot_history([{"eval_accuracy": 0.6, "eval_nll": 0.9, "epoch": 1.0}])  # one value has no range
+    assert [axes.get_ylim()[0] for axes in alone.axes] == [0, 0] and alone.axes[1].get_ylim()[1] == 1
+    negative = plot_history([{"eval_r2": -0.5, "epoch": 1.0}, {"eval_r2": 0.5, "epoch": 2.0}]).axes[0]
+    assert negative.get_ylim()[0] < -0.5 and negative.get_ylim()[1] < 1
+
+
+def curve(over, count, *metrics):
+    summary = {"count": count, "over": over, **{name: {"mean": 0.9, "sd": 0.02} for name in metrics}}
+    return [
+        {"missing": which, "rate": rate, **summary}
+        for which in ("image", "text", "both")
+        for rate in (0.0, 0.1, 0.5, 1.0)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("over", "count", "said"),
+    [
+        ("draws", 5, "5 draws of which rows lack something"),
+        ("runs", 3, "3 runs, each the mean over draws of which rows lack something"),
+    ],
+)
+def test_missing_curve_says_what_its_band_is(over, count, said):
+    figure = plot_missing_curve(curve(over, count, "accuracy", "macro_f1", "majority_accuracy", "nll"))
+    assert figure.get_supxlabel() == f"line and band: mean and one standard deviation over {said}"
+    score, loss = figure.axes
+    assert (score.get_ylabel(), loss.get_ylabel()) == ("accuracy", "NLL")
+    assert [len(axes.collections) for axes in figure.axes] == [3, 3]
+    assert list(lines_of(score)) == ["no image", "no text", "half no image, half no text", "majority class"]
+    for axes in figure.axes:
+        assert names_on(axes.xaxis) == ["0", "10", "50", "100"] and axes.get_xlim() == (0, 100)
+    assert score.get_ylim()[1] <= 1
+
+
+def test_missing_curve_of_one_metric_has_one_panel():
+    assert [axes.get_ylabel() for axes in plot_missing_curve(curve("draws", 5, "r2")).axes] == ["R²"]
 
 
 def test_confusion_shows_counts_and_colours_rows():
@@ -120,6 +216,7 @@ def test_prediction_shows_image_text_class_and_bars():
     assert names_on(bars.yaxis) == ["yes", "maybe", "no"]
     assert [text.get_text() for text in bars.texts] == ["0.700", "0.200", "0.100"]
     assert bars.get_ylim()[0] > bars.get_ylim()[1]  # the first bar is on top
+    assert bars.get_xticks().tolist() == [0, 0.25, 0.5, 0.75, 1] and bars.spines["bottom"].get_bounds() == (0, 1)
     colors = [bar.get_facecolor() for bar in bars.patches]
     assert colors[0] != colors[1] == colors[2]
     assert words.texts[0].get_text() == "costs $5 or $6_a"

@@ -45,6 +45,7 @@ def pushed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pushed]:
     folder = tmp_path_factory.mktemp("author")
     with hub_double({TOKEN: "me", OTHER_TOKEN: "me", WRONG_TOKEN: "other"}) as hub:
         environment = {**os.environ, **hub.environment(folder / "home", TOKEN), "OMP_NUM_THREADS": "1"}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # the author builds with helpers of tests
         run = subprocess.run(
             [sys.executable, str(Path(__file__).parents[1].joinpath("author.py")), str(folder)],
             env={**environment, "TOKEN": OTHER_TOKEN, "WRONG_TOKEN": WRONG_TOKEN},

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import yaml
 from conftest import TEXT_CONFIGS, VISION_CONFIGS
-from huggingface_hub import ModelCard
+from huggingface_hub import EvalResultEntry, InferenceClient, ModelCard, metadata_load, parse_eval_result_entries
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
+from huggingface_hub.utils import validate_repo_id
 from PIL import Image
 from test_processor import make_image_processor, make_tokenizer
 from test_scripts import script
@@ -24,6 +26,7 @@ from hf_multimodal import (
     RobustFusionForImageTextClassification,
 )
 from hf_multimodal.hub.card import write_card
+from hf_multimodal.hub.eval_results import EVAL_RESULTS
 from hf_multimodal.hub.runs import CardArguments, hub_name
 from hf_multimodal.hub.tables import inline, markdown_table
 from hf_multimodal.inference.missing_curve import MISSING, RATES
@@ -41,6 +44,7 @@ HOSTILE = [
     "no",
     "w" * 5000,
 ]
+PRESENCE = ("both", "image", "text", "neither")
 TOKEN = "hf_" + "a" * 34
 
 
@@ -121,7 +125,7 @@ def test_hostile_names_break_neither_yaml_nor_markdown(tmp_path):
         card = ModelCard(text)
         assert yaml.safe_load(text.split("\n---\n")[0].removeprefix("---\n")) == card.data.to_dict()
         assert card.data.language == ["no"] and len(card.data.eval_results) == 4
-        assert card.data.eval_results[0].dataset_type == "controlled:unique"
+        assert card.data.eval_results[0].dataset_type == "unknown"
         assert [line for line in text.splitlines() if line.startswith("## ")] == [
             line for line in usual.splitlines() if line.startswith("## ")
         ]
@@ -192,6 +196,138 @@ def test_every_number_is_the_runs(tmp_path):
     assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "text-classification")
     assert card.data.metrics == ["accuracy", "f1", "nll", "ece"]
     assert {result.metric_name: result.metric_value for result in card.data.eval_results}["macro-F1"] == 0.7426
+
+
+def hub_run(folder: Path, **changes: Any) -> Path:
+    """A run on a data set of the Hub, its test split measured whole."""
+    make_run(folder, ["cold", "warm"])
+    metrics = json.loads((folder / "metrics.json").read_text())
+    counts = {"rows": 817, "classes": {"cold": 400, "warm": 417}, "presence": dict.fromkeys(PRESENCE, 0)}
+    data = {"kind": "Hub", "name": "some-one/weather", "config": None, "made_splits": ["validation"]}
+    metrics["run"]["data"] = {**data, "splits": {"test": counts}, "group_duplicates": False, **changes}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    return folder
+
+
+def check_metadata(path: Path) -> dict[str, Any]:
+    """What the Hub demands of a card's metadata, as far as it can be seen offline."""
+    card, found = ModelCard.load(path), metadata_load(path)
+    assert found is not None and yaml.safe_load(card.data.to_yaml()) == found  # nothing is lost in reading it
+    assert re.fullmatch("[a-z0-9.+-]+", found["license"]) and found["library_name"] == "transformers"
+    assert hasattr(InferenceClient, found["pipeline_tag"].replace("-", "_"))  # it has a method for each task
+    assert all(isinstance(tag, str) for tag in found["tags"])
+    for name in (*found.get("base_model", ()), *found.get("datasets", ())):
+        validate_repo_id(name)
+    types = set()
+    if "model-index" in found:
+        name, results = model_index_to_eval_results(found["model-index"])
+        assert name and results == card.data.eval_results
+        assert eval_results_to_model_index(name, results) == found["model-index"]
+        types = {result.dataset_type for result in results}
+        for result in results:
+            assert isinstance(result.metric_value, float) and result.dataset_name and result.metric_type
+            assert result.task_type == found["pipeline_tag"]
+    assert types <= {"unknown", *found.get("datasets", ())}  # a data set is named by its Hub id alone
+    return found
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ({"kind": "controlled", "name": "controlled:unique"}, "generated data, task unique"),
+        ({"kind": "table", "name": None}, "local files"),
+        ({"kind": "Hub", "name": "../no id"}, "local files"),
+    ],
+)
+def test_data_without_a_hub_id_are_named_in_words(tmp_path, data, name):
+    path = write_card(hub_run(tmp_path / "run", **data))
+    found = check_metadata(path)
+    assert "datasets" not in found
+    assert found["model-index"][0]["results"][0]["dataset"] == {"name": name, "type": "unknown", "split": "test"}
+    assert not (tmp_path / "run" / ".eval_results").exists()
+    assert check_metadata(write_card(tmp_path / "run", dataset_name="Weather, 2024"))["model-index"][0]["results"][0][
+        "dataset"
+    ] == {"name": "Weather, 2024", "type": "unknown", "split": "test"}
+
+
+def test_a_data_set_of_the_hub_is_named_by_its_id(tmp_path):
+    folder = hub_run(tmp_path / "run", config="de")
+    found = check_metadata(write_card(folder))
+    assert found["datasets"] == ["some-one/weather"]
+    assert found["model-index"][0]["results"][0]["dataset"] == {
+        "name": "some-one/weather",
+        "type": "some-one/weather",
+        "config": "de",
+        "split": "test",
+    }
+    assert "[some-one/weather](https://huggingface.co/datasets/some-one/weather)" in (folder / "README.md").read_text()
+    (entry,) = parse_eval_result_entries(yaml.safe_load((folder / EVAL_RESULTS).read_text()))
+    assert entry == EvalResultEntry("some-one/weather", "de", 0.7325, notes="accuracy on 817 rows of the test split")
+
+
+def test_eval_results_are_replaced_and_removed_with_the_metrics(tmp_path):
+    folder = hub_run(tmp_path / "run")
+    write_card(folder)
+    (entry,) = yaml.safe_load((folder / EVAL_RESULTS).read_text())
+    assert entry["dataset"] == {"id": "some-one/weather", "task_id": "default"} and entry["value"] == 0.7325
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["test"]["accuracy"] = 0.5
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    write_card(folder, tmp_path / "card.md")  # a card elsewhere leaves the folder as it is
+    assert yaml.safe_load((folder / EVAL_RESULTS).read_text())[0]["value"] == 0.7325
+    write_card(folder)
+    assert yaml.safe_load((folder / EVAL_RESULTS).read_text())[0]["value"] == 0.5
+    metrics["test"]["count"] = 400  # of 817: no score of the whole split
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    write_card(folder)
+    assert not (folder / ".eval_results").exists()
+
+
+@pytest.mark.parametrize("changes", [{"made_splits": ["test"]}, {"splits": {}}, {"kind": "table"}])
+def test_eval_results_are_of_a_split_of_the_data_set_alone(tmp_path, changes):
+    folder = hub_run(tmp_path / "run", **changes)
+    write_card(folder)
+    assert not (folder / ".eval_results").exists()
+
+
+def test_eval_results_of_other_tasks(tmp_path):
+    folder = hub_run(tmp_path / "run")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    config = json.loads((folder / "config.json").read_text())
+    way = {"recall_at_1": 0.25, "recall_at_5": 0.5, "recall_at_10": 0.75, "mean_rank": 2.0, "median_rank": 2.0}
+    recalls = {name: {**way, "queries": 817, "pool": 400} for name in ("image_to_text", "text_to_image")}
+    for problem, scores_of, notes in (
+        ("multi_label_classification", {"mAP": 0.25, "count": 817}, "mAP on 817 rows of the test split"),
+        ("regression", {"pearson": 0.25, "count": 817}, "Pearson's r on 817 rows of the test split"),
+        (None, {**recalls, "rsum": 300.0}, "recall@1, text to image on 817 rows of the test split"),
+        ("regression", {"mse": 0.25, "count": 817}, None),
+    ):
+        kind = "multimodal_robust_fusion" if problem else "multimodal_aligner"
+        (folder / "config.json").write_text(json.dumps({**config, "problem_type": problem, "model_type": kind}))
+        kept = {"run": metrics["run"], "test": scores_of}
+        (folder / "metrics.json").write_text(json.dumps(kept))
+        check_metadata(write_card(folder))
+        path = folder / EVAL_RESULTS
+        told = [(entry["value"], entry["notes"]) for entry in yaml.safe_load(path.read_text())] if notes else []
+        assert path.exists() == bool(notes) and told == ([(0.25, notes)] if notes else [])
+
+
+def test_names_of_an_earlier_run_are_understood(tmp_path):
+    folder = make_run(tmp_path / "run", ["no", "yes"])
+    metrics = json.loads((folder / "metrics.json").read_text())
+    earlier = {"redraw": [0.7, 0.15, 0.15], "weight_average": 0.99, "whole_pictures": True}
+    metrics["run"] |= {"hyperparameters": earlier, "train_pictures": 2811}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    text = write_card(folder).read_text()
+    rows = ("| `modality_dropout` | 0.7 0.15 0.15 |", "| `ema_decay` | 0.99 |", "| `whole_images` | True |")
+    assert all(row in text for row in rows) and "2,811 training images with their captions" in text
+    del metrics["run"]["hyperparameters"]  # of a run that told none, what its run.yaml gave
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "run.yaml").write_text(yaml.safe_dump(earlier))
+    text = write_card(folder).read_text()
+    assert all(row in text for row in rows)
+    for word in ("picture", "redraw", "rival", "weight_average"):
+        assert word not in text
 
 
 def test_an_older_run_tells_less(tmp_path):
@@ -265,6 +401,7 @@ def test_a_folder_is_no_name_on_the_hub(tmp_path, monkeypatch):
 def test_the_cards_of_the_real_runs_stand(path):
     text = path.read_text(encoding="utf-8")
     assert ModelCard(text).data.eval_results
+    check_metadata(path)
     images = [CARDS / link for link in re.findall(r"!\[.*?\]\((.*?)\)", text)]
     assert images and all(image.stat().st_size < 100_000 for image in images)
 
@@ -323,7 +460,7 @@ def test_the_snippet_runs(kind, tmp_path, monkeypatch, capsys):
         assert names["similarity"].shape == (1, 2) and names["similarity"].abs().max() <= 1
         assert ModelCard(text).data.pipeline_tag == "zero-shot-image-classification"
     elif kind == "regression":
-        assert "answers a number" in text and float(yaml.safe_load(printed)[0]) == pytest.approx(
+        assert "predicts a number" in text and float(yaml.safe_load(printed)[0]) == pytest.approx(
             names["logits"].item(), abs=1e-6
         )
     else:

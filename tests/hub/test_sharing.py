@@ -5,6 +5,7 @@ import pickle
 import re
 from fnmatch import fnmatch
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,9 +20,10 @@ from transformers import AutoModel, AutoProcessor, CLIPConfig, CLIPModel, ViTCon
 from hf_multimodal import FusionForImageTextClassification, MultimodalCollator, MultimodalProcessor
 from hf_multimodal.cli.train_robust_fusion import main as train_robust
 from hf_multimodal.cli.training_flags import parse_training
-from hf_multimodal.hub import pickles
+from hf_multimodal.hub import pickles, upload
+from hf_multimodal.hub.eval_results import EVAL_RESULTS
 from hf_multimodal.hub.files import SHARED, shared_files
-from hf_multimodal.hub.pushing import push_folder
+from hf_multimodal.hub.upload import push_folder
 from hf_multimodal.inference.prediction import load_model
 from hf_multimodal.training.arguments import MultimodalTrainingArguments
 from hf_multimodal.training.from_scratch import vision_part
@@ -73,6 +75,10 @@ def test_only_what_is_named_is_shared(folder: Path) -> None:
     assert set(shared_files(folder)) == saved
     (folder / "README.md").write_text("![a](history.png) <img src='images/confusion.png'> ![b](https://x.org/c.png)")
     assert set(shared_files(folder)) == {*saved, "README.md", "history.png", "images/confusion.png"}
+    (folder / ".eval_results").mkdir()
+    for name in (EVAL_RESULTS, ".eval_results/of_others.yaml"):
+        (folder / name).write_text("- dataset: {}")
+    assert set(shared_files(folder)) == {*saved, "README.md", "history.png", "images/confusion.png", EVAL_RESULTS}
 
 
 def test_a_card_shows_images_and_nothing_else(folder: Path) -> None:
@@ -151,6 +157,32 @@ def test_where_inner_models_lie_is_not_shared(tmp_path: Path) -> None:
     saved = [path for path in (tmp_path / "model").iterdir() if str(tmp_path).encode() in path.read_bytes()]
     assert saved == [] and model.config.vision_config._name_or_path == "vit"
     assert vision_part(str(tmp_path / "vit"))[0]._name_or_path == ""
+
+
+class RecordingApi:
+    """A Hub that holds some files and keeps what a commit would do."""
+
+    def __init__(self, token: str | None = None) -> None:
+        self.there = ["config.json", "model-00001-of-00002.safetensors", ".eval_results/of_others.yaml", EVAL_RESULTS]
+
+    def create_repo(self, repo_id: str, **options: Any) -> Any:
+        return SimpleNamespace(repo_id=repo_id)
+
+    def list_repo_files(self, repo_id: str, **options: Any) -> list[str]:
+        return self.there
+
+    def create_commit(self, repo_id: str, operations: list[Any], **options: Any) -> dict[str, str]:
+        return {operation.path_in_repo: type(operation).__name__ for operation in operations}
+
+
+def test_earlier_eval_results_are_replaced_or_removed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload, "HfApi", RecordingApi)
+    made = push_folder(folder, "me/mine")
+    gone = {name for name, operation in made.items() if operation == "CommitOperationDelete"}
+    assert gone == {"model-00001-of-00002.safetensors", EVAL_RESULTS}  # that of others stays
+    (folder / ".eval_results").mkdir()
+    (folder / EVAL_RESULTS).write_text("- dataset: {}")
+    assert push_folder(folder, "me/mine")[EVAL_RESULTS] == "CommitOperationAdd"
 
 
 # Pickles

@@ -1,4 +1,4 @@
-"""The push of a run's folder to the Hub."""
+"""The push of a run's folder to the Hub: which commit is made, and what is removed there."""
 
 import re
 from fnmatch import fnmatch
@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
+from hf_multimodal.hub.eval_results import EVAL_RESULTS
 from hf_multimodal.hub.files import WEIGHTS, read_card, shared_files
 from hf_multimodal.hub.pickles import refuse_pickles
 
@@ -40,16 +41,17 @@ def push_folder(
 ) -> Any:
     """Push what `shared_files` names to a repository of the Hub, in one commit; the card's snippet loads from there.
 
-    Weights that lie there and are not pushed, as the shards of a larger model before, are removed in that commit.
+    Weights and evaluation results that were pushed there earlier and are not pushed now, as the shards of a larger
+    model, are removed in that commit.
 
     Args:
-        folder: Of a run.
+        folder: Folder of a run.
         repo_id: `user/name`, or a name under the user of the token.
         private: Whether a new repository is private; None leaves it to the Hub. One that is there stays as it is, and
             is refused if it is public and True is asked for.
         token: Token that may write; None means that of `HF_TOKEN` or of `hf auth login`.
         revision: Branch, made if there is none; None means `main`.
-        commit_message: Of the commit.
+        commit_message: Message of the commit.
         run_as_future: Return at once, and push in the background.
 
     Returns:
@@ -58,8 +60,8 @@ def push_folder(
     Raises:
         FileNotFoundError: If the folder holds no whole model, or an image of the card is not in it.
         PermissionError: If the token may not write there.
-        ValueError: As `shared_files`; if the repository holds pickled weights, or is public where a private one is
-            asked for.
+        ValueError: If `shared_files` refuses the folder; if the repository holds pickled weights, or is public where
+            a private one is asked for.
     """
     files = shared_files(folder)
     api = HfApi(token=token)
@@ -78,7 +80,8 @@ def push_folder(
         if "README.md" in content:
             content["README.md"] = card_of(repo_id, read_card(folder)).encode()
         # A whole file of weights would be loaded before shards that come to lie beside it.
-        old = [name for name in there if name not in content and any(fnmatch(name, kind) for kind in WEIGHTS)]
+        replaced = (*WEIGHTS, EVAL_RESULTS)
+        old = [name for name in there if name not in content and any(fnmatch(name, kind) for kind in replaced)]
         return api.create_commit(  # type: ignore[call-overload]
             repo_id,
             [
