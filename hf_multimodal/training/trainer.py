@@ -160,6 +160,8 @@ class MultimodalTrainer(SharingTrainer):
                 f"modality_dropout {shares} has no use: {type(self.model).__name__} has no joint branch beside heads "
                 "of their own. RobustFusionForImageTextClassification has."
             )
+        if self.robust and isinstance(self.train_dataset, Dataset) and "index" not in self.train_dataset.column_names:
+            self.train_dataset = self.train_dataset.add_column("index", list(range(len(self.train_dataset))))
         if self.robust and getattr(self.data_collator, "modality_dropout", None) is None:
             self.data_collator.modality_dropout = dropout_of(self.train_dataset, self.args.seed, shares)
 
