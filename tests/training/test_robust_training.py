@@ -99,11 +99,11 @@ def test_arguments_that_have_no_use_are_refused(tmp_path: Path) -> None:
     args = MultimodalTrainingArguments(str(tmp_path), use_cpu=True)
     with pytest.raises(ValueError, match="a data_collator is needed, or the processor as processing_class"):
         MultimodalTrainer(make_model(), args, train_dataset=make_rows())
-    for name, value, said in (
+    for name, value, message in (
         ("ema_decay", 1.0, r"ema_decay must lie in \[0, 1\), got 1.0"),
         ("gradient_cache_chunk_size", 0, "gradient_cache_chunk_size must be 1 or more, got 0"),
         ("label_smoothing_factor", 0.1, "label_smoothing_factor takes the labels away"),
         ("total_train_batch_size", 0, "must be a multiple of their number, 1, got 0"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             MultimodalTrainingArguments(str(tmp_path), use_cpu=True, **{name: value})
