@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from transformers.pipelines.text_classification import TextClassificationPipeline
 from transformers.utils import logging
 
-from .features import warn_of_missing
+from .modeling_fusion import warn_of_missing
 
 logger = logging.get_logger(__name__)
 

@@ -13,8 +13,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.utils import logging
 
-from .configuration_torchvision import TORCHVISION_PREFIX
-from .configuration_vision_text import FIXED_LENGTH_TEXT
+from .configuration_vision_text import FIXED_LENGTH_TEXT, TORCHVISION_PREFIX
 
 logger = logging.get_logger(__name__)
 

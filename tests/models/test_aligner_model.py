@@ -18,7 +18,7 @@ from hf_multimodal import (
     FusionForImageTextClassification,
     RobustFusionForImageTextClassification,
 )
-from hf_multimodal.models.contrastive_losses import LOSSES
+from hf_multimodal.models.losses import LOSSES
 
 MASK = torch.tensor([[1, 1], [1, 0], [0, 1], [1, 1]])
 

@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hf_multimodal.models import contrastive_losses
-from hf_multimodal.models.configuration_aligner import AlignerConfig
-from hf_multimodal.models.contrastive_losses import LOSSES, SCALED_LOSSES, TRIPLET_MININGS, Pairs
+from hf_multimodal.models.configuration_vision_text import AlignerConfig
+from hf_multimodal.models.losses import LOSSES, SCALED_LOSSES, TRIPLET_MININGS, Pairs
 
 CASES = [(name, mining) for name in LOSSES for mining in (TRIPLET_MININGS if name == "triplet" else ["hard"])]
 COMPLETE = torch.tensor([True, True, False, True, True, True, True])

@@ -6,7 +6,7 @@ from conftest import TEXT_CONFIGS
 from test_aligner_model import build
 
 from hf_multimodal.models import encoding
-from hf_multimodal.models.inner_models import parts_of_like_length
+from hf_multimodal.models.modeling_vision_text import parts_of_like_length
 
 LENGTHS = torch.tensor([3, 20, 4, 5, 1, 3] * 16)
 

@@ -16,10 +16,8 @@ import torch
 from transformers import PreTrainedModel
 
 import hf_multimodal.models
-from hf_multimodal.models.configuration_recurrent_text import RecurrentTextConfig
-from hf_multimodal.models.configuration_torchvision import TorchvisionConfig
-from hf_multimodal.models.modeling_recurrent_text import RecurrentTextModel
-from hf_multimodal.models.modeling_torchvision import TorchvisionModel
+from hf_multimodal.models.modeling_recurrent_text import RecurrentTextConfig, RecurrentTextModel
+from hf_multimodal.models.modeling_torchvision import TorchvisionConfig, TorchvisionModel
 
 FOLDER = Path(hf_multimodal.models.__file__).parent
 FILES = sorted(FOLDER.glob("*.py"))
