@@ -27,14 +27,14 @@ import ecnu
 import numpy as np
 import torch
 from datasets import Dataset
+from hf_multimodal.cli.chosen_rows import load_rows, run_arguments
+from hf_multimodal.cli.source_arguments import SourceArguments
 from predicted import Predicted, paired_difference
 from scipy.special import softmax
 from series import README, recipe_digest, run_series
 from torch.nn import functional as F
 
 from hf_multimodal import MultimodalCollator
-from hf_multimodal.cli.chosen_rows import load_rows, run_arguments
-from hf_multimodal.cli.source_arguments import SourceArguments
 from hf_multimodal.cli.train_fusion import train
 from hf_multimodal.cli.train_robust_fusion import train_robust
 from hf_multimodal.data import loading

@@ -321,7 +321,7 @@ class AlignerConfig(VisionTextConfig):
         "text_model_output",
     ]
 
-    hidden_size: ClassVar[int]  # type: ignore[misc]  # no field of its own any more: `attribute_map` answers
+    hidden_size: ClassVar[int]  # type: ignore[misc]  # no field: `attribute_map` reads projection_dim
     projection_dim: int = 256
     projection: str = "linear"
     loss: str = "infonce"

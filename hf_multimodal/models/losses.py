@@ -231,7 +231,14 @@ def _sigmoid_slope(rows: slice, columns: slice, logits: torch.Tensor) -> torch.T
 def sigmoid(pairs: Pairs, config: PreTrainedConfig) -> torch.Tensor:
     """Each pair alone is judged as matching or not; summed over all pairs, by the number of matches; SigLIP's loss.
 
-    From [Zhai et al., 2023](https://arxiv.org/abs/2303.15343). Arguments as for [`infonce`].
+    From [Zhai et al., 2023](https://arxiv.org/abs/2303.15343).
+
+    Args:
+        pairs: What is compared.
+        config: An [`AlignerConfig`].
+
+    Returns:
+        A scalar.
     """
     total, count = _over_squares(_sigmoid_value, _sigmoid_slope, pairs)
     return total / count
@@ -333,7 +340,17 @@ def triplet(
     the match, if there is one, as in FaceNet ([Schroff et al., 2015](https://arxiv.org/abs/1503.03832)); `all`, the
     mean over every triplet that violates the margin, as in [Hermans et al., 2017](https://arxiv.org/abs/1703.07737);
     `hard`, the nearest, as in VSE++ ([Faghri et al., 2018](https://arxiv.org/abs/1707.05612)). Where different
-    images of a batch may show the same, `hard` meets little else and learns badly. Arguments as in [`over_rows`].
+    images of a batch may show the same, `hard` meets little else and learns badly.
+
+    Args:
+        similarity: (rows, batch), cosines of each row with all that it is compared with.
+        complete: (rows,) bool, whether both sides of a row's pair are there.
+        negative: (rows, batch) bool, what is a negative of a row.
+        config: An [`AlignerConfig`].
+        start: The match of row r stands in column r + `start`.
+
+    Returns:
+        A sum over the rows, and the number of terms that it is to be divided by.
     """
     mine, margin = TRIPLET_MININGS[config.triplet_mining], 0.2 if config.margin is None else config.margin
     return mine(similarity, complete, negative, margin, start)
@@ -350,8 +367,17 @@ def contrastive_pair(
 
     With the Euclidean distance d of the normalised embeddings a match costs d² / 2 and another pair
     max(0, margin - d)² / 2; summed over all pairs, by the number of matches. From
-    [Hadsell et al., 2006](https://doi.org/10.1109/CVPR.2006.100), whose label 0 is the match. Arguments as in
-    [`over_rows`].
+    [Hadsell et al., 2006](https://doi.org/10.1109/CVPR.2006.100), whose label 0 is the match.
+
+    Args:
+        similarity: (rows, batch), cosines of each row with all that it is compared with.
+        complete: (rows,) bool, whether both sides of a row's pair are there.
+        negative: (rows, batch) bool, what is a negative of a row.
+        config: An [`AlignerConfig`].
+        start: The match of row r stands in column r + `start`.
+
+    Returns:
+        A sum over the rows, and the number of terms that it is to be divided by.
     """
     margin = 1.0 if config.margin is None else config.margin
     squared = (2 - 2 * similarity).clamp(min=1e-12)  # the root has no slope at 0
@@ -369,7 +395,17 @@ def margin_ranking(
     """A match is to rank above every negative by a margin of .2; what is short of it is summed.
 
     From DeViSE ([Frome et al., 2013](https://research.google/pubs/pub41473/)), in both
-    directions as in [Kiros et al., 2014](https://arxiv.org/abs/1411.2539). Arguments as in [`over_rows`].
+    directions as in [Kiros et al., 2014](https://arxiv.org/abs/1411.2539).
+
+    Args:
+        similarity: (rows, batch), cosines of each row with all that it is compared with.
+        complete: (rows,) bool, whether both sides of a row's pair are there.
+        negative: (rows, batch) bool, what is a negative of a row.
+        config: An [`AlignerConfig`].
+        start: The match of row r stands in column r + `start`.
+
+    Returns:
+        A sum over the rows, and the number of terms that it is to be divided by.
     """
     margin = 0.2 if config.margin is None else config.margin
     short = (margin - similarity.diagonal(start)[:, None] + similarity).relu()

@@ -36,10 +36,11 @@ class AlignerOutput(ModelOutput):
         logits_per_text: (texts, images), their transpose.
         text_embeds: (texts, projection_dim), of length 1; zeros for an example without text; None in evaluation
             without `input_ids`.
-        image_embeds: (images, projection_dim), likewise.
+        image_embeds: (images, projection_dim), of length 1; zeros for an example without image; None in evaluation
+            without `pixel_values`.
         text_model_output: The text model's `last_hidden_state`, `hidden_states` and `attentions`, zeros for the rows
             that it did not read; only with `output_hidden_states` or `output_attentions`.
-        vision_model_output: Likewise of the vision model.
+        vision_model_output: The same of the vision model.
         modality_mask: (batch, 2), 1 = what was read; None where there are more images than texts or fewer.
         incomplete_pairs: Scalar, how many pairs the loss left out because they lack a side.
     """
@@ -152,7 +153,7 @@ class Scaling(nn.Module):
 class AlignerModel(VisionTextPreTrainedModel):
     """Any vision model and any text model, projected into one space in which what belongs together is near.
 
-    It answers what `CLIPModel` answers, so what is written for CLIP runs on it. A pair that lacks a side is neither
+    It gives what `CLIPModel` gives, so what is written for CLIP runs on it. A pair that lacks a side is neither
     pulled nor pushed; captions of one image (`image_ids`) are never negatives of each other. In training, the
     negatives come from all processes, with gradients, so that two processes step as one does on both batches.
 
@@ -274,7 +275,7 @@ class AlignerModel(VisionTextPreTrainedModel):
 
         Returns:
             Its `pooler_output` is (texts, projection_dim), of length 1, or zeros where there is no text. The rest is
-            the text model's own, as for images.
+            the text model's own: `last_hidden_state`, and `hidden_states` and `attentions` where they are asked for.
         """
         check_mask("modality_mask", modality_mask, input_ids.shape[0])
         present = None if modality_mask is None else modality_mask[:, 1].to(input_ids.device).bool()

@@ -95,7 +95,7 @@ def classification_loss(
         labels: (batch,) class numbers; (batch, num_labels) of 0 to 1 for multi-label; (batch,) or (batch,
             num_labels) numbers for regression.
         config: Its `problem_type` is decided by the labels and filled in if it is None, as transformers does.
-        readable: (batch,) bool, examples that these logits can answer; others add 0 and count all the same, so that
+        readable: (batch,) bool, examples that these logits can tell of; others add 0 and count all the same, so that
             the gradient does not depend on who shares a batch with them. None means all.
 
     Raises:
@@ -203,7 +203,7 @@ class ImageTextClassifierOutput(ModelOutput):
         modality_mask: (batch, 2), 1 = what this model really read.
         vision_model_output: The vision model's `last_hidden_state`, `hidden_states` and `attentions`, zeros for the
             rows that it did not read; only with `output_hidden_states` or `output_attentions`.
-        text_model_output: Likewise of the text model.
+        text_model_output: The same of the text model.
     """
 
     loss: torch.Tensor | None = None
@@ -317,6 +317,6 @@ class FusionForImageTextClassification(VisionTextPreTrainedModel):
             text_model_output=features.text_model_output,
         )
 
-    def answer(self, features: Features) -> torch.Tensor:
-        """(batch, num_labels) logits from what `encode` gives, as `forward` answers."""
+    def classify(self, features: Features) -> torch.Tensor:
+        """(batch, num_labels) logits of what `encode` gives, the same as those of `forward`."""
         return in_target_units(self.classifier(self.fusion(features)), self.config)

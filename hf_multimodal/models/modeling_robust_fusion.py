@@ -38,7 +38,7 @@ def pattern_of(modality_mask: torch.Tensor) -> torch.Tensor:
 
 
 def log_odds(logits: torch.Tensor) -> torch.Tensor:
-    """How sure each answer is: log of the first class's probability over that of all others, (batch, 1).
+    """How sure each prediction is: log of the first class's probability over that of all others, (batch, 1).
 
     The log-probability says the same, but float32 cannot tell .999999 from 1.
 
@@ -51,7 +51,7 @@ def log_odds(logits: torch.Tensor) -> torch.Tensor:
 
 
 class Stack(nn.Module):
-    """Weigh the logits of the heads, divide by a temperature, answer the prior where nothing is there.
+    """Weigh the logits of the heads, divide by a temperature, give the prior where nothing is there.
 
     Until it is fitted it is the identity on the joint head. All its numbers are float32 and stay so when the model is
     cast. A head that reads a missing modality has no weight. What is left is multiplied by a positive scale that
@@ -139,7 +139,7 @@ class RobustFusionOutput(ImageTextClassifierOutput):
     Args:
         joint_logits: (batch, num_labels), of the joint branch alone, as the three raw heads that the stack weighs.
         image_logits: (batch, num_labels), of the image alone; without meaning where there is none.
-        text_logits: (batch, num_labels), likewise of the text.
+        text_logits: (batch, num_labels), of the text alone; without meaning where there is none.
     """
 
     joint_logits: torch.Tensor | None = None
@@ -244,12 +244,13 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
             pixel_values: (batch, channels, height, width), or None: no example has an image.
             attention_mask: (batch, length), 1 = real token.
             token_type_ids: (batch, length).
-            modality_mask: (batch, 2), 1 = present, column 0 image, column 1 text. An example with neither is answered
-                with the class prior.
+            modality_mask: (batch, 2), 1 = present, column 0 image, column 1 text. The logits of an
+                example with neither are the class prior.
             fusion_mask: (batch, 2), what of the present modalities the joint branch may read; for training, in
                 evaluation it reads all.
-            labels: As for `FusionForImageTextClassification`. An example with neither modality adds nothing to the
-                loss.
+            labels: (batch,) class numbers; (batch, num_labels) of 0 and 1 for multi-label; (batch,) or
+                (batch, num_labels) numbers for regression. What is -100 (in regression NaN) has no label. An example
+                with neither modality adds nothing to the loss.
 
         Returns:
             [`RobustFusionOutput`]
@@ -280,8 +281,8 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
             text_model_output=features.text_model_output,
         )
 
-    def answer(self, features: Features) -> torch.Tensor:
-        """(batch, num_labels) logits from what `encode` gives, as `forward` answers."""
+    def classify(self, features: Features) -> torch.Tensor:
+        """(batch, num_labels) logits of what `encode` gives, the same as those of `forward`."""
         return self.stack(self.heads(features, features.modality_mask)[0], features.modality_mask)
 
     def heads(self, features: Features, joint_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -53,8 +53,8 @@ class Encoded(NamedTuple):
     Args:
         embeds: (batch, hidden), projected.
         tokens: (batch, length, hidden), projected, only for a fusion that reads tokens.
-        token_mask: (batch, length) bool, likewise.
-        states: What the inner model answered, where it was asked for: `last_hidden_state`, `hidden_states` and
+        token_mask: (batch, length) bool, True = token; only for a fusion that reads tokens.
+        states: What the inner model gave, where it was asked for: `last_hidden_state`, `hidden_states` and
             `attentions`, these two tuples with an entry a layer.
     """
 
@@ -85,10 +85,10 @@ class Features:
         modality_mask: (batch, 2), 1 = present.
         image_tokens: (batch, patches, hidden), only for a fusion that reads tokens.
         image_token_mask: (batch, patches) bool, False throughout for an example without image.
-        text_tokens: (batch, length, hidden), likewise.
+        text_tokens: (batch, length, hidden), only for a fusion that reads tokens.
         text_token_mask: (batch, length) bool, False on padding too.
         vision_model_output: Hidden states and attentions of the vision model, where they were asked for.
-        text_model_output: Likewise of the text model.
+        text_model_output: Hidden states and attentions of the text model, where they were asked for.
     """
 
     embeds: torch.Tensor
@@ -128,13 +128,13 @@ def check_mask(name: str, mask: torch.Tensor | None, batch: int) -> None:
 
 
 def states_of(output: Any, keep: bool) -> tuple[Any, Any, Any]:
-    """What [`Encoded`] keeps of an inner model's answer: nothing that was not asked for."""
+    """What [`Encoded`] keeps of an inner model's output: nothing that was not asked for."""
     more = tuple(getattr(output, name, None) for name in ("hidden_states", "attentions"))  # not all models know them
     return (output.last_hidden_state, *more) if keep or more != (None, None) else (None, None, None)
 
 
 def asks_for_states(model: torch.nn.Module, asked: dict[str, Any]) -> bool:
-    """Whether an inner model answers with states, because it is asked to here or by its configuration."""
+    """Whether an inner model gives its states, because it is asked to here or by its configuration."""
     given = {name: asked.get(name) for name in ASKED}
     return any(getattr(model.config, name, False) if value is None else value for name, value in given.items())
 
@@ -363,7 +363,8 @@ class VisionTextPreTrainedModel(PreTrainedModel):
         Args:
             vision_model_name_or_path: Hub name or folder, or None for a text model. Of a CLIP-like checkpoint the
                 vision side is taken. `torchvision:resnet50` and the like are torchvision's own weights.
-            text_model_name_or_path: Likewise for text.
+            text_model_name_or_path: Hub name or folder, or None for a vision model. Of a CLIP-like checkpoint the text
+                side is taken.
             vision_layers: Keep only so many of the first layers of the vision model. The last ones are the most
                 particular to what it was trained for.
             kwargs: Fields of the configuration (`num_labels`, `fusion`, ...), `attn_implementation`, and `dtype` for
@@ -706,7 +707,7 @@ class VisionTextPreTrainedModel(PreTrainedModel):
         Args:
             pretrained_model_name_or_path: Folder, or name on the Hub.
             *args, output_loading_info, **kwargs: As in transformers.
-            use_safetensors: As above.
+            use_safetensors: False reads pickles as well.
 
         Raises:
             ValueError: If weights are missing, left over, or not finite; the message names them.
