@@ -18,7 +18,7 @@ from hf_multimodal.evaluation.retrieval import DIRECTIONS
 from hf_multimodal.hub.tables import markdown_table
 from hf_multimodal.inference.prediction import load_model
 from hf_multimodal.inference.retrieval_measures import measure_retrieval
-from hf_multimodal.models.contrastive_losses import LOSSES
+from hf_multimodal.models.losses import LOSSES
 from hf_multimodal.synthetic.retrieval import make_retrieval, retrieval_ceiling
 
 POOL = 144  # as many images as there are combinations of what they show

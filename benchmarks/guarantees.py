@@ -45,7 +45,7 @@ from hf_multimodal.evaluation.report import update_region
 from hf_multimodal.hub.tables import markdown_table
 from hf_multimodal.inference.missing_curve import predictions_by_presence
 from hf_multimodal.inference.prediction import load_model, predict_dataset
-from hf_multimodal.models.stack import KNOTS
+from hf_multimodal.models.modeling_robust_fusion import KNOTS
 from hf_multimodal.synthetic.classification import CONTROLLED_TASKS, ceiling, make_controlled
 from hf_multimodal.training.stacking import POOLED_ROWS, SMOOTHNESS, fit_classes
 

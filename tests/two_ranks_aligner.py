@@ -8,7 +8,7 @@ from conftest import make_batch, without_dropout
 from test_aligner_model import build
 from torch.nn.parallel import DistributedDataParallel
 
-from hf_multimodal.models.contrastive_losses import LOSSES
+from hf_multimodal.models.losses import LOSSES
 from hf_multimodal.training import gradient_cache
 from hf_multimodal.training.gradient_cache import backward_in_chunks
 

@@ -138,7 +138,7 @@ class AlignerArguments:
     captions_per_image: int = flag("Captions of each image in an epoch, drawn anew each time.", 1)
 
     def __post_init__(self) -> None:
-        from hf_multimodal.models.contrastive_losses import LOSSES  # here, since torch comes with it
+        from hf_multimodal.models.losses import LOSSES  # here, since torch comes with it
 
         check_choice("projection", self.projection, PROJECTIONS)
         check_choice("loss", self.loss, LOSSES)

@@ -17,6 +17,7 @@ from hf_multimodal.data.presence import hide
 from hf_multimodal.data.spreadsheets import write_csv
 from hf_multimodal.data.tables import DEFAULT_COLUMNS
 from hf_multimodal.data.value_ranges import ValueRanges
+from hf_multimodal.models.configuration_vision_text import MODALITIES
 from hf_multimodal.models.processing_multimodal import ImageValues
 from hf_multimodal.validation import check_choice, did_you_mean
 
@@ -24,7 +25,6 @@ logger = logging.get_logger(__name__)
 
 POLICIES = ("error", "missing", "drop")
 PURPOSES = ("training", "evaluation", "prediction")
-MODALITIES = ("both", "image", "text")
 _SHOWN = 10
 _BATCH = 1000
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict
 
-# What an example can have, and whether that shows its image and its text.
-PRESENCE_PATTERNS = {"both": (True, True), "image": (True, False), "text": (False, True), "neither": (False, False)}
+from hf_multimodal.models.configuration_vision_text import PRESENCE_PATTERNS
+
 UNLABELLED = "(none)"
 
 

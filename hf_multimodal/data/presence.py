@@ -11,9 +11,9 @@ from datasets import Dataset
 
 from hf_multimodal.data.counts import presence
 from hf_multimodal.data.spreadsheets import write_csv
+from hf_multimodal.models.configuration_vision_text import MODALITIES
 from hf_multimodal.validation import check_choice
 
-MISSING = ("both", "image", "text")
 SHARES = (0.7, 0.15, 0.15)  # of the examples, that show the joint branch both, the image only, the text only
 
 
@@ -38,7 +38,7 @@ class MissingRate:
     rate: float
 
     def __post_init__(self) -> None:
-        check_choice("missing", self.which, MISSING)
+        check_choice("missing", self.which, MODALITIES)
         if not 0 <= self.rate <= 1:
             raise ValueError(f"the rate of missing {self.which!r} must lie in [0, 1], got {self.rate}.")
 
@@ -51,7 +51,7 @@ class MissingRate:
         except ValueError:
             separator = ""
         if not separator:
-            raise ValueError(f"missing must be one of {list(MISSING)} and a rate, as in 'both:0.7', got {text!r}.")
+            raise ValueError(f"missing must be one of {list(MODALITIES)} and a rate, as in 'both:0.7', got {text!r}.")
         return cls(which, number)
 
     def draw(self, rows: int, seed: int) -> np.ndarray:
@@ -75,7 +75,7 @@ class MissingRate:
             present[incomplete[0::2], 0] = False
             present[incomplete[1::2], 1] = False
         else:
-            present[incomplete, MISSING.index(self.which) - 1] = False
+            present[incomplete, ("image", "text").index(self.which)] = False
         return present
 
 

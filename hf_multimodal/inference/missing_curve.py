@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from hf_multimodal.data.counts import PRESENCE_PATTERNS
-from hf_multimodal.data.presence import MISSING, MissingRate, what_is_left
+from hf_multimodal.data.presence import MissingRate, what_is_left
 from hf_multimodal.evaluation.bootstrap import seed_summary
 from hf_multimodal.evaluation.predictions import Predictions
 from hf_multimodal.inference.prediction import as_predictions, forward_dataset
+from hf_multimodal.models.configuration_vision_text import MODALITIES, PRESENCE_PATTERNS
 
 RATES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 DRAWS = 5
@@ -21,7 +21,7 @@ def predictions_by_presence(
     model: Any,
     processor: Any,
     dataset: Dataset,
-    patterns: Sequence[str] = ("both", "image", "text"),
+    patterns: Sequence[str] = MODALITIES,
     *,
     batch_size: int = 64,
     num_workers: int = 0,
@@ -46,7 +46,7 @@ def predictions_by_presence(
 
     def forward(**inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         features = model.encode(**inputs)
-        return {pattern: model.answer(features.shown(*PRESENCE_PATTERNS[pattern])) for pattern in patterns}
+        return {pattern: model.classify(features.shown(*PRESENCE_PATTERNS[pattern])) for pattern in patterns}
 
     options: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "show_progress": show_progress}
     logits, present = forward_dataset(model, processor, dataset, forward, **options)
@@ -68,7 +68,7 @@ def missing_curve(runs: Sequence[Mapping[str, Predictions]], came: np.ndarray) -
         over draws of who lacks what (`over` is `runs`), or of a single run one a draw (`draws`).
     """
     points, several = [], len(runs) > 1
-    for which in MISSING:
+    for which in MODALITIES:
         for rate in RATES:
             hidden = [what_is_left(came, MissingRate(which, rate).draw(len(came), draw)) for draw in range(DRAWS)]
             found = [[_joined(run, left).metrics() for left in hidden] for run in runs]
@@ -84,7 +84,7 @@ def missing_curve(runs: Sequence[Mapping[str, Predictions]], came: np.ndarray) -
 
 def _joined(by_pattern: Mapping[str, Predictions], left: np.ndarray) -> Predictions:
     """Each row's prediction from the pattern that it is left with; one without anything is so in every pattern."""
-    order = [by_pattern[name] for name in ("both", "image", "text")]
+    order = [by_pattern[name] for name in MODALITIES]
     source = np.select([left[:, 0] & ~left[:, 1], ~left[:, 0] & left[:, 1]], [1, 2], default=0)
 
     def chosen(name: str) -> np.ndarray:

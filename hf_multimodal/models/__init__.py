@@ -9,34 +9,39 @@ from transformers import (
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .configuration_aligner import AlignerConfig
-from .configuration_fusion import FusionConfig
-from .configuration_recurrent_text import RecurrentTextConfig
-from .configuration_robust_fusion import RobustFusionConfig
-from .configuration_torchvision import TorchvisionConfig
+from .configuration_vision_text import AlignerConfig, FusionConfig, RobustFusionConfig
 from .modeling_aligner import AlignerModel
 from .modeling_fusion import FusionForImageTextClassification
-from .modeling_recurrent_text import RecurrentTextModel
+from .modeling_recurrent_text import RecurrentTextConfig, RecurrentTextModel
 from .modeling_robust_fusion import RobustFusionForImageTextClassification
-from .modeling_torchvision import TorchvisionModel
+from .modeling_torchvision import TorchvisionConfig, TorchvisionModel
 from .pipeline_image_text_classification import ImageTextClassificationPipeline
 from .processing_multimodal import MultimodalProcessor
 
-CLASSIFIERS = (
-    (FusionConfig, FusionForImageTextClassification),
-    (RobustFusionConfig, RobustFusionForImageTextClassification),
-)
-ALIGNERS = ((AlignerConfig, AlignerModel),)
-INNER_MODELS = ((TorchvisionConfig, TorchvisionModel), (RecurrentTextConfig, RecurrentTextModel))
-for config_class, model_class in (*CLASSIFIERS, *ALIGNERS, *INNER_MODELS):
-    AutoConfig.register(config_class.model_type, config_class)
-    AutoModel.register(config_class, model_class)
-for config_class, model_class in CLASSIFIERS:
-    AutoModelForSequenceClassification.register(config_class, model_class)
-for config_class, model_class in ALIGNERS:
-    AutoModelForZeroShotImageClassification.register(config_class, model_class)
-for config_class, _ in (*CLASSIFIERS, *ALIGNERS):
-    AutoProcessor.register(config_class, MultimodalProcessor)
+__all__ = [
+    "AlignerConfig",
+    "AlignerModel",
+    "FusionConfig",
+    "FusionForImageTextClassification",
+    "ImageTextClassificationPipeline",
+    "MultimodalProcessor",
+    "RecurrentTextConfig",
+    "RecurrentTextModel",
+    "RobustFusionConfig",
+    "RobustFusionForImageTextClassification",
+    "TorchvisionConfig",
+    "TorchvisionModel",
+]
+
+for _model in (FusionForImageTextClassification, RobustFusionForImageTextClassification, AlignerModel):
+    AutoConfig.register(_model.config_class.model_type, _model.config_class)
+    AutoModel.register(_model.config_class, _model)
+    AutoProcessor.register(_model.config_class, MultimodalProcessor)
+for _model in (FusionForImageTextClassification, RobustFusionForImageTextClassification):
+    AutoModelForSequenceClassification.register(_model.config_class, _model)
+AutoModelForZeroShotImageClassification.register(AlignerConfig, AlignerModel)
+for _config in (TorchvisionConfig, RecurrentTextConfig):  # code from the Hub may have registered its own before
+    AutoConfig.register(_config.model_type, _config, exist_ok=True)
 PIPELINE_REGISTRY.register_pipeline(
     "image-text-classification", ImageTextClassificationPipeline, pt_model=AutoModel, type="multimodal"
 )

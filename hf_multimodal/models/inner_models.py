@@ -1,8 +1,7 @@
 """One face for every vision and text model: how it is built, what it returns, how its output becomes features."""
 
-import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +9,18 @@ import torch
 import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     MODEL_MAPPING,
 )
 
-from .configuration_torchvision import TORCHVISION_PREFIX
-from .modeling_recurrent_text import RecurrentTextModel
-from .modeling_torchvision import TorchvisionModel
+from .configuration_vision_text import TORCHVISION_PREFIX
 
-# By model type: ours, those that AutoModel lacks, and those of which only the encoder is wanted. The names are
-# transformers': its classes are imported when one is asked for.
-MODEL_CLASSES: dict[str, type[PreTrainedModel] | str] = {
-    "torchvision_backbone": TorchvisionModel,
-    "recurrent_text": RecurrentTextModel,
+# Of transformers, by model type: those that AutoModel lacks, and those of which only the encoder is wanted. They are
+# imported when one is asked for.
+MODEL_CLASSES = {
     "aimv2_text_model": "Aimv2TextModel",
     "blip_text_model": "BlipTextModel",
     "blip_vision_model": "BlipVisionModel",
@@ -152,14 +148,13 @@ POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions
 
 
 def model_class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    """The class that `AutoModel` would choose, or ours.
+    """The class that `AutoModel` would choose, or the one that does without a decoder.
 
     Raises:
         ValueError: If neither knows the model type.
     """
     if config.model_type in MODEL_CLASSES:
-        known = MODEL_CLASSES[config.model_type]
-        return getattr(transformers, known) if isinstance(known, str) else known
+        return getattr(transformers, MODEL_CLASSES[config.model_type])
     if type(config) not in MODEL_MAPPING:
         raise ValueError(f"no model class is known for model_type {config.model_type!r} ({type(config).__name__}).")
     found = MODEL_MAPPING[type(config)]
@@ -357,7 +352,10 @@ def load_model(
     if name_or_path.startswith(TORCHVISION_PREFIX):
         if layers is not None:
             raise ValueError(f"the layers of {name_or_path} cannot be cut to the first {layers}: leave that out.")
-        return TorchvisionModel.from_torchvision(name_or_path.removeprefix(TORCHVISION_PREFIX))
+        if "torchvision_backbone" not in CONFIG_MAPPING:  # code from the Hub, of a model with another vision model
+            raise ValueError(f"{name_or_path} is loaded where hf_multimodal is installed and imported.")
+        torchvision_model: Any = MODEL_MAPPING[CONFIG_MAPPING["torchvision_backbone"]]
+        return torchvision_model.from_torchvision(name_or_path.removeprefix(TORCHVISION_PREFIX))
     config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     if config.model_type.startswith("multimodal_"):
         return side_of_trained(name_or_path, side, pooling, layers, dtype)
@@ -418,58 +416,6 @@ def shared_dtype(dtype: str | torch.dtype, models: list[PreTrainedModel]) -> tor
         names = sorted(str(one).removeprefix("torch.") for one in found)
         raise ValueError(f"dtype='auto' needs checkpoints of one dtype, got {names}: name the one you want.")
     return found.pop()
-
-
-@contextlib.contextmanager
-def running_statistics(model: nn.Module) -> Iterator[None]:
-    """Let BatchNorm use its running statistics: blank rows and single rows would spoil those of the batch."""
-    layers = [
-        layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training
-    ]
-    for layer in layers:
-        layer.eval()
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.train()
-
-
-def run_rows(model: nn.Module, run: Callable[..., Any], inputs: dict[str, torch.Tensor], rows: int) -> Any:
-    """Run on real rows; a lone row has no batch statistics of its own."""
-    if rows > 1:
-        return run(**inputs)
-    with running_statistics(model):
-        return run(**inputs)
-
-
-def parts_of_like_length(attention_mask: torch.Tensor) -> list[tuple[torch.Tensor, int]]:
-    """Split the texts of a batch by length, where that saves a quarter of the work or more.
-
-    A batch is padded to its longest text. On a CPU 256 captions of flickr8k run in .6 of the time in eight parts.
-
-    Args:
-        attention_mask: (texts, length), 1 = real token.
-
-    Returns:
-        Row numbers and length of each part, of 32 texts or more. No part if there is little to save, while a graph is
-        traced, and on other devices than a CPU, which are better used by one large batch.
-
-    Example:
-
-    >>> mask = torch.ones(64, 20)
-    >>> mask[::2, 5:] = 0
-    >>> [(rows[:3].tolist(), length) for rows, length in parts_of_like_length(mask)]
-    [([0, 2, 4], 5), ([1, 3, 5], 20)]
-    """
-    count, longest = attention_mask.shape
-    traced = torch.compiler.is_compiling() or torch.compiler.is_exporting()
-    if traced or attention_mask.device.type != "cpu" or (number := min(8, count // 32)) < 2:
-        return []
-    lengths = (attention_mask * torch.arange(1, longest + 1)).amax(dim=1).clamp(min=1)  # to the last real token
-    parts = lengths.argsort(stable=True).chunk(number)
-    found = [(rows, int(lengths[rows[-1]])) for rows in parts]
-    return found if sum(len(rows) * length for rows, length in found) <= 0.75 * count * longest else []
 
 
 def accepted(model: nn.Module, names: tuple[str, ...]) -> frozenset[str]:

@@ -1,171 +1,422 @@
-"""Classification losses, one value a label, and their mean over the examples that have one."""
+"""Losses that align images with texts, over the similarities of all pairs of a batch.
+
+All have one signature and look both ways, from images to texts and from texts to images. What `complete` and
+`image_ids` of the [`Pairs`] leave out is neither pulled nor pushed; a batch without a complete pair costs 0.
+
+`infonce` and `sigmoid` go over squares of the logits, with a gradient written by hand: no slower than the plain
+formula, and what they hold does not grow with the square of the batch; a gradient of their gradient is refused. The
+others go over rows, by automatic differentiation.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
-from transformers.utils import logging
+from transformers import PreTrainedConfig
 
-from .configuration_fusion import FusionConfig
-
-logger = logging.get_logger(__name__)
-
-NO_LABEL = -100  # as for torch's losses and transformers' collators
-
-
-def warn_of_no_labels(lost: str) -> None:
-    """Say, once a process, that a classifier is trained by another loss than its own.
-
-    Args:
-        lost: What of its own loss then goes unused.
-    """
-    logger.warning_once(
-        f"labels is None in training: the model's own loss is not computed, and with it go {lost}. Trainer's "
-        "label_smoothing_factor and compute_loss_func take the labels away: leave label_smoothing_factor at 0 and "
-        "compute_loss_func out, and set label_smoothing and class_weights in the model's configuration."
-    )
+# How many logits, 64 MB, the gradient finds again: all of 4,096 pairs. It computes further ones a second time.
+KEPT = 2**24
+SIDE = 2**9  # of a square on a CPU, so that it stays in the cache
+FAR = 60.0  # of the largest logit of a square: what it adds to exp(logit - largest) is below the last digit
 
 
-def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, config: FusionConfig) -> torch.Tensor:
-    """Cross-entropy of (batch, classes) against class numbers (batch,), with the config's smoothing and weights.
-
-    A class weight multiplies its examples' loss and the batch is averaged by its size, so that the gradient does not
-    depend on how a batch is cut into accumulation steps.
-    """
-    labels = labels.long()
-    loss = nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=config.label_smoothing)
-    if config.class_weights is not None:
-        loss = loss * torch.tensor(config.class_weights, device=loss.device, dtype=loss.dtype)[labels]
-    return loss[:, None]
-
-
-def binary_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, config: FusionConfig) -> torch.Tensor:
-    """Binary cross-entropy of (batch, labels) against 0 and 1."""
-    weights = None
-    if config.class_weights is not None:
-        weights = torch.tensor(config.class_weights, device=logits.device, dtype=logits.dtype)
-    return nn.functional.binary_cross_entropy_with_logits(
-        logits, labels.to(logits.dtype), reduction="none", pos_weight=weights
-    )
-
-
-def squared_error(logits: torch.Tensor, labels: torch.Tensor, config: FusionConfig) -> torch.Tensor:
-    """Squared error of (batch, outputs) against (batch, outputs), or (batch,) where there is one output.
-
-    In deviations of the training targets where the config has them, so that it is as large whatever their unit.
-    """
-    error = logits - labels.to(logits.dtype).view_as(logits)
-    if config.target_deviation is not None:
-        error = error / error.new_tensor(config.target_deviation)
-    return error.square()
-
-
-def in_target_units(outputs: torch.Tensor, config: FusionConfig) -> torch.Tensor:
-    """What a head puts out, about 0 and 1 wide, in the unit of the targets that it was trained on.
+@dataclass
+class Pairs:
+    """What a loss compares: row r of the images belongs to row r of the texts.
 
     Args:
-        outputs: (batch, num_labels).
-        config: Its `target_mean` and `target_deviation`; None leaves the outputs as they are.
-
-    Example:
-
-    >>> config = FusionConfig(num_labels=1, problem_type="regression", target_mean=[50.0], target_deviation=[20.0])
-    >>> in_target_units(torch.tensor([[0.5]]), config)
-    tensor([[60.]])
+        images: (batch, width), of length 1, float32 or wider.
+        texts: (batch, width), of length 1, in the same dtype.
+        scale: Scalar. A logit is a cosine times `scale`, plus `bias`; only `infonce` and `sigmoid` read logits.
+        bias: Scalar; None adds nothing.
+        complete: (batch,) bool, whether both sides of the pair are there; None means that all are.
+        image_ids: (batch,), equal numbers are no negatives of each other; None means that all differ.
+        cells: How many similarities are held at once; value and gradient are the same. None means 4,096 squared, and
+            all for the losses that go over rows.
     """
-    if config.target_mean is None or config.target_deviation is None:
-        return outputs
-    return outputs * outputs.new_tensor(config.target_deviation) + outputs.new_tensor(config.target_mean)
+
+    images: torch.Tensor
+    texts: torch.Tensor
+    scale: torch.Tensor
+    bias: torch.Tensor | None = None
+    complete: torch.Tensor | None = None
+    image_ids: torch.Tensor | None = None
+    cells: int | None = None
+
+    def masks(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """`complete` and `image_ids`, written out where they are None."""
+        count, device = len(self.images), self.images.device
+        complete = torch.ones(count, dtype=torch.bool, device=device) if self.complete is None else self.complete
+        return complete, torch.arange(count, device=device) if self.image_ids is None else self.image_ids
 
 
-CLASSIFICATION_LOSSES = {
-    "single_label_classification": cross_entropy,
-    "multi_label_classification": binary_cross_entropy,
-    "regression": squared_error,
-}
+Loss = Callable[[Pairs, PreTrainedConfig], torch.Tensor]
+Square = tuple[slice, slice, torch.Tensor]  # rows, columns, and the logits where they cross
+Value = Callable[[Iterable[Square], torch.Tensor], tuple[torch.Tensor, ...]]
+Slope = Callable[..., torch.Tensor]
 
 
-def classification_loss(
-    logits: torch.Tensor, labels: torch.Tensor, config: FusionConfig, readable: torch.Tensor | None = None
+def _squares(side: int, kept: list[torch.Tensor], most: int, *inputs: Any) -> Iterator[Square]:
+    """All logits, the first from `kept`, where `most` of those that are computed stay; `side` 0 means one square.
+
+    What is no negative is -inf. The match of an incomplete pair is the largest number: found beyond doubt, it costs
+    nothing and pulls nothing.
+    """
+    images, texts, bias, complete, image_ids = inputs
+    starts = range(0, len(images), side) if side else (0,)
+    for number, (row, column) in enumerate((row, column) for row in starts for column in starts):
+        rows, columns = slice(row, row + side or None), slice(column, column + side or None)
+        if number < len(kept):
+            yield rows, columns, kept[number]
+            continue
+        logits = images[rows] @ texts[columns].T
+        if bias is not None:
+            logits += bias
+        if complete is not None:
+            left_out = image_ids[rows, None] == image_ids[columns]
+            left_out |= ~(complete[rows, None] & complete[columns])
+            if row == column:
+                left_out.fill_diagonal_(False)
+                logits.diagonal().masked_fill_(~complete[rows], torch.finfo(logits.dtype).max)
+            logits.masked_fill_(left_out, -torch.inf)
+        if number < most:
+            kept.append(logits)
+        yield rows, columns, logits
+
+
+class _OverSquares(torch.autograd.Function):
+    """The sum of a loss over squares of logits.
+
+    Args:
+        value: From the squares and the images, the sum and the vectors that `slope` reads.
+        slope: From a square and those vectors, the derivative of the sum with respect to the logits.
+        side: Rows of a square.
+        most: How many squares are kept for the gradient.
+        inputs: Images times the scale, texts, bias, `complete`, `image_ids`; the third, and the last two, may be None.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: Value, slope: Slope, side: int, most: int, *inputs: Any) -> torch.Tensor:
+        kept: list[torch.Tensor] = []
+        with torch.autocast(inputs[0].device.type, enabled=False):  # a cosine in bfloat16 has three digits
+            total, *vectors = value(_squares(side, kept, most, *inputs), inputs[0])
+        ctx.save_for_backward(*inputs, *vectors, *kept)
+        ctx.slope, ctx.side, ctx.parts = slope, side, (len(inputs), len(inputs) + len(vectors))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise RuntimeError("infonce and sigmoid have no second derivative; leave create_graph=True out.")
+        one, two = ctx.parts
+        inputs, vectors, kept = ctx.saved_tensors[:one], ctx.saved_tensors[one:two], ctx.saved_tensors[two:]
+        images, texts, bias = inputs[:3]
+        of_images, of_texts = torch.zeros_like(images), torch.zeros_like(texts)
+        of_bias = None if bias is None else torch.zeros_like(bias)
+        with torch.autocast(images.device.type, enabled=False):
+            for rows, columns, logits in _squares(ctx.side, list(kept), 0, *inputs):
+                slope = ctx.slope(rows, columns, logits, *vectors)
+                of_images[rows].addmm_(slope, texts[columns])
+                of_texts[columns].addmm_(slope.T, images[rows])
+                if of_bias is not None:
+                    of_bias += slope.sum()
+        parts = (part if part is None else part.mul_(gradient) for part in (of_images, of_texts, of_bias))
+        return None, None, None, None, *parts, None, None
+
+
+def _over_squares(value: Value, slope: Slope, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor | int]:
+    """The sum of a loss and the number of complete pairs, at least 1."""
+    masks = (None, None) if pairs.complete is None and pairs.image_ids is None else pairs.masks()
+    cells = KEPT if pairs.cells is None else pairs.cells
+    side = min(math.isqrt(cells), SIDE) if pairs.images.device.type == "cpu" else math.isqrt(cells)
+    most = cells // side**2
+    if torch.compiler.is_compiling():
+        side, most = 0, 1  # one graph for batches of any length
+    scaled = pairs.images * pairs.scale
+    total = _OverSquares.apply(value, slope, side, most, scaled, pairs.texts, pairs.bias, *masks)
+    return total, max(1, len(pairs.images)) if masks[0] is None else masks[0].sum().clamp(min=1)
+
+
+def _may_look(tensor: torch.Tensor) -> bool:
+    """Whether a number in it may decide what is computed: on an accelerator that waits, in a graph it cannot be."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _log_sums(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`logsumexp` of the rows and of the columns, by one exponential of each logit where they are near enough."""
+    if _may_look(logits):
+        highest = logits.max()
+        terms = (logits - highest).exp_()
+        sums = terms.sum(dim=1), terms.sum(dim=0)
+        if min(one.min() for one in sums) > math.exp(-FAR):
+            return highest + sums[0].log(), highest + sums[1].log()
+    return logits.logsumexp(dim=1), logits.logsumexp(dim=0)
+
+
+def _shares(logits: torch.Tensor, of_rows: torch.Tensor, of_columns: torch.Tensor) -> torch.Tensor:
+    """Each logit's share of its row plus that of its column, by one exponential where they are near enough."""
+    if _may_look(logits):
+        highest = logits.max().clamp(min=torch.finfo(logits.dtype).min)
+        to_rows, to_columns = highest - of_rows, highest - of_columns
+        if max(to_rows.max(), to_columns.max()) < FAR:
+            shares = (logits - highest).exp_()
+            return shares.mul_(to_rows.exp()[:, None] + to_columns.exp())
+    shares = (logits - of_rows[:, None]).exp_()
+    return shares.add_((logits - of_columns).exp_())
+
+
+def _infonce_value(squares: Iterable[Square], images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    of_rows, of_columns, match = images.new_full((3, len(images)), -torch.inf)
+    for rows, columns, logits in squares:
+        row_sums, column_sums = _log_sums(logits)
+        of_rows[rows] = torch.logaddexp(of_rows[rows], row_sums)
+        of_columns[columns] = torch.logaddexp(of_columns[columns], column_sums)
+        if rows == columns:
+            match[rows] = logits.diagonal()
+    return ((of_rows - match) + (of_columns - match)).sum(), of_rows, of_columns
+
+
+def _infonce_slope(
+    rows: slice, columns: slice, logits: torch.Tensor, of_rows: torch.Tensor, of_columns: torch.Tensor
 ) -> torch.Tensor:
-    """The mean loss over the labelled examples of a batch, a scalar in float32 or wider.
+    slope = _shares(logits, of_rows[rows], of_columns[columns])
+    if rows == columns:
+        slope.diagonal().sub_(2)
+    return slope
 
-    What has no label counts neither above nor below the line: -100 and NaN in classification, NaN alone in
-    regression, where -100 is a number like any other. Of an example that lacks some of its labels, the mean is taken
-    over the others. Where nothing has a label the loss is 0, and so is its gradient.
+
+def infonce(pairs: Pairs, config: PreTrainedConfig) -> torch.Tensor:
+    """Cross-entropy of finding the text of an image and the image of a text, averaged; CLIP's loss.
+
+    From [van den Oord et al., 2018](https://arxiv.org/abs/1807.03748), in both directions as in
+    [Radford et al., 2021](https://arxiv.org/abs/2103.00020).
 
     Args:
-        logits: (batch, num_labels).
-        labels: (batch,) class numbers; (batch, num_labels) of 0 to 1 for multi-label; (batch,) or (batch,
-            num_labels) numbers for regression.
-        config: Its `problem_type` is decided by the labels and filled in if it is None, as transformers does.
-        readable: (batch,) bool, examples that these logits can answer; others add 0 and count all the same, so that
-            the gradient does not depend on who shares a batch with them. None means all.
+        pairs: What is compared.
+        config: An [`AlignerConfig`].
 
-    Raises:
-        ValueError: On labels of another shape, and on the CPU, where looking at them makes no device wait, on labels
-            that no class has.
+    Returns:
+        A scalar.
 
     Example:
 
-    >>> config = FusionConfig(num_labels=2)
-    >>> logits = torch.tensor([[0.0, 0.0], [5.0, 0.0]])
-    >>> classification_loss(logits, torch.tensor([1, -100]), config)  # log(2): the second row has no label
-    tensor(0.6931)
+    >>> infonce(Pairs(torch.eye(2), torch.eye(2), scale=torch.tensor(100.0)), None)
+    tensor(0.)
     """
-    problem_type = config.problem_type
-    if problem_type is None:
-        classes = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
-        problem_type = "regression" if config.num_labels == 1 else classes
-    _check_shape(labels, logits, problem_type)
-    known = ~labels.isnan()
-    if problem_type != "regression":
-        known = known & (labels != NO_LABEL)
-        _refuse_unknown_classes(labels, known, problem_type, logits.shape[-1])
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    losses = CLASSIFICATION_LOSSES[problem_type](logits, labels.masked_fill(~known, 0), config)
-    if config.problem_type is None:  # only now: labels of a wrong shape decide nothing
-        config.problem_type = problem_type
-    known = known.view_as(losses)  # (batch, labels an example)
-    losses = losses.masked_fill(~known, 0.0).sum(dim=-1) / known.sum(dim=-1).clamp(min=1)
-    if readable is not None:
-        losses = losses.masked_fill(~readable, 0.0)
-    return losses.sum() / known.any(dim=-1).sum().clamp(min=1)
+    total, count = _over_squares(_infonce_value, _infonce_slope, pairs)
+    return total / (2 * count)
 
 
-def _check_shape(labels: torch.Tensor, logits: torch.Tensor, problem_type: str) -> None:
-    shape, size = tuple(labels.shape), tuple(logits.shape)
-    fits = "num_labels or id2label of the model's configuration must fit the data"
-    if problem_type == "single_label_classification" and shape != size[:1]:
-        raise ValueError(
-            f"labels of single-label classification are (batch,), got {shape} for {size[0]} rows: several labels an "
-            "example are given as floats, or need problem_type 'multi_label_classification' in the configuration."
-        )
-    if problem_type == "multi_label_classification" and shape != size:
-        advice = "numbers of classes are given as integers" if len(shape) == 1 else fits
-        raise ValueError(f"labels of multi-label classification are {size}, got {shape}: {advice}.")
-    if problem_type == "regression" and shape not in (size, size[:1] if size[1] == 1 else size):
-        raise ValueError(f"labels of regression are {size}, got {shape}: {fits}.")
+def _sigmoid_value(squares: Iterable[Square], images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    costs = images.new_zeros(len(images))
+    for rows, columns, logits in squares:
+        cost = nn.functional.softplus(logits, threshold=40)  # where float64 too shows no difference from the logit
+        if rows == columns:
+            cost.diagonal().copy_(nn.functional.softplus(-logits.diagonal(), threshold=40))
+        costs[rows] += cost.sum(dim=1)
+    return (costs.sum(),)
 
 
-def _refuse_unknown_classes(labels: torch.Tensor, known: torch.Tensor, problem_type: str, num_labels: int) -> None:
-    """Name the first label that is no class, unless a device would have to be waited for, or a graph be broken."""
-    if labels.device.type != "cpu" or torch.compiler.is_compiling() or torch.compiler.is_exporting():
-        return
-    single = problem_type == "single_label_classification"
-    wrong = (labels < 0) | (labels > (num_labels - 1 if single else 1))
-    if single:
-        wrong = wrong | (labels != labels.floor())
-    found = (known & wrong).nonzero()
-    if not len(found):
-        return
-    row, *column = found[0].tolist()
-    value = labels[row, *column].item()
-    if single:
-        raise ValueError(
-            f"the label of row {row} of the batch is {value}, but the model has {num_labels} classes, 0 to "
-            f"{num_labels - 1}: num_labels or id2label of its configuration must fit the data. {NO_LABEL} marks a row "
-            "without a label."
-        )
-    raise ValueError(
-        f"label {column[0]} of row {row} of the batch is {value}, but multi-label targets lie between 0 and 1; "
-        f"{NO_LABEL} marks one that is not known."
-    )
+def _sigmoid_slope(rows: slice, columns: slice, logits: torch.Tensor) -> torch.Tensor:
+    slope = logits.sigmoid()
+    if rows == columns:
+        slope.diagonal().copy_(-(-logits.diagonal()).sigmoid())
+    return slope
+
+
+def sigmoid(pairs: Pairs, config: PreTrainedConfig) -> torch.Tensor:
+    """Each pair alone is judged as matching or not; summed over all pairs, by the number of matches; SigLIP's loss.
+
+    From [Zhai et al., 2023](https://arxiv.org/abs/2303.15343).
+
+    Args:
+        pairs: What is compared.
+        config: An [`AlignerConfig`].
+
+    Returns:
+        A scalar.
+    """
+    total, count = _over_squares(_sigmoid_value, _sigmoid_slope, pairs)
+    return total / count
+
+
+Cost = tuple[torch.Tensor, torch.Tensor]  # a sum, and the number of terms that it is to be divided by
+RowLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, PreTrainedConfig, int], Cost]
+Mining = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, int], Cost]
+
+
+def over_rows(loss: RowLoss, pairs: Pairs, config: PreTrainedConfig) -> torch.Tensor:
+    """The mean of a loss from images to texts and from texts to images.
+
+    Row r is what is looked from, column c what is looked at. A row's match stands `start` columns to the right of the
+    diagonal, so that the loss can be taken over some rows at a time; the gradient is then computed at once with it.
+
+    Args:
+        loss: From the cosines (rows, batch), `complete` (rows,), what is a negative (rows, batch), the configuration
+            and `start`, a sum over the rows and what it is to be divided by.
+        pairs: What is compared.
+        config: An [`AlignerConfig`].
+
+    Returns:
+        A scalar.
+    """
+    complete, image_ids = pairs.masks()
+
+    def of_rows(rows: torch.Tensor, columns: torch.Tensor, start: int) -> Cost:
+        own = slice(start, start + len(rows))
+        negative = complete[own, None] & complete & (image_ids[own, None] != image_ids)
+        with torch.autocast(rows.device.type, enabled=False):
+            return loss(rows @ columns.T, complete[own], negative, config, start)
+
+    def one_way(side: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        if pairs.cells is None:
+            total, count = of_rows(side, other, 0)
+            return total / count.clamp(min=1)
+        of_side, of_other = torch.zeros_like(side), torch.zeros_like(other)
+        value, number = side.new_zeros(()), complete.new_zeros((), dtype=torch.long)
+        step = max(1, pairs.cells // len(side))
+        for start in range(0, len(side), step):
+            with torch.enable_grad():
+                rows, columns = (one.detach().requires_grad_() for one in (side[start : start + step], other))
+                total, count = of_rows(rows, columns, start)
+            of_side[start : start + step], of_columns = torch.autograd.grad(total, (rows, columns))
+            of_other += of_columns
+            value, number = value + total.detach(), number + count
+        # Each difference is 0; what it is multiplied by is the gradient.
+        parts = [((one - one.detach()) * sums).sum() for one, sums in ((side, of_side), (other, of_other))]
+        return torch.stack([value, *parts]).sum() / number.clamp(min=1)
+
+    return (one_way(pairs.images, pairs.texts) + one_way(pairs.texts, pairs.images)) / 2
+
+
+def _sum(values: torch.Tensor, where: torch.Tensor) -> Cost:
+    """The sum over what the mask marks, and its number."""
+    return values.masked_fill(~where, 0).sum(), where.sum()
+
+
+def _lowest(values: torch.Tensor) -> float:
+    """A number below all others that gives no NaN where a whole row holds it."""
+    return torch.finfo(values.dtype).min
+
+
+def _hardest(
+    similarity: torch.Tensor, complete: torch.Tensor, negative: torch.Tensor, margin: float, start: int
+) -> Cost:
+    hardest = similarity.masked_fill(~negative, _lowest(similarity)).amax(dim=1)
+    return _sum((margin - similarity.diagonal(start) + hardest).relu(), complete)
+
+
+def _semi_hard(
+    similarity: torch.Tensor, complete: torch.Tensor, negative: torch.Tensor, margin: float, start: int
+) -> Cost:
+    farther = similarity < similarity.diagonal(start)[:, None]
+    return _hardest(similarity, complete, negative & farther, margin, start)
+
+
+def _all_violating(
+    similarity: torch.Tensor, complete: torch.Tensor, negative: torch.Tensor, margin: float, start: int
+) -> Cost:
+    cost = (margin - similarity.diagonal(start)[:, None] + similarity).relu()
+    return _sum(cost, negative & (cost > 0))
+
+
+TRIPLET_MININGS: dict[str, Mining] = {"semi_hard": _semi_hard, "all": _all_violating, "hard": _hardest}
+
+
+def triplet(
+    similarity: torch.Tensor,
+    complete: torch.Tensor,
+    negative: torch.Tensor,
+    config: PreTrainedConfig,
+    start: int = 0,
+) -> Cost:
+    """A match is to be nearer than a negative that is mined in the batch, by a margin of .2.
+
+    `config.triplet_mining` says which negative each meets: `semi_hard`, the nearest of those that are farther than
+    the match, if there is one, as in FaceNet ([Schroff et al., 2015](https://arxiv.org/abs/1503.03832)); `all`, the
+    mean over every triplet that violates the margin, as in [Hermans et al., 2017](https://arxiv.org/abs/1703.07737);
+    `hard`, the nearest, as in VSE++ ([Faghri et al., 2018](https://arxiv.org/abs/1707.05612)). Where different
+    images of a batch may show the same, `hard` meets little else and learns badly.
+
+    Args:
+        similarity: (rows, batch), cosines of each row with all that it is compared with.
+        complete: (rows,) bool, whether both sides of a row's pair are there.
+        negative: (rows, batch) bool, what is a negative of a row.
+        config: An [`AlignerConfig`].
+        start: The match of row r stands in column r + `start`.
+
+    Returns:
+        A sum over the rows, and the number of terms that it is to be divided by.
+    """
+    mine, margin = TRIPLET_MININGS[config.triplet_mining], 0.2 if config.margin is None else config.margin
+    return mine(similarity, complete, negative, margin, start)
+
+
+def contrastive_pair(
+    similarity: torch.Tensor,
+    complete: torch.Tensor,
+    negative: torch.Tensor,
+    config: PreTrainedConfig,
+    start: int = 0,
+) -> Cost:
+    """Matches (label 1: the diagonal) are pulled together, all others (label 0) pushed a margin of 1 apart.
+
+    With the Euclidean distance d of the normalised embeddings a match costs d² / 2 and another pair
+    max(0, margin - d)² / 2; summed over all pairs, by the number of matches. From
+    [Hadsell et al., 2006](https://doi.org/10.1109/CVPR.2006.100), whose label 0 is the match.
+
+    Args:
+        similarity: (rows, batch), cosines of each row with all that it is compared with.
+        complete: (rows,) bool, whether both sides of a row's pair are there.
+        negative: (rows, batch) bool, what is a negative of a row.
+        config: An [`AlignerConfig`].
+        start: The match of row r stands in column r + `start`.
+
+    Returns:
+        A sum over the rows, and the number of terms that it is to be divided by.
+    """
+    margin = 1.0 if config.margin is None else config.margin
+    squared = (2 - 2 * similarity).clamp(min=1e-12)  # the root has no slope at 0
+    others = (margin - squared.sqrt()).relu().square() / 2
+    return _sum(squared.diagonal(start) / 2 + others.masked_fill(~negative, 0).sum(dim=1), complete)
+
+
+def margin_ranking(
+    similarity: torch.Tensor,
+    complete: torch.Tensor,
+    negative: torch.Tensor,
+    config: PreTrainedConfig,
+    start: int = 0,
+) -> Cost:
+    """A match is to rank above every negative by a margin of .2; what is short of it is summed.
+
+    From DeViSE ([Frome et al., 2013](https://research.google/pubs/pub41473/)), in both
+    directions as in [Kiros et al., 2014](https://arxiv.org/abs/1411.2539).
+
+    Args:
+        similarity: (rows, batch), cosines of each row with all that it is compared with.
+        complete: (rows,) bool, whether both sides of a row's pair are there.
+        negative: (rows, batch) bool, what is a negative of a row.
+        config: An [`AlignerConfig`].
+        start: The match of row r stands in column r + `start`.
+
+    Returns:
+        A sum over the rows, and the number of terms that it is to be divided by.
+    """
+    margin = 0.2 if config.margin is None else config.margin
+    short = (margin - similarity.diagonal(start)[:, None] + similarity).relu()
+    return _sum(short.masked_fill(~negative, 0).sum(dim=1), complete)
+
+
+LOSSES: dict[str, Loss] = {
+    "infonce": infonce,
+    "sigmoid": sigmoid,
+    "triplet": partial(over_rows, triplet),
+    "contrastive_pair": partial(over_rows, contrastive_pair),
+    "margin_ranking": partial(over_rows, margin_ranking),
+}
+SCALED_LOSSES = ("infonce", "sigmoid")  # those that read the logits, and so teach the scale

@@ -5,17 +5,21 @@ from dataclasses import dataclass
 from typing import Any, Unpack
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
-from .configuration_aligner import AlignerConfig
-from .contrastive_losses import LOSSES, SCALED_LOSSES, Pairs
-from .encoding import check_mask
-from .gathering import distributed_run, gather_rows
-from .modeling_vision_text import VisionTextPreTrainedModel
-from .warm_start import Trained, common_fields, start_from
+from .configuration_vision_text import AlignerConfig, check_choice
+from .losses import LOSSES, SCALED_LOSSES, TRIPLET_MININGS, Pairs
+from .modeling_vision_text import (
+    Trained,
+    VisionTextPreTrainedModel,
+    check_mask,
+    common_fields,
+    distributed_run,
+    start_from,
+)
 
 HIGHEST_LOGIT_SCALE = 4.60517  # just below log(100): rounded up, it would lie where clamping passes no gradient on
 # What a classifier has not, or in another width.
@@ -32,10 +36,11 @@ class AlignerOutput(ModelOutput):
         logits_per_text: (texts, images), their transpose.
         text_embeds: (texts, projection_dim), of length 1; zeros for an example without text; None in evaluation
             without `input_ids`.
-        image_embeds: (images, projection_dim), likewise.
+        image_embeds: (images, projection_dim), of length 1; zeros for an example without image; None in evaluation
+            without `pixel_values`.
         text_model_output: The text model's `last_hidden_state`, `hidden_states` and `attentions`, zeros for the rows
             that it did not read; only with `output_hidden_states` or `output_attentions`.
-        vision_model_output: Likewise of the vision model.
+        vision_model_output: The same of the vision model.
         modality_mask: (batch, 2), 1 = what was read; None where there are more images than texts or fewer.
         incomplete_pairs: Scalar, how many pairs the loss left out because they lack a side.
     """
@@ -49,6 +54,42 @@ class AlignerOutput(ModelOutput):
     vision_model_output: BaseModelOutputWithPooling | None = None
     modality_mask: torch.Tensor | None = None
     incomplete_pairs: torch.Tensor | None = None
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
+        parts = [torch.empty_like(rows) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, rows)
+        ctx.own = slice(distributed.get_rank() * len(rows), (distributed.get_rank() + 1) * len(rows))
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient[ctx.own] * distributed.get_world_size()
+
+
+def gather_rows(rows: torch.Tensor) -> torch.Tensor:
+    """(processes * batch, ...) from every process's (batch, ...); in a single process the rows as they are.
+
+    The gradient is exact where every process computes the same loss from what it gathered, and gradients are then
+    averaged over the processes, as DDP and FSDP do: two processes step as one does on both batches. As the losses are
+    the same, the own slice times the number of processes is what summing the slices of all would give.
+
+    All processes must call it, with batches of one size (`dataloader_drop_last=True`). Otherwise gloo ends the program
+    with "Received data size doesn't match expected size", and NCCL waits for ever or returns rows without meaning.
+
+    Args:
+        rows: Of any dtype and device.
+
+    Example:
+
+    >>> gather_rows(torch.arange(3))
+    tensor([0, 1, 2])
+    """
+    if not distributed_run():
+        return rows
+    return _Gather.apply(rows.contiguous())
 
 
 def to_unit_length(embeds: torch.Tensor) -> torch.Tensor:
@@ -112,7 +153,7 @@ class Scaling(nn.Module):
 class AlignerModel(VisionTextPreTrainedModel):
     """Any vision model and any text model, projected into one space in which what belongs together is near.
 
-    It answers what `CLIPModel` answers, so what is written for CLIP runs on it. A pair that lacks a side is neither
+    It gives what `CLIPModel` gives, so what is written for CLIP runs on it. A pair that lacks a side is neither
     pulled nor pushed; captions of one image (`image_ids`) are never negatives of each other. In training, the
     negatives come from all processes, with gradients, so that two processes step as one does on both batches.
 
@@ -149,6 +190,8 @@ class AlignerModel(VisionTextPreTrainedModel):
         if config.vision_config is None or config.text_config is None:
             missing = "vision_config" if config.vision_config is None else "text_config"
             raise ValueError(f"{missing} is None: there is nothing to align.")
+        check_choice("loss", config.loss, LOSSES)
+        check_choice("triplet_mining", config.triplet_mining, TRIPLET_MININGS)
         super().__init__(config)
         if config.projection == "mlp":
             for layers in (self.visual_projection, self.text_projection):
@@ -232,7 +275,7 @@ class AlignerModel(VisionTextPreTrainedModel):
 
         Returns:
             Its `pooler_output` is (texts, projection_dim), of length 1, or zeros where there is no text. The rest is
-            the text model's own, as for images.
+            the text model's own: `last_hidden_state`, and `hidden_states` and `attentions` where they are asked for.
         """
         check_mask("modality_mask", modality_mask, input_ids.shape[0])
         present = None if modality_mask is None else modality_mask[:, 1].to(input_ids.device).bool()

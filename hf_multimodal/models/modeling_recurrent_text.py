@@ -1,16 +1,83 @@
-"""An LSTM or GRU as a text model of transformers."""
+"""An LSTM or GRU as a text model of transformers, and its configuration."""
 
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from transformers import PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
-from .configuration_recurrent_text import RecurrentTextConfig
+CELLS = {"lstm": nn.LSTM, "gru": nn.GRU}
+
+
+class RecurrentTextConfig(PreTrainedConfig):
+    """Configuration of [`RecurrentTextModel`].
+
+    `hidden_size` is the width that leaves the model, both directions together, as in every other text model;
+    `cell_size` is what one direction of it has.
+
+    Args:
+        vocab_size: Number of rows of the word embeddings.
+        embedding_size: Width of the word embeddings; that of the word vectors, where the model starts from some.
+        hidden_size: Output width; even when `bidirectional`.
+        num_hidden_layers: Layers stacked on each other.
+        cell: `lstm` or `gru`.
+        bidirectional: Whether a second direction reads each text from its end.
+        dropout: Probability, on the word embeddings and between the layers.
+        pad_token_id: Its embedding is zero and stays so; without an `attention_mask`, it marks the padding.
+        initializer_range: Standard deviation of the word embeddings. Wider than a transformer's 0.02, since no
+            normalisation follows.
+
+    Raises:
+        ValueError: On an unknown cell, a size below 1, an odd `hidden_size` for two directions, a `dropout` outside
+            [0, 1) or a `pad_token_id` outside the vocabulary.
+
+    Example:
+
+    >>> config = RecurrentTextConfig(hidden_size=128)
+    >>> config.cell_size
+    64
+    """
+
+    model_type = "recurrent_text"
+    _auto_class = "AutoConfig"
+
+    vocab_size: int = 30522
+    embedding_size: int = 300
+    hidden_size: int = 256
+    num_hidden_layers: int = 1
+    cell: str = "lstm"
+    bidirectional: bool = True
+    dropout: float | int = 0.1
+    pad_token_id: int | None = 0
+    initializer_range: float | int = 0.1
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.cell not in CELLS:
+            raise ValueError(f"cell must be one of {list(CELLS)}, got {self.cell!r}.")
+        for name in ("vocab_size", "embedding_size", "hidden_size", "num_hidden_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.hidden_size % self.num_directions:
+            raise ValueError(f"hidden_size holds two directions and must be even, got {self.hidden_size}.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}.")
+        if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
+            raise ValueError(f"pad_token_id must lie in [0, {self.vocab_size}), got {self.pad_token_id}.")
+        super().__post_init__(**kwargs)
+
+    @property
+    def num_directions(self) -> int:
+        """2 when `bidirectional`, else 1."""
+        return 2 if self.bidirectional else 1
+
+    @property
+    def cell_size(self) -> int:
+        """Width of one direction."""
+        return self.hidden_size // self.num_directions
 
 
 def gather_positions(states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -40,6 +107,7 @@ class RecurrentTextModel(PreTrainedModel):
 
     config_class = RecurrentTextConfig
     base_model_prefix = "recurrent_text"
+    _auto_class = "AutoModel"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = False
     _no_split_modules: list[str] = []
@@ -50,8 +118,7 @@ class RecurrentTextModel(PreTrainedModel):
             config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id
         )
         self.dropout = nn.Dropout(config.dropout)
-        cell = {"lstm": nn.LSTM, "gru": nn.GRU}[config.cell]
-        self.rnn = cell(
+        self.rnn = CELLS[config.cell](
             config.embedding_size,
             config.cell_size,
             num_layers=config.num_hidden_layers,
@@ -157,3 +224,7 @@ class RecurrentTextModel(PreTrainedModel):
         if self.config.cell == "lstm":
             return torch.lstm(states, (start, start), weights, *options)[0]
         return torch.gru(states, start, weights, *options)[0]
+
+
+# Here and not where the package registers the others: this file may have travelled with a checkpoint, without it.
+AutoModel.register(RecurrentTextConfig, RecurrentTextModel, exist_ok=True)

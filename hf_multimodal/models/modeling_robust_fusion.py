@@ -1,5 +1,6 @@
-"""The classifier that stays right and calibrated when an example lacks its image or its text."""
+"""The classifier that stays right and calibrated when an example lacks its image or its text, and its stack."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
@@ -8,18 +9,127 @@ from torch import nn
 from transformers import initialization as init
 from transformers.utils import TransformersKwargs, can_return_tuple
 
-from .configuration_robust_fusion import RobustFusionConfig
-from .encoding import check_mask
-from .features import Features
+from .configuration_vision_text import PRESENCE_PATTERNS, RobustFusionConfig, check_choice
 from .fusion import FUSIONS, LateFusion
-from .losses import classification_loss, in_target_units, warn_of_no_labels
-from .modeling_fusion import ImageTextClassifierOutput
-from .modeling_vision_text import VisionTextPreTrainedModel
-from .stack import Stack
-from .warm_start import Trained, start_from, trained_fields
+from .modeling_fusion import ImageTextClassifierOutput, classification_loss, in_target_units, warn_of_no_labels
+from .modeling_vision_text import (
+    Features,
+    Trained,
+    VisionTextPreTrainedModel,
+    check_mask,
+    start_from,
+    trained_fields,
+)
 
+HEADS = ("joint", "image", "text")
+PATTERNS = tuple(sorted(PRESENCE_PATTERNS, key=lambda name: PRESENCE_PATTERNS[name][::-1]))  # image + 2 * text
+KNOTS = 6
 # What a fused classifier has not.
 NEW_PARTS = ("unimodal.", "image_classifier.", "text_classifier.", "missing_embeddings.", "stack.")
+
+
+def pattern_of(modality_mask: torch.Tensor) -> torch.Tensor:
+    """Number of each row's pattern of presence, (batch,), an index of `PATTERNS`.
+
+    Args:
+        modality_mask: (batch, 2), 1 = present, column 0 image, column 1 text.
+    """
+    return modality_mask[:, 0].long() + 2 * modality_mask[:, 1].long()
+
+
+def log_odds(logits: torch.Tensor) -> torch.Tensor:
+    """How sure each prediction is: log of the first class's probability over that of all others, (batch, 1).
+
+    The log-probability says the same, but float32 cannot tell .999999 from 1.
+
+    Args:
+        logits: (batch, classes).
+    """
+    first = logits.max(dim=1, keepdim=True)
+    others = logits.scatter(1, first.indices, torch.finfo(logits.dtype).min)
+    return first.values - others.logsumexp(dim=1, keepdim=True)
+
+
+class Stack(nn.Module):
+    """Weigh the logits of the heads, divide by a temperature, give the prior where nothing is there.
+
+    Until it is fitted it is the identity on the joint head. All its numbers are float32 and stay so when the model is
+    cast. A head that reads a missing modality has no weight. What is left is multiplied by a positive scale that
+    depends on how sure it is, so that the first class stays the first. Stacked generalisation of
+    [Wolpert, 1992](https://doi.org/10.1016/S0893-6080(05)80023-1), temperatures of
+    [Guo et al., 2017](https://arxiv.org/abs/1706.04599), made to depend on the logits as by
+    [Tomani et al., 2022](https://arxiv.org/abs/2102.12182).
+
+    Args:
+        num_labels: Width of the logits. The labels of a multi-label problem and the outputs of a regression have
+            weights and temperatures of their own; classes share theirs, so that each column says the same.
+
+    Example:
+
+    >>> stack = Stack(num_labels=2)
+    >>> heads = torch.tensor([[[1.0, 0.0], [0.0, 3.0], [0.0, 0.0]]])
+    >>> stack(heads, torch.tensor([[1, 1]])), stack(heads, torch.tensor([[0, 0]]))
+    (tensor([[1., 0.]]), tensor([[0., 0.]]))
+    """
+
+    weights: torch.Tensor
+    temperatures: torch.Tensor
+    knots: torch.Tensor
+    scales: torch.Tensor
+    prior: torch.Tensor
+
+    def __init__(self, num_labels: int) -> None:
+        super().__init__()
+        for name, value in self.identity(num_labels).items():
+            self.register_buffer(name, value)
+
+    @staticmethod
+    def identity(num_labels: int) -> dict[str, torch.Tensor]:
+        """What the buffers hold before the stack is fitted.
+
+        Args:
+            num_labels: Width of the logits.
+
+        Returns:
+            `weights` (patterns, heads, num_labels), `temperatures` (patterns, num_labels), `scales` (patterns, knots,
+            num_labels) at the log-odds of the first class `knots` (patterns, knots), rising, with straight lines
+            between them, and `prior` (num_labels,), the logits of an example without image and text.
+        """
+        weights = torch.zeros(len(PATTERNS), len(HEADS), num_labels)
+        weights[:, 0] = 1.0
+        return {
+            "weights": weights,
+            "temperatures": torch.ones(len(PATTERNS), num_labels),
+            "knots": torch.arange(1.0 - KNOTS, 1.0).repeat(len(PATTERNS), 1),
+            "scales": torch.ones(len(PATTERNS), KNOTS, num_labels),
+            "prior": torch.zeros(num_labels),
+        }
+
+    def forward(self, heads: torch.Tensor, modality_mask: torch.Tensor) -> torch.Tensor:
+        """(batch, num_labels), float32 or wider.
+
+        Args:
+            heads: (batch, heads, num_labels) raw logits, finite also where a head's modality is missing.
+            modality_mask: (batch, 2), 1 = present.
+        """
+        pattern = pattern_of(modality_mask)
+        scale = self.weights / self.temperatures[:, None]  # (patterns, heads, num_labels)
+        heads = heads.to(torch.promote_types(heads.dtype, scale.dtype))
+        logits = (scale[pattern] * heads).sum(dim=1)
+        passed = ((log_odds(logits) - self.knots[pattern, :-1]) / self.knots.diff(dim=1)[pattern]).clamp(0, 1)
+        rise = (passed[:, :, None] * self.scales.diff(dim=1)[pattern]).sum(dim=1)
+        logits = logits * (self.scales[pattern, 0] + rise)
+        return torch.where((pattern == 0)[:, None], self.prior.to(logits.dtype), logits)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        """Follow the model to a device, but not to another dtype: a temperature in bfloat16 has three digits."""
+        before = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            moved = self._buffers[name]
+            if moved is not None and moved.dtype != buffer.dtype:
+                self._buffers[name] = buffer.to(moved.device)
+        return self
 
 
 @dataclass
@@ -29,7 +139,7 @@ class RobustFusionOutput(ImageTextClassifierOutput):
     Args:
         joint_logits: (batch, num_labels), of the joint branch alone, as the three raw heads that the stack weighs.
         image_logits: (batch, num_labels), of the image alone; without meaning where there is none.
-        text_logits: (batch, num_labels), likewise of the text.
+        text_logits: (batch, num_labels), of the text alone; without meaning where there is none.
     """
 
     joint_logits: torch.Tensor | None = None
@@ -80,6 +190,7 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
         if config.vision_config is None or config.text_config is None:
             missing = "vision_config" if config.vision_config is None else "text_config"
             raise ValueError(f"{missing} is None: a model of one modality is a FusionForImageTextClassification.")
+        check_choice("fusion", config.fusion, FUSIONS)
         fusion_class = FUSIONS[config.fusion]
         super().__init__(config, token_features=fusion_class.reads_tokens)
         self.fusion = fusion_class(config)
@@ -133,12 +244,13 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
             pixel_values: (batch, channels, height, width), or None: no example has an image.
             attention_mask: (batch, length), 1 = real token.
             token_type_ids: (batch, length).
-            modality_mask: (batch, 2), 1 = present, column 0 image, column 1 text. An example with neither is answered
-                with the class prior.
+            modality_mask: (batch, 2), 1 = present, column 0 image, column 1 text. The logits of an
+                example with neither are the class prior.
             fusion_mask: (batch, 2), what of the present modalities the joint branch may read; for training, in
                 evaluation it reads all.
-            labels: As for `FusionForImageTextClassification`. An example with neither modality adds nothing to the
-                loss.
+            labels: (batch,) class numbers; (batch, num_labels) of 0 and 1 for multi-label; (batch,) or
+                (batch, num_labels) numbers for regression. What is -100 (in regression NaN) has no label. An example
+                with neither modality adds nothing to the loss.
 
         Returns:
             [`RobustFusionOutput`]
@@ -169,8 +281,8 @@ class RobustFusionForImageTextClassification(VisionTextPreTrainedModel):
             text_model_output=features.text_model_output,
         )
 
-    def answer(self, features: Features) -> torch.Tensor:
-        """(batch, num_labels) logits from what `encode` gives, as `forward` answers."""
+    def classify(self, features: Features) -> torch.Tensor:
+        """(batch, num_labels) logits of what `encode` gives, the same as those of `forward`."""
         return self.stack(self.heads(features, features.modality_mask)[0], features.modality_mask)
 
     def heads(self, features: Features, joint_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

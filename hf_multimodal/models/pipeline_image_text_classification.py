@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from transformers.pipelines.text_classification import TextClassificationPipeline
 from transformers.utils import logging
 
-from .features import warn_of_missing
+from .modeling_fusion import warn_of_missing
 
 logger = logging.get_logger(__name__)
 
@@ -53,9 +53,9 @@ class ImageTextClassificationPipeline(TextClassificationPipeline):
     """Classify examples of an image and a text, of which any may lack one, with either classifier of this package.
 
     The scores are those of the model on that example alone, whatever stands beside it in its batch. `top_k`,
-    `function_to_apply` and the form of the answers are those of `pipeline("text-classification")`; where the model has
-    `thresholds` of its own, each answer also says whether its label is `predicted`. An example with
-    neither is answered with the class prior by a robust classifier; a plain one warns of whatever is missing.
+    `function_to_apply` and the form of the predictions are those of `pipeline("text-classification")`; where the model
+    has `thresholds` of its own, each label also says whether it is `predicted`. For an example with neither a robust
+    classifier predicts the class prior; a plain one warns of whatever is missing.
 
     Args:
         model: A fused or a robust classifier; it is put into evaluation mode.
@@ -109,7 +109,8 @@ class ImageTextClassificationPipeline(TextClassificationPipeline):
             inputs: A dict with `image` (an image) and `text` (a string), either of which may be None or left out; or
                 a list, generator or data set of such dicts, whose other keys are not read.
             image: Instead of `inputs`, an image, or a list or column of images and Nones.
-            text: Likewise a string, or a list or column; with `image`, of the same length.
+            text: Instead of `inputs`, a string, or a list or column of strings and Nones; of the same length as
+                `image` where both are given.
             kwargs: `top_k`, how many labels, best first, None for all; `function_to_apply`, one of `sigmoid`,
                 `softmax`, `none`, by default the one that the model's `problem_type` asks for; `batch_size`;
                 `num_workers`; and arguments of the processor, as `max_length`.
@@ -178,22 +179,22 @@ class ImageTextClassificationPipeline(TextClassificationPipeline):
         """The scores, and where the model has thresholds, which labels hold.
 
         Raises:
-            ValueError: Logits that are NaN or infinite are no answer.
+            ValueError: If the logits are NaN or infinite.
         """
         if not model_outputs["logits"].isfinite().all():
             raise ValueError(
                 f"logits must be finite, got {model_outputs['logits'].flatten().tolist()} for an example."
             )
-        answers = super().postprocess(model_outputs, *args, **kwargs)
+        predictions = super().postprocess(model_outputs, *args, **kwargs)
         config = self.model.config
         thresholds = getattr(config, "thresholds", None)  # a model may have come with older code
         if thresholds is None or config.problem_type != "multi_label_classification":
-            return answers
+            return predictions
         probabilities = model_outputs["logits"][0].double().sigmoid().tolist()
         holds = {config.id2label[k]: probabilities[k] >= limit for k, limit in enumerate(thresholds)}
-        for answer in answers if isinstance(answers, list) else [answers]:
-            answer["predicted"] = holds[answer["label"]]
-        return answers
+        for prediction in predictions if isinstance(predictions, list) else [predictions]:
+            prediction["predicted"] = holds[prediction["label"]]
+        return predictions
 
     def _warn_of_missing(self, name: str) -> None:
         if len(self.reads) == 2:

@@ -13,8 +13,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.utils import logging
 
-from .configuration_torchvision import TORCHVISION_PREFIX
-from .configuration_vision_text import FIXED_LENGTH_TEXT
+from .configuration_vision_text import FIXED_LENGTH_TEXT, TORCHVISION_PREFIX
 
 logger = logging.get_logger(__name__)
 
@@ -128,7 +127,7 @@ def image_values(image: Any, value_range: tuple[float, float] | None = None) -> 
 
     Args:
         image: PIL image or array.
-        value_range: As for `to_rgb`.
+        value_range: The value of black and that of white in an image that is not of 8 bits, as `to_rgb` takes it.
 
     Returns:
         None for an image of 8 bits, whose values are 0 to 255 and to which no stated range applies.
@@ -203,7 +202,10 @@ def _convert(
 ) -> tuple[Image.Image, ImageValues | None]:
     """What `to_rgb` gives, and the values that it found."""
     if isinstance(image, (str, bytes, os.PathLike, dict)):  # a dict is what `datasets` has before decoding
-        raise TypeError(f"images must be images, not paths or URLs; open {image!r:.80} with PIL.Image.open first.")
+        raise TypeError(
+            "an image must be a PIL image, or an array or tensor, not a path or URL; open "
+            f"{image!r:.80} with PIL.Image.open first."
+        )
     if not isinstance(image, IMAGES):
         raise TypeError(
             f"an image must be a PIL image, or an array or tensor, got {type(image).__name__}; None stands for a "

@@ -15,7 +15,7 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 
 from hf_multimodal.models import RecurrentTextConfig, TorchvisionConfig
-from hf_multimodal.models.configuration_torchvision import TORCHVISION_PREFIX
+from hf_multimodal.models.configuration_vision_text import TORCHVISION_PREFIX
 from hf_multimodal.models.processing_multimodal import image_processor_of
 from hf_multimodal.training.word_vectors import load_word_vectors
 

@@ -12,10 +12,10 @@ from scipy.special import log_softmax
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from hf_multimodal.data.counts import PRESENCE_PATTERNS
 from hf_multimodal.inference.prediction import forward_dataset
-from hf_multimodal.models.gathering import distributed_run
-from hf_multimodal.models.stack import HEADS, KNOTS, PATTERNS, log_odds
+from hf_multimodal.models.configuration_vision_text import PRESENCE_PATTERNS
+from hf_multimodal.models.modeling_robust_fusion import HEADS, KNOTS, PATTERNS, log_odds
+from hf_multimodal.models.modeling_vision_text import distributed_run
 
 logger = logging.get_logger(__name__)
 

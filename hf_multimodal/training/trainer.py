@@ -108,6 +108,7 @@ class MultimodalTrainer(SharingTrainer):
 
     args: MultimodalTrainingArguments
     data_collator: Any
+    train_dataset: Any
     push_in_progress: Any
 
     def __init__(

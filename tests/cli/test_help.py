@@ -19,10 +19,9 @@ from hf_multimodal.cli.commands import COMMANDS
 from hf_multimodal.cli.main import main
 from hf_multimodal.data import checks, labels, loading, tables
 from hf_multimodal.inference import index
-from hf_multimodal.models.configuration_aligner import PROJECTIONS
-from hf_multimodal.models.configuration_vision_text import IMAGE_POOLINGS, TEXT_POOLINGS
-from hf_multimodal.models.contrastive_losses import LOSSES, TRIPLET_MININGS
+from hf_multimodal.models.configuration_vision_text import IMAGE_POOLINGS, PROJECTIONS, TEXT_POOLINGS
 from hf_multimodal.models.fusion import FUSIONS
+from hf_multimodal.models.losses import LOSSES, TRIPLET_MININGS
 from hf_multimodal.synthetic.classification import make_controlled
 from hf_multimodal.training import from_scratch
 
@@ -130,7 +129,7 @@ def test_names_in_the_help_are_those_of_the_library() -> None:
     assert arguments.MODALITIES == checks.MODALITIES and arguments.POLICIES == checks.POLICIES
     assert arguments.PROBLEM_TYPES == labels.PROBLEM_TYPES and arguments.TABLE_SUFFIXES == tables.TABLE_SUFFIXES
     assert arguments.IMAGE_POOLINGS == IMAGE_POOLINGS and arguments.TEXT_POOLINGS == TEXT_POOLINGS
-    assert arguments.PROJECTIONS == PROJECTIONS and arguments.TRIPLET_MININGS == TRIPLET_MININGS
+    assert arguments.PROJECTIONS == PROJECTIONS and tuple(TRIPLET_MININGS) == arguments.TRIPLET_MININGS
     assert arguments.INDEX_KINDS == index.KINDS and arguments.RECURRENT_CELLS == from_scratch.RECURRENT_CELLS
     helps = {entry.name: entry.metadata["help"] for entry in fields(arguments.FusionArguments)}
     assert all(name in helps["fusion"] for name in FUSIONS)

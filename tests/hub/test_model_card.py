@@ -29,7 +29,8 @@ from hf_multimodal.hub.card import write_card
 from hf_multimodal.hub.eval_results import EVAL_RESULTS
 from hf_multimodal.hub.runs import CardArguments, hub_name
 from hf_multimodal.hub.tables import inline, markdown_table
-from hf_multimodal.inference.missing_curve import MISSING, RATES
+from hf_multimodal.inference.missing_curve import RATES
+from hf_multimodal.models.configuration_vision_text import MODALITIES
 
 main = script("write_card")
 CARDS = Path(__file__).parents[2] / "model_cards"
@@ -61,7 +62,7 @@ def make_run(folder: Path, names: list[str], **changes: Any) -> Path:
     presence = {"both": 1405, "image": 703, "text": 702, "neither": 1}
     curve = [
         {"missing": which, "rate": rate, "count": 5, "over": "draws", "accuracy": {"mean": 0.6977, "sd": 0.0123}}
-        for which in MISSING
+        for which in MODALITIES
         for rate in RATES
     ]
     facts = {

@@ -18,7 +18,7 @@ from hf_multimodal import (
     FusionForImageTextClassification,
     RobustFusionForImageTextClassification,
 )
-from hf_multimodal.models.contrastive_losses import LOSSES
+from hf_multimodal.models.losses import LOSSES
 
 MASK = torch.tensor([[1, 1], [1, 0], [0, 1], [1, 1]])
 
@@ -391,3 +391,11 @@ def test_a_checkpoint_that_lacks_weights_is_no_start(tmp_path):
     save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match="is no ViTModel: it lacks .* weights, such as"):
         FusionForImageTextClassification.from_vision_text_pretrained(str(tmp_path))
+
+
+@pytest.mark.parametrize(("field", "given"), [("loss", "clip"), ("triplet_mining", "easy")])
+def test_a_loss_named_afterwards_is_checked_where_the_model_is_built(field, given):
+    config = AlignerConfig(vision_config=VISION_CONFIGS["vit"](), text_config=TEXT_CONFIGS["bert"]())
+    setattr(config, field, given)  # as where the configuration came from the Hub without the losses beside it
+    with pytest.raises(ValueError, match=rf"{field} must be one of \[.*\], got '{given}'"):
+        AlignerModel(config)

@@ -99,7 +99,7 @@ def test_the_usual_snippet_of_clip_runs_it(folder):
     assert torch.equal(outputs[2], outputs.text_embeds)
 
 
-def test_answers_do_not_depend_on_the_longest_text_of_a_batch(folder):
+def test_scores_do_not_depend_on_the_longest_text_of_a_batch(folder):
     model, processor = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
     alone = torch.cat([embed_texts(model, processor, [text]) for text in TEXTS])
     torch.testing.assert_close(embed_texts(model, processor, TEXTS), alone, rtol=0, atol=1e-5)
@@ -112,11 +112,11 @@ def test_answers_do_not_depend_on_the_longest_text_of_a_batch(folder):
 def test_the_zero_shot_pipeline_runs_it(folder, caplog):
     logging.getLogger("transformers").propagate = True
     classify = pipeline("zero-shot-image-classification", model=str(folder))
-    answers = classify(IMAGES, candidate_labels=["dog", "cat"], hypothesis_template="a {}")
+    predictions = classify(IMAGES, candidate_labels=["dog", "cat"], hypothesis_template="a {}")
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
     expected = logits_by_hand(folder, ["a dog", "a cat"]).softmax(dim=-1)
-    for answer, row in zip(answers, expected, strict=True):
-        scores = {one["label"]: one["score"] for one in answer}
+    for prediction, row in zip(predictions, expected, strict=True):
+        scores = {one["label"]: one["score"] for one in prediction}
         torch.testing.assert_close(torch.tensor([scores["dog"], scores["cat"]]), row, rtol=0, atol=1e-5)
 
 

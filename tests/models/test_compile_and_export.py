@@ -11,8 +11,8 @@ from hf_multimodal import (
     FusionForImageTextClassification,
     RobustFusionForImageTextClassification,
 )
-from hf_multimodal.models.features import Features
 from hf_multimodal.models.fusion import FUSIONS
+from hf_multimodal.models.modeling_vision_text import Features
 
 FAMILIES = [FusionForImageTextClassification, RobustFusionForImageTextClassification, AlignerModel]
 MASK = torch.tensor([[1, 1], [1, 0], [0, 1], [0, 0]])

@@ -9,9 +9,9 @@ from conftest import PATCHES, TEXT
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hf_multimodal.models import contrastive_losses
-from hf_multimodal.models.configuration_aligner import AlignerConfig
-from hf_multimodal.models.contrastive_losses import LOSSES, SCALED_LOSSES, TRIPLET_MININGS, Pairs
+from hf_multimodal.models import losses
+from hf_multimodal.models.configuration_vision_text import AlignerConfig
+from hf_multimodal.models.losses import LOSSES, SCALED_LOSSES, TRIPLET_MININGS, Pairs
 
 CASES = [(name, mining) for name in LOSSES for mining in (TRIPLET_MININGS if name == "triplet" else ["hard"])]
 COMPLETE = torch.tensor([True, True, False, True, True, True, True])
@@ -182,8 +182,8 @@ class Products(TorchDispatchMode):
 def test_logits_beyond_what_is_kept_are_computed_again(monkeypatch):
     results = []
     for kept in (2**24, 20, 9):
-        monkeypatch.setattr(contrastive_losses, "KEPT", kept)
-        monkeypatch.setattr(contrastive_losses, "SIDE", 3)
+        monkeypatch.setattr(losses, "KEPT", kept)
+        monkeypatch.setattr(losses, "SIDE", 3)
         images, texts = make_embeddings()
         with Products() as products:
             value = LOSSES["infonce"](Pairs(images, texts, torch.tensor(9.0)), None)

@@ -413,3 +413,11 @@ def test_images_of_another_size_are_read_where_the_model_can():
     assert logits.isfinite().all() and len(logits) == 2
     with pytest.raises(ValueError, match="ResNetModel has no position encodings that could be interpolated"):
         make_model("resnet")(pixel_values=larger, input_ids=texts, interpolate_pos_encoding=True)
+
+
+def test_a_fusion_named_afterwards_is_checked_where_the_model_is_built():
+    config = FusionConfig(vision_config=VISION_CONFIGS["vit"](), text_config=TEXT_CONFIGS["bert"]())
+    config.fusion = "gate"  # as where the configuration came from the Hub without the fusions beside it
+    for family in (FusionForImageTextClassification, RobustFusionForImageTextClassification):
+        with pytest.raises(ValueError, match=r"fusion must be one of \['concat', .*'late'\], got 'gate'"):
+            family(config)

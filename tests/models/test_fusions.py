@@ -5,9 +5,8 @@ import torch
 from torch import nn
 
 from hf_multimodal import FusionConfig
-from hf_multimodal.models.attention import FusionLayer
-from hf_multimodal.models.features import Features
-from hf_multimodal.models.fusion import FUSIONS, present_softmax
+from hf_multimodal.models.fusion import FUSIONS, FusionLayer, present_softmax
+from hf_multimodal.models.modeling_vision_text import Features
 
 MASK = torch.tensor([[1, 1], [1, 0], [0, 1], [0, 0]])
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from test_fusion_model import make_model
 
 from hf_multimodal import FusionConfig, FusionForImageTextClassification, RobustFusionForImageTextClassification
-from hf_multimodal.models.losses import CLASSIFICATION_LOSSES, classification_loss
+from hf_multimodal.models.modeling_fusion import CLASSIFICATION_LOSSES, classification_loss
 
 SINGLE, MULTI, REGRESSION = CLASSIFICATION_LOSSES
 FAMILIES = [FusionForImageTextClassification, RobustFusionForImageTextClassification]

@@ -302,7 +302,7 @@ def test_no_type_is_refused_without_need():
 
 
 @pytest.mark.slow
-def test_every_model_type_answers_as_the_document_says():
+def test_every_model_type_does_as_the_document_says():
     module = model_types()
     verdicts = list(module.try_all(module.model_types()))
     assert [verdict for verdict in verdicts if verdict.result == "fails"] == []

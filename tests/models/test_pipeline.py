@@ -1,4 +1,4 @@
-"""`pipeline("image-text-classification")`: what it takes and answers, how it travels, with and without the package."""
+"""`pipeline("image-text-classification")`: what it takes and gives, how it travels, with and without the package."""
 
 import json
 import re
@@ -74,9 +74,9 @@ def expected(model, examples) -> torch.Tensor:
         return model(**make_processor()(images=images, text=texts, return_tensors="pt")).logits
 
 
-def assert_predictions(answers, logits: torch.Tensor) -> None:
-    for answer, row in zip(answers, logits.softmax(-1), strict=True):
-        assert answer == {"label": NAMES[int(row.argmax())], "score": pytest.approx(row.max().item(), abs=1e-6)}
+def assert_predictions(predictions, logits: torch.Tensor) -> None:
+    for prediction, row in zip(predictions, logits.softmax(-1), strict=True):
+        assert prediction == {"label": NAMES[int(row.argmax())], "score": pytest.approx(row.max().item(), abs=1e-6)}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -91,9 +91,9 @@ def test_any_mixture_of_presence_in_any_form(family, batch_size, tmp_path):
     dataset = Dataset.from_dict({**rows, "label": [0, 1, 2, 0, 1]})
     stream = IterableDataset.from_generator(lambda: iter(EXAMPLES))
     for examples in (EXAMPLES, tuple(EXAMPLES), iter(EXAMPLES), (one for one in EXAMPLES), dataset, stream):
-        answers = classify(examples, batch_size=batch_size)
-        assert isinstance(answers, list) is isinstance(examples, list)
-        assert_predictions(answers, logits)
+        predictions = classify(examples, batch_size=batch_size)
+        assert isinstance(predictions, list) is isinstance(examples, list)
+        assert_predictions(predictions, logits)
 
 
 def test_image_and_text_by_name(tmp_path):
@@ -109,9 +109,9 @@ def test_image_and_text_by_name(tmp_path):
 
 def test_an_example_with_neither_gets_the_prior(tmp_path):
     model = save(tmp_path)
-    answers = pipeline(TASK, model=str(tmp_path))({"image": None, "text": ""}, top_k=None)
+    predictions = pipeline(TASK, model=str(tmp_path))({"image": None, "text": ""}, top_k=None)
     prior = model.stack.prior.softmax(-1)
-    assert {answer["label"]: answer["score"] for answer in answers} == {
+    assert {prediction["label"]: prediction["score"] for prediction in predictions} == {
         name: pytest.approx(prior[index].item(), abs=1e-6) for index, name in NAMES.items()
     }
 
@@ -138,9 +138,9 @@ def test_text_classification_on_a_plain_classifier_warns_once(tmp_path, warned):
     model = save(tmp_path, FusionForImageTextClassification)
     classify = pipeline("text-classification", model=str(tmp_path))
     for _ in range(2):
-        answers = classify(["cat", "a red dog"])
+        predictions = classify(["cat", "a red dog"])
     assert warned("pixel_values is None: this classifier was trained on both modalities") == 1
-    assert_predictions(answers, expected(model, [{"text": "cat"}, {"text": "a red dog"}]))
+    assert_predictions(predictions, expected(model, [{"text": "cat"}, {"text": "a red dog"}]))
 
 
 def test_top_k_as_in_text_classification(tmp_path):
@@ -148,7 +148,7 @@ def test_top_k_as_in_text_classification(tmp_path):
     classify = pipeline(TASK, model=str(tmp_path))
     best, two, everything = (classify(EXAMPLES[0], **kwargs) for kwargs in ({}, {"top_k": 2}, {"top_k": None}))
     assert len(two) == 2 and two == everything[:2] and best == two[0]
-    assert [answer["score"] for answer in everything] == sorted((a["score"] for a in everything), reverse=True)
+    assert [prediction["score"] for prediction in everything] == sorted((a["score"] for a in everything), reverse=True)
     assert classify(EXAMPLES[0], top_k=1) == [best]
     assert classify(EXAMPLES[:2], top_k=2)[0] == two
     assert pipeline(TASK, model=str(tmp_path), top_k=2)(EXAMPLES[0]) == two
@@ -165,8 +165,8 @@ def test_function_to_apply(family, problem_type, default, tmp_path):
     logits = expected(model, EXAMPLES[:1])[0]
     functions = {"sigmoid": logits.sigmoid(), "softmax": logits.softmax(-1), "none": logits}
     for name, scores in functions.items():
-        answers = classify(EXAMPLES[0], function_to_apply=name)
-        assert {answer["label"]: answer["score"] for answer in answers} == {
+        predictions = classify(EXAMPLES[0], function_to_apply=name)
+        assert {prediction["label"]: prediction["score"] for prediction in predictions} == {
             label: pytest.approx(scores[index].item(), abs=1e-6) for index, label in NAMES.items()
         }
     assert classify(EXAMPLES[0]) == classify(EXAMPLES[0], function_to_apply=default)
@@ -181,22 +181,22 @@ def test_thresholds_of_the_configuration_say_which_labels_hold(family, tmp_path)
     make_processor().save_pretrained(tmp_path / "own")
     usual, own = (pipeline(TASK, model=str(tmp_path / name)) for name in ("usual", "own"))
     assert own.model.config.thresholds == model.config.thresholds
-    plain, answers = usual(EXAMPLES[0], top_k=None), own(EXAMPLES[0], top_k=None)
-    assert all(set(answer) == {"label", "score"} for answer in plain)  # as before where there are none
-    assert {answer["label"]: answer.pop("predicted") for answer in answers} == {
+    plain, predictions = usual(EXAMPLES[0], top_k=None), own(EXAMPLES[0], top_k=None)
+    assert all(set(prediction) == {"label", "score"} for prediction in plain)  # as before where there are none
+    assert {prediction["label"]: prediction.pop("predicted") for prediction in predictions} == {
         "no": False,
         "maybe": True,
         "yes": False,
     }
-    assert answers == plain
+    assert predictions == plain
     assert own([EXAMPLES[0]], top_k=1, function_to_apply="none")[0][0].keys() == {"label", "score", "predicted"}
     assert own(EXAMPLES[0])["predicted"] is (max(scores) == scores[1])
 
 
 def test_regression_of_one_number(tmp_path):
     model = save(tmp_path, problem_type="regression", id2label={0: "score"}, num_labels=1)
-    answer = pipeline(TASK, model=str(tmp_path))(EXAMPLES[0])
-    assert answer == {"label": "score", "score": pytest.approx(expected(model, EXAMPLES[:1]).item(), abs=1e-6)}
+    prediction = pipeline(TASK, model=str(tmp_path))(EXAMPLES[0])
+    assert prediction == {"label": "score", "score": pytest.approx(expected(model, EXAMPLES[:1]).item(), abs=1e-6)}
 
 
 @pytest.mark.parametrize("modality", ["image", "text"])
@@ -222,7 +222,9 @@ def test_every_model_type(vision, text):
     classify = ImageTextClassificationPipeline(model, make_processor(), device="cpu", top_k=None, **fixed)
     together, alone = classify(EXAMPLES[:3], batch_size=3), classify(EXAMPLES[:3])
     for row, other in zip(together, alone, strict=True):
-        scores, others = ({answer["label"]: answer["score"] for answer in answers} for answers in (row, other))
+        scores, others = (
+            {prediction["label"]: prediction["score"] for prediction in predictions} for predictions in (row, other)
+        )
         assert scores == pytest.approx(others, abs=1e-5)
 
 
@@ -304,7 +306,7 @@ def test_nothing_is_opened_or_fetched(image):
     classify = pipeline(
         TASK, model=make_model(family=RobustFusionForImageTextClassification), processor=make_processor()
     )
-    with pytest.raises(TypeError, match="images must be images, not paths or URLs"):
+    with pytest.raises(TypeError, match="an image must be a PIL image, or an array or tensor, not a path or URL"):
         classify(image=image)
     for nested in ([image], (image,), [pil_image(), pil_image()]):
         with pytest.raises(TypeError, match=r"an image must be a PIL image, or an array .* got (list|tuple)"):
@@ -397,10 +399,10 @@ else:
     raise AssertionError("remote code ran unasked")
 classify = pipeline("image-text-classification", model=folder, trust_remote_code=True)
 assert type(classify).__module__.startswith("transformers_modules")
-answers = [classify(examples, batch_size=2), pipeline(model=folder, trust_remote_code=True)(examples)]
+predictions = [classify(examples, batch_size=2), pipeline(model=folder, trust_remote_code=True)(examples)]
 classify.save_pretrained(again)
 assert "hf_multimodal" not in sys.modules
-print(json.dumps(answers))
+print(json.dumps(predictions))
 """
 )
 
@@ -420,9 +422,9 @@ def test_a_stranger_runs_the_pipeline(family, tmp_path):
     examples = [EXAMPLES[0], {"text": "cat"}, {"text": None}]
     for folder in folders:  # what the stranger saved is as good as what was sent
         own = pipeline(TASK, model=folder)(examples)
-        for answers in json.loads(run.stdout.splitlines()[-1]):
-            for answer, mine in zip(answers, own, strict=True):
-                assert answer == {"label": mine["label"], "score": pytest.approx(mine["score"], abs=1e-6)}
+        for predictions in json.loads(run.stdout.splitlines()[-1]):
+            for prediction, mine in zip(predictions, own, strict=True):
+                assert prediction == {"label": mine["label"], "score": pytest.approx(mine["score"], abs=1e-6)}
 
 
 def test_the_pipelines_of_features_give_the_embeddings_of_an_aligner(tmp_path):

@@ -159,7 +159,9 @@ def test_a_list_of_one_image_is_that_image(processor):
 
 
 def test_errors_say_what_was_given(processor):
-    with pytest.raises(TypeError, match="images must be images, not paths or URLs; open 'https://x.org/a.jpg'"):
+    with pytest.raises(
+        TypeError, match="an image must be a PIL image, .*, not a path or URL; open 'https://x.org/a.jpg'"
+    ):
         processor(images=["https://x.org/a.jpg"])
     with pytest.raises(TypeError, match="text must be a string or None, got float in row 1"):
         processor(text=["a", float("nan")])

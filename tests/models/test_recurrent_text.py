@@ -5,8 +5,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from hf_multimodal.models.configuration_recurrent_text import RecurrentTextConfig
-from hf_multimodal.models.modeling_recurrent_text import RecurrentTextModel
+from hf_multimodal.models.modeling_recurrent_text import RecurrentTextConfig, RecurrentTextModel
 
 AutoConfig.register("recurrent_text", RecurrentTextConfig, exist_ok=True)
 AutoModel.register(RecurrentTextConfig, RecurrentTextModel, exist_ok=True)

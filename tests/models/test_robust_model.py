@@ -91,7 +91,7 @@ def test_an_example_with_neither_gets_the_prior(batch):
     assert not torch.equal(logits[2], logits[3])
 
 
-def test_an_unfitted_stack_answers_with_the_joint_branch(batch):
+def test_an_unfitted_stack_gives_the_joint_branch(batch):
     output = build()(**batch, modality_mask=MASK)
     assert torch.equal(output.logits[:3], output.joint_logits[:3])
 

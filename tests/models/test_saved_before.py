@@ -29,7 +29,7 @@ def unpack(name: str, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def predicted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The three folders, each with a batch and the logits that its own code gives for it."""
     folder = tmp_path_factory.mktemp("saved")
     jobs = []
@@ -38,7 +38,7 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
         batch["input_ids"] = batch["input_ids"] % 40
         if name != "aligner":
             batch["modality_mask"] = torch.tensor([[1, 1], [1, 0], [0, 1], [1, 1]])
-        source, beside = unpack(name, folder), folder / f"{name}_asked"
+        source, beside = unpack(name, folder), folder / f"{name}_batch"
         beside.mkdir()
         torch.save(batch, beside / "batch.pt")
         job = {"source": source, "auto_class": AUTO_CLASS.get(name, "AutoModel"), "output": output}
@@ -50,10 +50,10 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", OUTPUT)
-def test_logits_are_those_of_the_old_code(name: str, answered: Path) -> None:
-    batch = torch.load(answered / f"{name}_asked" / "batch.pt")
-    old, _ = torch.load(answered / f"{name}_asked" / "logits.pt")
-    model = copy.deepcopy(AutoModel.from_pretrained(answered / name)).eval()  # a copy lies aligned in memory
+def test_logits_are_those_of_the_old_code(name: str, predicted: Path) -> None:
+    batch = torch.load(predicted / f"{name}_batch" / "batch.pt")
+    old, _ = torch.load(predicted / f"{name}_batch" / "logits.pt")
+    model = copy.deepcopy(AutoModel.from_pretrained(predicted / name)).eval()  # a copy lies aligned in memory
     with torch.no_grad():
         new = model(**batch)[OUTPUT[name]]
     assert torch.equal(new, old)

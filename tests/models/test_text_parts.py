@@ -1,4 +1,4 @@
-"""Texts of a batch that differ much in length run in parts: the same answers, without the padding."""
+"""Texts of a batch that differ much in length run in parts: the same features, without the padding."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from conftest import TEXT_CONFIGS
 from test_aligner_model import build
 
 from hf_multimodal.models import encoding
-from hf_multimodal.models.inner_models import parts_of_like_length
+from hf_multimodal.models.modeling_vision_text import parts_of_like_length
 
 LENGTHS = torch.tensor([3, 20, 4, 5, 1, 3] * 16)
 
@@ -26,7 +26,7 @@ def embeds_and_gradients(model, texts):
 
 
 @pytest.mark.parametrize("text", TEXT_CONFIGS)
-def test_parts_answer_and_learn_as_the_whole_batch(text, texts, monkeypatch):
+def test_parts_predict_and_learn_as_the_whole_batch(text, texts, monkeypatch):
     model = build(text=text).double()
     seen = []
     model.text_model.register_forward_pre_hook(

@@ -11,8 +11,7 @@ from torchvision import models
 from transformers import AutoConfig, AutoModel
 
 from hf_multimodal.models import configuration_torchvision
-from hf_multimodal.models.configuration_torchvision import TorchvisionConfig
-from hf_multimodal.models.modeling_torchvision import TorchvisionModel
+from hf_multimodal.models.modeling_torchvision import TorchvisionConfig, TorchvisionModel
 
 AutoConfig.register("torchvision_backbone", TorchvisionConfig, exist_ok=True)
 AutoModel.register(TorchvisionConfig, TorchvisionModel, exist_ok=True)

@@ -13,13 +13,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_fusion_model import make_model
+from test_processor import make_image_processor, make_tokenizer
 from transformers import PreTrainedModel
 
 import hf_multimodal.models
-from hf_multimodal.models.configuration_recurrent_text import RecurrentTextConfig
-from hf_multimodal.models.configuration_torchvision import TorchvisionConfig
-from hf_multimodal.models.modeling_recurrent_text import RecurrentTextModel
-from hf_multimodal.models.modeling_torchvision import TorchvisionModel
+from hf_multimodal import (
+    AlignerModel,
+    FusionForImageTextClassification,
+    MultimodalProcessor,
+    RobustFusionForImageTextClassification,
+)
+from hf_multimodal.models.modeling_recurrent_text import RecurrentTextConfig, RecurrentTextModel
+from hf_multimodal.models.modeling_torchvision import TorchvisionConfig, TorchvisionModel
 
 FOLDER = Path(hf_multimodal.models.__file__).parent
 FILES = sorted(FOLDER.glob("*.py"))
@@ -167,3 +173,60 @@ def test_own_vision_and_text_models_load_without_the_package(tmp_path, monkeypat
         expected = type(model).from_pretrained(folder)(**inputs).to_tuple()
         for mine, other in zip(expected, torch.load(folder / "outputs.pt"), strict=True):
             assert torch.equal(mine, other)
+
+
+ALWAYS = {"configuration_vision_text", "inner_models", "modeling_vision_text", "processing_multimodal"}
+CLASSIFIER = {"fusion", "modeling_fusion", "pipeline_image_text_classification"}
+TRAVELS = {
+    FusionForImageTextClassification: ALWAYS | CLASSIFIER,
+    RobustFusionForImageTextClassification: ALWAYS | CLASSIFIER | {"modeling_robust_fusion"},
+    AlignerModel: ALWAYS | {"modeling_aligner", "losses"},
+}
+OWN = {"torchvision:resnet18": {"modeling_torchvision"}, "recurrent_text:gru": {"modeling_recurrent_text"}}
+
+
+@pytest.mark.parametrize("text", ["bert", "recurrent_text:gru"])
+@pytest.mark.parametrize("vision", ["vit", "torchvision:resnet18"])
+@pytest.mark.parametrize("family", TRAVELS, ids=lambda family: family.__name__)
+def test_what_travels_is_what_the_model_needs(family, vision, text, tmp_path):
+    make_model(vision, text, family).save_pretrained(tmp_path)
+    MultimodalProcessor(make_image_processor(), make_tokenizer()).save_pretrained(tmp_path)
+    found = {path.stem for path in tmp_path.glob("*.py")}
+    assert found == TRAVELS[family] | OWN.get(vision, set()) | OWN.get(text, set())
+    assert len(found) <= 10
+
+
+WITHOUT_TORCH = """
+import importlib.machinery, sys
+find = importlib.machinery.PathFinder.find_spec
+def found(name, path=None, target=None):
+    return None if name.partition(".")[0] in ("torch", "torchvision") else find(name, path, target)
+importlib.machinery.PathFinder.find_spec = found
+sys.path.insert(0, sys.argv[1])
+module = __import__(sys.argv[2])
+assert module.VisionTextConfig(vision_config={"model_type": "vit"}).vision_config.hidden_size == 768
+assert not {"torch", "torchvision"} & set(sys.modules)
+"""
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("configuration_*.py")), ids=lambda path: path.stem)
+def test_configurations_are_built_where_there_is_no_torch(path):
+    subprocess.run([sys.executable, "-c", WITHOUT_TORCH, str(FOLDER), path.stem], check=True)
+
+
+THE_PACKAGE_AFTERWARDS = """
+import sys
+from transformers import AutoModel
+def modules_of(model):
+    return {type(one).__module__.partition(".")[0] for one in (model, model.config, model.text_model)}
+assert modules_of(AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)) == {"transformers_modules"}
+import hf_multimodal
+assert modules_of(AutoModel.from_pretrained(sys.argv[1])) == {"hf_multimodal"}
+"""
+
+
+def test_the_package_is_imported_after_code_from_the_hub(tmp_path):
+    make_model("vit", "recurrent_text:gru").save_pretrained(tmp_path)
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", THE_PACKAGE_AFTERWARDS, str(tmp_path)]
+    subprocess.run(command, check=True, env=environment, cwd=tmp_path)

@@ -5,7 +5,7 @@ import torch
 from conftest import make_batch, without_dropout
 from test_aligner_model import build
 
-from hf_multimodal.models.contrastive_losses import LOSSES
+from hf_multimodal.models.losses import LOSSES
 from hf_multimodal.training.gradient_cache import backward_in_chunks
 
 MASK = torch.tensor([[1, 1], [1, 1], [1, 0], [0, 1], [1, 1], [0, 0], [1, 1]])

@@ -20,7 +20,7 @@ from hf_multimodal.evaluation.plots import plot_missing_curve
 from hf_multimodal.hub.tables import curve_table
 from hf_multimodal.inference.missing_curve import missing_curve, predictions_by_presence
 from hf_multimodal.inference.prediction import predict_dataset
-from hf_multimodal.models.stack import KNOTS, Stack, log_odds
+from hf_multimodal.models.modeling_robust_fusion import KNOTS, Stack, log_odds
 from hf_multimodal.synthetic.classification import make_controlled
 from hf_multimodal.training.from_scratch import train_tokenizer, vision_part
 from hf_multimodal.training.stacking import (

@@ -9,8 +9,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from hf_multimodal.models.configuration_recurrent_text import RecurrentTextConfig
-from hf_multimodal.models.modeling_recurrent_text import RecurrentTextModel
+from hf_multimodal.models.modeling_recurrent_text import RecurrentTextConfig, RecurrentTextModel
 from hf_multimodal.training.word_vectors import initialise_embeddings, load_word_vectors
 
 WORDS = ["cat", "鼠", "Dog", "1984"]
