@@ -10,7 +10,7 @@ import argparse
 import numpy as np
 from series import README, aligner_digest, run_series
 
-from hf_multimodal.cli.train_aligner import train_aligner
+from hf_multimodal.cli.train_aligner import main as train_aligner
 from hf_multimodal.data.loading import load_data
 from hf_multimodal.data.pairs import group_pairs
 from hf_multimodal.evaluation.report import update_region

@@ -20,7 +20,7 @@ from torchvision import transforms
 from transformers import AutoTokenizer, TrainerCallback, TrainingArguments
 
 from hf_multimodal import FusionForImageTextClassification, MultimodalCollator, MultimodalProcessor
-from hf_multimodal.cli.training_arguments import TRAINING_DEFAULTS
+from hf_multimodal.cli.commands import TRAINING_DEFAULTS
 from hf_multimodal.data.images import open_image
 from hf_multimodal.data.loading import load_data
 from hf_multimodal.training.preparation import token_lengths

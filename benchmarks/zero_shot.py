@@ -2,7 +2,7 @@
 
 Classes by their names alone, on generated images: shape and colour, by templates that no caption has. One aligner
 saw every combination of the two in training, the other never a red circle, a green square, a blue triangle or a yellow
-cross. Every image shows both plainly, so the ceiling is 1; the baseline answers the class that is most frequent
+cross. Every image shows both plainly, so the ceiling is 1; the baseline predicts the class that is most frequent
 among the same images. The first run is that of alignment_losses.py: give both the same flags. The table goes into
 the README.
 """
@@ -14,7 +14,7 @@ from alignment_losses import FOLDER, job
 from series import README, aligner_digest, run_series
 
 from hf_multimodal import ZeroShotClassifier
-from hf_multimodal.cli.train_aligner import train_aligner
+from hf_multimodal.cli.train_aligner import main as train_aligner
 from hf_multimodal.evaluation.report import update_region
 from hf_multimodal.hub.tables import markdown_table
 from hf_multimodal.inference.prediction import load_model

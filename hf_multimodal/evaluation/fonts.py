@@ -1,6 +1,5 @@
 """Font families that can show a text: matplotlib's own font has no Chinese, and draws an empty box for it."""
 
-import logging
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -10,8 +9,9 @@ from pathlib import Path
 import matplotlib
 from matplotlib.font_manager import fontManager
 from matplotlib.ft2font import FT2Font, LoadFlags
+from transformers.utils import logging
 
-logger = logging.getLogger(__name__)
+logger = logging.get_logger(__name__)
 
 BASE_FAMILY = "DejaVu Sans"  # comes with matplotlib
 CJK_PACKAGE = "zhplot"  # of the extra `cjk`: its Noto Sans SC is read; importing it would change matplotlib's settings
