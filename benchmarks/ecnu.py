@@ -55,9 +55,9 @@ def main() -> None:
         for modality in modalities
     }
     folder = f"runs/ecnu-{args.split}"
-    states = ["--feature_cache", "runs/ecnu-states"]
+    cache = ["--feature_cache", "runs/ecnu-features"]
     rows = run_series(
-        folder, jobs, processes=args.processes, same_result=lambda name: [] if name.startswith("text") else states
+        folder, jobs, processes=args.processes, same_result=lambda name: [] if name.startswith("text") else cache
     )
 
     def values(modality: str, metric: str) -> list[float]:

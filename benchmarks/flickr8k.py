@@ -2,7 +2,7 @@
 
 Captions and images of flickr8k, DeiT-tiny and MiniLM-L6, on the standard split: 6,000 images train, 1,000 chose
 the recipe, and 1,000 with their 5,000 captions test. Each seed's row is written at once, and a second call continues.
-Hidden states of the frozen layers are stored (4 GB with four augmented versions of each image), unless the flags
+The output of the frozen layers is stored (4 GB with four augmented versions of each image), unless the flags
 freeze no layer. The table goes into the README.
 """
 
@@ -37,9 +37,9 @@ def job(data: Path, seed: int) -> list[str]:
 
 
 def storing(more: list[str]) -> list[str]:
-    """Flags that store the states of frozen layers, where the recipe with these flags has any to store."""
+    """Flags that store the output of frozen layers, where the recipe with these flags has any to store."""
     none_frozen = re.search(r"--freeze_vision_layers[ =]0\b", " ".join(more))
-    return [] if none_frozen else ["--feature_cache", "runs/flickr8k-states"]
+    return [] if none_frozen else ["--feature_cache", "runs/flickr8k-features"]
 
 
 def main() -> None:

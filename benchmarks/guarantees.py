@@ -27,6 +27,7 @@ import ecnu
 import numpy as np
 import torch
 from datasets import Dataset
+from hf_multimodal.models.stack import KNOTS
 from predicted import Predicted, paired_difference
 from scipy.special import softmax
 from series import README, recipe_digest, run_series
@@ -35,8 +36,8 @@ from torch.nn import functional as F
 from hf_multimodal import MultimodalCollator
 from hf_multimodal.cli.arguments import LabelArguments, SourceArguments
 from hf_multimodal.cli.rows import chosen_rows, run_arguments
-from hf_multimodal.cli.train_fusion import main as train
-from hf_multimodal.cli.train_robust_fusion import main as train_robust
+from hf_multimodal.cli.train_fusion import main as train_fusion
+from hf_multimodal.cli.train_robust_fusion import main as train_robust_fusion
 from hf_multimodal.data import loading
 from hf_multimodal.data.counts import PRESENCE_PATTERNS
 from hf_multimodal.evaluation.bootstrap import Difference, seed_summary
@@ -45,7 +46,6 @@ from hf_multimodal.evaluation.report import update_region
 from hf_multimodal.hub.tables import markdown_table
 from hf_multimodal.inference.missing_curve import predictions_by_presence
 from hf_multimodal.inference.prediction import load_model, predict_dataset
-from hf_multimodal.models.modeling_robust_fusion import KNOTS
 from hf_multimodal.synthetic.classification import CONTROLLED_TASKS, ceiling, make_controlled
 from hf_multimodal.training.stacking import POOLED_ROWS, SMOOTHNESS, fit_classes
 
@@ -105,12 +105,12 @@ class Found:
         """Cells of the table."""
         unsure = self.holds and self.low is not None and self.low < 0
         margin = f"{self.margin:+.1e}" if self.guarantee in (5, 6) else f"{self.margin:+.4f}"
-        answer = "yes, unsure" if unsure else "yes" if self.holds else "**no**"
-        return [self.guarantee, self.where, self.number, margin, answer]
+        kept = "yes, unsure" if unsure else "yes" if self.holds else "**no**"
+        return [self.guarantee, self.where, self.number, margin, kept]
 
 
 def train_and_predict(flags: list[str]) -> dict[str, Any]:
-    """Train a robust model or a baseline, and sum up its answers on all test rows.
+    """Train a robust model or a baseline, and sum up its predictions on all test rows.
 
     Those of a robust model pattern by pattern; those of a baseline at the temperature that its validation rows ask
     for.
@@ -124,31 +124,31 @@ def train_and_predict(flags: list[str]) -> dict[str, Any]:
     folder = Path(arguments[-1])
     if family == "warm":  # plain fusion of the complete rows first; from it, the defaults of fine-tuning
         start = str(folder / "start")
-        train([*arguments[:-1], start, "--complete_only"])
+        train_fusion([*arguments[:-1], start, "--complete_only"])
         arguments = [*(flag for flag in arguments if flag != "--from_scratch"), "--from_fusion", start]
-    metrics = (train if family == "fusion" else train_robust)(arguments)
+    metrics = (train_fusion if family == "fusion" else train_robust_fusion)(arguments)
     model, processor = load_model(folder)
     run = run_arguments(str(folder))
-    source, labels = SourceArguments(data=run["data"]), LabelArguments(no_stratify=run.get("no_stratify", False))
+    labels = LabelArguments(no_stratify=run.get("no_stratify", False))
     numbers = []
     if family != "fusion":
-        rows = chosen_rows(str(folder), "test", source, labels).splits["test"]
+        rows = chosen_rows(str(folder), "test", SourceArguments(data=run["data"]), labels).splits["test"]
         found = predictions_by_presence(model, processor, rows, tuple(PRESENCE_PATTERNS), batch_size=128)
         numbers = [asdict(line) for line in numerics(folder)] if folder.name == NUMERICS else []
     else:
-        least = replace(source, max_predict_samples=run.get("max_eval_samples"))
+        least = SourceArguments(data=run["data"], max_predict_samples=run.get("max_eval_samples"))
         rows = chosen_rows(str(folder), "validation", least, labels).splits["test"]
         validation = predict_dataset(model, processor, rows, batch_size=128)
         found = {"predictions": calibrated(read_predictions(folder / "predictions.csv"), validation)}
-    answers = {pattern: Predicted.of(predictions).row() for pattern, predictions in found.items()}
+    found = {pattern: Predicted.of(predictions).row() for pattern, predictions in found.items()}
     test = {name: value for name, value in metrics["test"].items() if isinstance(value, float)}
-    return {"test": test, "answers": answers, "numerics": numbers}
+    return {"test": test, "answers": found, "numerics": numbers}
 
 
-def calibrated(answers: Predictions, validation: Predictions) -> Predictions:
-    """A run's answers at the one temperature of the lowest NLL on its validation rows."""
+def calibrated(predictions: Predictions, validation: Predictions) -> Predictions:
+    """A run's predictions at the one temperature of the lowest NLL on its validation rows."""
     scale = fit_classes(np.log(validation.probabilities.clip(1e-30))[:, None], validation.labels)[0, 0]
-    return replace(answers, probabilities=softmax(scale * np.log(answers.probabilities.clip(1e-30)), axis=1))
+    return replace(predictions, probabilities=softmax(scale * np.log(predictions.probabilities.clip(1e-30)), axis=1))
 
 
 def jobs_of(task: str, level: str, seed: int, data: Path | None) -> dict[str, list[str]]:
@@ -168,7 +168,7 @@ def jobs_of(task: str, level: str, seed: int, data: Path | None) -> dict[str, li
 
 
 def predictions_of(rows: Rows, name: str, pattern: str = "predictions") -> Predicted:
-    """A run's answers on the test rows."""
+    """A run's predictions on the test rows."""
     return Predicted(**rows[name]["metrics"]["answers"][pattern])
 
 
@@ -323,7 +323,7 @@ def main() -> None:
                 family = "warm" if task == WARM else "robust"
                 jobs[names[seed]] = [family, *robust, "--data", f"controlled:{task}", *MANY.get(task, [])]
     alone = ["--dataloader_num_workers", "0"]  # a run has one core, which loading would only share
-    states = [*alone, "--feature_cache", f"{FOLDER}/states"]
+    cached = [*alone, "--feature_cache", f"{FOLDER}/features"]
     rows = run_series(
         FOLDER,
         jobs,
@@ -332,7 +332,7 @@ def main() -> None:
         recipe=f"{recipe_digest()}, stack {KNOTS} {POOLED_ROWS:g} {SMOOTHNESS:g}",
         leaves=None,
         rows_file=ROWS,
-        same_result=lambda name: states if name.startswith("ecnu") and not name.endswith("text") else alone,
+        same_result=lambda name: cached if name.startswith("ecnu") and not name.endswith("text") else alone,
     )
 
     found = [line for task, level, seeds, _ in grid for line in compare(rows, task, level, seeds)]

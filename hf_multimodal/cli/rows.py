@@ -246,7 +246,7 @@ def training_rows(
         joined["train"] = concatenate_datasets([joined["train"], joined.pop("validation")])
         checked = replace(checked, splits=DatasetDict(joined))
     if labelled and not checked.generated:
-        checked = _check_classes(checked, splits["train"], source, reading, classes, run.dry_run)
+        checked = _check_classes(checked, splits["train"], source, reading, classes, run.dry_run, bad_samples)
     return checked, bad_samples
 
 
@@ -257,6 +257,7 @@ def _check_classes(
     reading: ReadingArguments,
     classes: ClassArguments,
     dry_run: bool,
+    bad_samples: Sequence[BadSample],
 ) -> LoadedData:
     """Log what is odd about the classes, and refuse one without training rows, but in a dry run."""
     cut: list[str] = []
@@ -269,7 +270,7 @@ def _check_classes(
     for sentence in warnings:
         logger.warning("%s: %s", source.data, sentence)
     if refusals and not dry_run:
-        raise ValueError(f"{source.data}: {' '.join(refusals)}")
+        raise ValueError(f"{source.data}: {' '.join(refusals)}{first_reasons(bad_samples)}")
     return replace(data, warnings=(*data.warnings, *warnings), refusals=tuple(refusals))
 
 

@@ -32,6 +32,9 @@ def parse_training(name: str, argv: list[str] | None = None) -> Any:
     """
     command = COMMANDS[name]
     line = CommandLine(command, argv)
+    if name == "train-robust-fusion" and "--modality" in line.flags:
+        reads = line.flags[line.flags.index("--modality") + 1 :][:1]
+        raise ValueError(f"modality {''.join(reads)!r} has no use: a robust classifier reads both.")
     given = line.values()
     if given["from_scratch"]:
         given = line.values(command.from_scratch)

@@ -187,7 +187,8 @@ def check_rows(
             action = action if purpose == "training" else "kept"
             wanted = " nor ".join(used) if len(used) > 1 else used[0]
             reason = f"neither {wanted}" if len(used) > 1 else f"no {wanted}"
-            note(row, (used[0], "", f"the example has {reason}"), action)
+            causes = [f"{value!r}: {why}" for column, value, why in found if column in emptied]  # why cells are empty
+            note(row, (used[0], "", ", ".join([f"the example has {reason}", *causes])), action)
             if action == "dropped":
                 dropped.add(row)
     if refused and refuse:

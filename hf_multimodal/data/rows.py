@@ -1,5 +1,6 @@
 """Turn a source's columns into the package's rows, noting on each row what is wrong with it."""
 
+import ast
 import contextlib
 import json
 import os
@@ -263,8 +264,10 @@ def _images(
 def _only_one(cell: Any) -> tuple[Any, str | None]:
     """The image of a cell that may be a list of one, or why there is none."""
     if isinstance(cell, str) and cell.lstrip().startswith("["):
-        with contextlib.suppress(ValueError, RecursionError):  # a path that begins so
-            cell = json.loads(cell)
+        for read in (json.loads, ast.literal_eval):  # as JSON or, from pandas, as Python writes a list
+            with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):  # a path that begins so
+                cell = read(cell)
+                break
     if not isinstance(cell, list):
         return cell, None
     if len(cell) > 1:

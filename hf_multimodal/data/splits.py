@@ -16,46 +16,6 @@ from hf_multimodal.data.archives import file_size, read_file
 MORE = " Give a column `split` with train, validation and test, or more rows."
 
 
-def make_splits(
-    dataset: Dataset,
-    *,
-    seed: int = 42,
-    stratify: bool = True,
-    group_duplicates: bool = False,
-    test_size: float = 0.2,
-    validation_size: float = 0.125,
-) -> DatasetDict:
-    """Cut rows into train, validation and test.
-
-    With `stratify=False` the test split is exactly scikit-learn's
-    `train_test_split(range(n), test_size=test_size, random_state=seed)`. The validation split is cut from the rest
-    and is stratified in either case.
-
-    Args:
-        dataset: Rows with `label`, and `image` and `text` for `group_duplicates`. Rows that share an `image_id`, where
-            there is that column, always stay on one side.
-        seed: Of both cuts.
-        stratify: Give the test split each class's share. Continuous labels are never stratified.
-        group_duplicates: Keep rows that share a byte-identical image, or a text that differs in white space and
-            case only, on one side, with all that hangs together by such links.
-        test_size: Share of all rows.
-        validation_size: Share of what the test split leaves.
-
-    Returns:
-        `train`, `validation` and `test`.
-
-    Raises:
-        ValueError: Too few rows of a class for a stratified cut, or too few rows at all.
-    """
-    rest, test = _cut(dataset, test_size, seed, stratify, group_duplicates)
-    return complete_splits(
-        DatasetDict(train=rest, test=test),
-        seed=seed,
-        group_duplicates=group_duplicates,
-        validation_size=validation_size,
-    )
-
-
 def complete_splits(
     splits: DatasetDict,
     *,
@@ -67,16 +27,26 @@ def complete_splits(
 ) -> DatasetDict:
     """Keep the splits that are given, and cut from `train` what is missing of test and validation.
 
+    With `stratify=False` the test split is exactly scikit-learn's
+    `train_test_split(range(n), test_size=test_size, random_state=seed)`. The validation split is cut from the rest
+    and is stratified in either case.
+
     Args:
-        splits: As `LoadedData.splits`. Without `train`, or with all three, they are returned as they are.
-        seed: As for `make_splits`, like all that follow.
-        stratify: For the test split.
-        group_duplicates: For the splits that are made; given ones are not touched.
+        splits: As `LoadedData.splits`: rows with `label`, and `image` and `text` for `group_duplicates`. Rows that
+            share an `image_id`, where there is that column, always stay on one side. Without `train`, or with all
+            three, the splits are returned as they are.
+        seed: Of both cuts.
+        stratify: Give the test split each class's share. Continuous labels are never stratified.
+        group_duplicates: Keep rows that share a byte-identical image, or a text that differs in white space and
+            case only, on one side, with all that hangs together by such links. Given splits are not touched.
         test_size: Share of `train`.
         validation_size: Share of what is then left of `train`.
 
+    Returns:
+        `train`, `validation` and `test`.
+
     Raises:
-        ValueError: As for `make_splits`.
+        ValueError: Too few rows of a class for a stratified cut, or too few rows at all.
     """
     completed = DatasetDict(splits)
     if "train" not in completed:

@@ -112,36 +112,3 @@ def binned_error(values: FloatArray, sizes: npt.NDArray[Any], right: npt.NDArray
     # Confidence beyond correctness, summed over the rows so far, is linear within a group.
     beyond = np.interp(cuts, ends, np.append(0, np.cumsum(values * sizes - right)))
     return float(np.abs(np.diff(beyond)).sum()) / count
-
-
-def ece_band(
-    confidences: npt.ArrayLike, *, bins: int = ECE_BINS, repeats: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """Where 95 % of the ECEs of a perfectly calibrated model with these confidences lie.
-
-    A finite sample's ECE is above 0 even then, so it is to be judged by this band, found by drawing whether each
-    decision is right with the probability that its confidence says.
-
-    Args:
-        confidences: (n,) probability of each decision.
-        bins: Number of bins.
-        repeats: Number of simulated samples.
-        seed: Seed of the draws.
-
-    Returns:
-        The 2.5th and the 97.5th percentile.
-
-    Example:
-
-    >>> low, high = ece_band([0.8] * 100)
-    >>> 0 <= low < 0.05 < high < 0.1
-    True
-    """
-    values = np.asarray(confidences, dtype=np.float64)
-    draw = np.random.default_rng(seed)
-    groups, group = np.unique(values, return_inverse=True)
-    sizes = np.bincount(group)
-    samples = (np.bincount(group, weights=draw.random(len(values)) < values) for _ in range(repeats))
-    errors = [binned_error(groups, sizes, right, bins) for right in samples]
-    low, high = np.percentile(errors, [2.5, 97.5])
-    return float(low), float(high)

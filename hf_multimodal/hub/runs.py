@@ -231,7 +231,7 @@ def keep_for_card(
 
     Args:
         folder: Folder of the run.
-        curve: Folder in which `scripts/evaluate.py --missing_curve` wrote; its points and its plot are taken over.
+        curve: Folder in which `hf-multimodal evaluate --missing_curve` wrote; its points and its plot are taken over.
         repo_id: The repository that the card's snippet loads.
         title: Heading of the card.
         limits: Further limits, a sentence each, in Markdown.
@@ -249,7 +249,9 @@ def keep_for_card(
         file = Path(curve, "metrics.json")
         measured = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         if "missing_curve" not in measured:
-            raise FileNotFoundError(f"{file} holds no missing_curve: scripts/evaluate.py --missing_curve writes it.")
+            raise FileNotFoundError(
+                f"{file} holds no missing_curve: `hf-multimodal evaluate --missing_curve` writes it."
+            )
         metrics["missing_curve"] = measured["missing_curve"]
         if not Path(folder).samefile(curve):
             with replaced(Path(folder, "missing_curve.png")) as part:

@@ -171,7 +171,7 @@ def predict_dataset(
     if isinstance(model.config, AlignerConfig):
         raise ValueError(
             "an aligner has no classes to predict: ZeroShotClassifier takes class names, Retriever and "
-            "scripts/retrieve.py search."
+            "`hf-multimodal retrieve` search."
         )
 
     def forward(**inputs: torch.Tensor) -> dict[str, torch.Tensor]:

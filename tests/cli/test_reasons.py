@@ -1,5 +1,6 @@
 """Messages that end a run because rows are bad name the first three, with file, row, column and cell."""
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -122,3 +123,41 @@ def test_one_class_is_refused_before_a_model_is_built(tmp_path):
     with pytest.raises(ValueError, match=message):
         prepare(path)
     assert len(prepare(path, problem_type="multi_label_classification")[0].splits["train"]) == 14
+
+
+@pytest.mark.parametrize("written", ["{0};{1}", '["{0}", "{1}"]', "['{0}', '{1}']"])
+@pytest.mark.parametrize("policy", ["error", "drop", "missing"])
+def test_a_table_whose_image_cells_hold_two_paths_says_so(tmp_path, written, policy):
+    for name in "ab":
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png")
+    rows = [[f"r{i}", written.format("a.png", "b.png"), "ab"[i % 2]] for i in range(60)]
+    with (tmp_path / "t.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([["id", "image", "label"], *rows])
+    source = SourceArguments(data=str(tmp_path / "t.csv"), on_bad_sample=policy)
+    reason = "the cell holds 2 images, and an example has one: make a row of each, or keep one"
+    with pytest.raises(ValueError) as caught:
+        check(source, load(source), "image", tmp_path / "bad.csv")
+    lines = str(caught.value).splitlines()
+    first = {
+        "error": "60 bad samples (on_bad_sample='error'; 'drop' leaves such rows out, 'missing' empties bad cells):",
+        "drop": f"{source.data}: no usable row is left in the split 'train'. 60 bad samples:",
+        "missing": "60 bad samples (on_bad_sample='missing'; 'drop' leaves such rows out):",
+    }
+    assert lines[0] == first[policy]
+    if policy == "missing":  # the cells are emptied, which leaves nothing to train on
+        assert lines[1].endswith(f"{written.format('a.png', 'b.png')!r}: {reason}")
+        assert "row 0 (id 'r0'), column 'image', '': the example has no image, " in lines[1]
+    else:
+        assert "t.csv, row 0 (id 'r0'), column 'image'" in lines[1] and lines[1].endswith(reason)
+    assert (tmp_path / "bad.csv").read_text().count("the cell holds 2 images") == (120 if policy == "missing" else 60)
+
+
+def test_a_class_without_training_rows_names_the_rows_that_were_dropped(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    rows = [f"r{i},{'gone' if i % 2 else 'a'}.png,x,{'sun' if i % 2 else 'sea'}" for i in range(40)]
+    path = write(tmp_path / "a.csv", rows)
+    message = (
+        r"(?s)1 class has no training row.*allow_untrained_classes. 20 bad samples:\n.*column 'image', '.*gone.png'"
+    )
+    with pytest.raises(ValueError, match=message):
+        prepare(path, on_bad_sample="drop")

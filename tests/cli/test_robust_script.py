@@ -149,10 +149,10 @@ def test_the_card_names_heads_that_were_not_trained(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--modality", "image"], "modality must be 'both' for a robust classifier, got 'image'"),
+        (["--modality", "image"], "modality 'image' has no use: a robust classifier reads both"),
         (["--missing", "both"], "as in 'both:0.7', got 'both'"),
         (["--modality_dropout", "0.5", "0.6", "0.1"], "three numbers from 0 that sum to 1"),
-        (["--fit_on_validation"], "fit_on_validation leaves no rows to fit the stack on: add no_stack"),
+        (["--fit_on_validation"], "fit_on_validation leaves no rows to fit the stack on: add --no_fit_stack"),
         (["--ema_decay", "1"], r"ema_decay must lie in \[0, 1\), got 1.0"),
     ],
 )

@@ -313,7 +313,7 @@ def test_a_column_that_is_not_there_is_no_empty_column(run: tuple[Path, Path, di
         r"no column 'image' or 'image_path' or 'file_name', their columns are \['id', 'photo', 'text', 'label'\]: "
     )
     with pytest.raises(
-        ValueError, match=f"{message}.* --image_column. scripts/train_fusion.py --modality text trains on that alone"
+        ValueError, match=f"{message}.* --image_column. train-fusion --modality text trains on that alone"
     ):
         train(flags)
     message = (

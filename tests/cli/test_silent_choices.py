@@ -152,9 +152,9 @@ def test_a_fused_training_on_incomplete_rows_names_the_robust_one(
     flags = ["--data", str(table), "--output_dir", str(tmp_path), *FAST, "--dry_run", "--missing", "image:0.5"]
     train_robust(flags)
     train([*flags, "--complete_only"])
-    assert "train_robust_fusion.py" not in caplog.text
+    assert "train-robust-fusion" not in caplog.text
     train(flags)
-    (said,) = [record.getMessage() for record in caplog.records if "train_robust_fusion.py" in record.getMessage()]
+    (said,) = [record.getMessage() for record in caplog.records if "train-robust-fusion" in record.getMessage()]
     assert said.startswith("15 of 28 training rows lack their image or their text.") and "--complete_only" in said
 
 
@@ -241,7 +241,7 @@ def test_one_threshold_for_all_labels(tmp_path: Path) -> None:
 def test_baselines_keep_their_thresholds() -> None:
     kind, names = "multi_label_classification", ["x", "y"]
     given = {"data": "controlled:unique", "from_scratch": True, "threshold": "tuned"}
-    assert {own[0].threshold for own in parse_baselines(given, "no/such").values()} == {"tuned"}
+    assert {own.fusion.threshold for own in parse_baselines(given, "no/such").values()} == {"tuned"}
 
     def run(table: list[list[float]], **presence: Any) -> Predictions:
         return Predictions.from_outputs(kind, "abc", table, names, labels=[[1, 0]] * 3, **presence)

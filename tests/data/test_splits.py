@@ -8,7 +8,7 @@ from datasets import Dataset, DatasetDict, Features, Image, List, Value
 from sklearn.model_selection import train_test_split
 
 from hf_multimodal.data.loading import load_data
-from hf_multimodal.data.splits import complete_splits, duplicate_groups, make_splits
+from hf_multimodal.data.splits import complete_splits, duplicate_groups
 
 LABELS = [0] * 120 + [1] * 60 + [2] * 20
 
@@ -21,6 +21,10 @@ def rows_of(labels, texts=None, images=None):
     )  # fmt: skip
     columns = {"image": images or [None] * count, "text": texts or [f"text {i}" for i in range(count)]}
     return Dataset.from_dict({**columns, "label": labels, "index": list(range(count))}, features=Features(features))
+
+
+def make_splits(rows, **options):
+    return complete_splits(DatasetDict(train=rows), **options)
 
 
 def assert_partition(splits, count):

@@ -67,14 +67,14 @@ def test_every_kind_of_table_gives_the_same_rows(tmp_path, suffix):
 
 
 def test_unknown_column_names_the_columns_there_are(tmp_path):
-    path = write_csv(tmp_path / "a.csv", [{"image": "a.jpg", "caption": "x", "tag": "y"}])
-    message = r"a.csv has no column 'captoin' \(text_column\), its columns are \['image', 'caption', 'tag'\]."
+    path = write_csv(tmp_path / "a.csv", [{"photo": "a.jpg", "caption": "x", "tag": "y"}])
+    message = r"a.csv has no column 'captoin' \(text_column\), its columns are \['photo', 'caption', 'tag'\]."
     with pytest.raises(ValueError, match=message + r" Did you mean 'caption'\?"):
         load_data(path, text_column="captoin")
     with pytest.raises(ValueError, match="neither an image nor a text column under the usual names, its columns are"):
         load_data(path)
-    data = load_data(path, image_column="image", text_column="caption", label_column="tag")
-    assert data.columns == {"image": "image", "text": "caption", "label": "tag"}
+    data = load_data(path, image_column="photo", text_column="caption", label_column="tag")
+    assert data.columns == {"image": "photo", "text": "caption", "label": "tag"}
     assert data.splits["train"]["text"][:] == ["x"]
 
 

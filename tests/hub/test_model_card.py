@@ -352,7 +352,7 @@ def test_a_card_elsewhere_brings_its_images(tmp_path, monkeypatch):
     folder, curve = make_run(tmp_path / "run", ["no", "yes"], missing_curve=None), tmp_path / "curve"
     curve.mkdir()
     with pytest.raises(
-        FileNotFoundError, match="holds no missing_curve: scripts/evaluate.py --missing_curve writes it"
+        FileNotFoundError, match="holds no missing_curve: `hf-multimodal evaluate --missing_curve` writes it"
     ):
         main(["--run", str(folder), "--curve", str(curve)])
     main(["--run", str(make_run(tmp_path / "whole", ["no", "yes"])), "--title", "of the run itself"])
