@@ -46,6 +46,7 @@ check: .venv/installed  ## style, lint and types, changing nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --strict --follow-imports silent tests/typed_use.py
 
 ceilings: .venv/installed  ## the seven controlled tasks beside their ceilings, into the README
 	$(BIN)/python benchmarks/ceilings.py
