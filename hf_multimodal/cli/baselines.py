@@ -1,4 +1,4 @@
-"""The baselines of a robust classifier: the same models trained alone or plainly fused, and their answers combined."""
+"""The baselines of a robust classifier: the same models trained alone or plainly fused, and predictions combined."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -117,7 +117,7 @@ def compare_with_baselines(
     bad_samples: list[BadSample],
     output_dir: str,
 ) -> dict[str, Any]:
-    """Train the baselines, combine their answers, and compare all with the robust run on its test rows.
+    """Train the baselines, combine their predictions, and compare all with the robust run on its test rows.
 
     Args:
         baselines: What `parse_baselines` gives.
@@ -129,18 +129,20 @@ def compare_with_baselines(
         `baselines`: for each its metrics and, by metric, the robust run's `difference` with its 95 % interval. Also
         in `metrics.json`. Empty on all ranks but the first.
     """
-    answers: dict[str, Predictions] = {}
+    predicted: dict[str, Predictions] = {}
     for name, flags in baselines.items():
         if train_fusion.train(flags, rows[name], bad_samples):
             path = Path(flags.training.output_dir, "predictions.csv")
-            answers[name] = read_predictions(path, rows[name].problem_type)
-    if not answers:
+            predicted[name] = read_predictions(path, rows[name].problem_type)
+    if not predicted:
         return {}
-    problem_type = next(iter(answers.values())).problem_type
+    problem_type = next(iter(predicted.values())).problem_type
     robust = read_predictions(Path(output_dir, "predictions.csv"), problem_type)
-    answers |= combine(answers, robust, {name: _thresholds(baselines[name].training.output_dir) for name in answers})
+    predicted |= combine(
+        predicted, robust, {name: _thresholds(baselines[name].training.output_dir) for name in predicted}
+    )
     found = {}
-    for name, theirs in answers.items():
+    for name, theirs in predicted.items():
         if name not in TRAINED:
             write_run(Path(output_dir, "baselines", name.replace(" ", "_")), {"test": theirs})
         difference = {
@@ -159,26 +161,26 @@ def _thresholds(folder: str) -> list[float] | None:
 
 
 def combine(
-    answers: Mapping[str, Predictions],
+    predicted: Mapping[str, Predictions],
     robust: Predictions,
     thresholds: Mapping[str, Sequence[float] | None] = MappingProxyType({}),
 ) -> dict[str, Predictions]:
-    """Baselines that need no training of their own, from the answers of those that were trained.
+    """Baselines that need no training of their own, from the predictions of those that were trained.
 
     `dispatch` takes plain fusion where both are there and else the model of what is there; `averaged` and, for
     single-label problems, `summed logs` join the two unimodal models over what is there. A row with neither gets both
     models' average.
 
     Args:
-        answers: `image alone`, `text alone` and `plain fusion` on the same rows, in the same order.
+        predicted: `image alone`, `text alone` and `plain fusion` on the same rows, in the same order.
         robust: The robust run's, which tell what each row has.
-        thresholds: Of each of those that were trained, for a multi-label problem; joined as the answers are. One that
+        thresholds: Of each of those that were trained, for a multi-label problem; joined as the predictions are. One
             is None or not there is .5.
     """
     present = np.stack([robust.has_image, robust.has_text], axis=1)
     weight = np.where(present.any(axis=1, keepdims=True), present, True)[..., None].astype(float)  # (rows, 2, 1)
     trained = ("image alone", "text alone", "plain fusion")
-    outputs = {name: answers[name].outputs.reshape(len(robust.ids), -1) for name in trained}
+    outputs = {name: predicted[name].outputs.reshape(len(robust.ids), -1) for name in trained}
     single = np.stack([outputs["image alone"], outputs["text alone"]], axis=1)  # (rows, 2, classes)
 
     def joined(image: np.ndarray, text: np.ndarray, fused: np.ndarray) -> dict[str, np.ndarray]:

@@ -48,7 +48,7 @@ def predict_example(args: PredictionArguments, on_bad_sample: str = "error") -> 
     Args:
         args: With `image`, `text` or both.
         on_bad_sample: Under `missing` an image that cannot be read is left out with a warning, and even an example
-            with nothing left is answered, as a row of a table is.
+            with nothing left is predicted, as a row of a table is.
 
     Returns:
         `predicted`: the class, the list of labels, or the value; `probabilities` by class, empty for regression.
@@ -65,7 +65,9 @@ def predict_example(args: PredictionArguments, on_bad_sample: str = "error") -> 
     on_bad_image = "missing" if on_bad_sample == "missing" else "error"
     predictions = predict_dataset(model, processor, one_example(args.image, args.text), on_bad_image=on_bad_image)
     if not (predictions.has_image[0] or predictions.has_text[0]):
-        warnings.warn("nothing is left of the example: the answer is what the model says without any.", stacklevel=2)
+        warnings.warn(
+            "nothing is left of the example: the prediction is what the model says without any.", stacklevel=2
+        )
     names = predictions.class_names
     result = {
         "predicted": tag_of(predictions, 0),
@@ -85,10 +87,10 @@ def predict_example(args: PredictionArguments, on_bad_sample: str = "error") -> 
 
 
 def predict_data(args: PredictionArguments, source: SourceArguments, labels: LabelArguments) -> dict[str, Any]:
-    """Predict all rows of a table, or the list without labels of a sidecar-text folder, and write the answers.
+    """Predict all rows of a table, or the list without labels of a sidecar-text folder, and write the predictions.
 
     Args:
-        args: Where the answers go.
+        args: Where the predictions go.
         source: The data; bad samples are kept and flagged under the policy `missing`.
         labels: Their labels, which are not read.
 
@@ -145,10 +147,10 @@ def predict_data(args: PredictionArguments, source: SourceArguments, labels: Lab
 
 
 def tag_of(predictions: Predictions, row: int) -> Any:
-    """The answer for one row: the class name, the names of all labels, or the value."""
-    answer: Any = predictions.predicted[row]
+    """The prediction of one row: the class name, the names of all labels, or the value."""
+    predicted: Any = predictions.predicted[row]
     if predictions.problem_type == "regression":
-        return float(answer)
+        return float(predicted)
     if predictions.problem_type == "multi_label_classification":
-        return [name for name, holds in zip(predictions.class_names, answer, strict=True) if holds]
-    return predictions.class_names[int(answer)]
+        return [name for name, holds in zip(predictions.class_names, predicted, strict=True) if holds]
+    return predictions.class_names[int(predicted)]

@@ -365,7 +365,7 @@ def check_columns(data: LoadedData, config: Any, source: str) -> None:
 
     Args:
         data: As loaded.
-        config: The model's. A robust classifier answers from the one column that there is, with a warning.
+        config: The model's. A robust classifier predicts from the one column that there is, with a warning.
         source: Where the data come from, for the message.
 
     Raises:
@@ -374,8 +374,10 @@ def check_columns(data: LoadedData, config: Any, source: str) -> None:
     sentences = missing_columns(data, modality_of(config), labels=False)
     left = [name for name in ("image", "text") if name in data.columns]
     if sentences and config.model_type == "multimodal_robust_fusion" and left:
-        warnings.warn(f"{source}: {sentences[0]} All rows are answered from their {left[0]} alone.", stacklevel=3)
+        warnings.warn(f"{source}: {sentences[0]} All rows are predicted from their {left[0]} alone.", stacklevel=3)
     elif sentences:
-        robust = " Only a robust classifier answers from one side." if config.model_type == "multimodal_fusion" else ""
+        robust = (
+            " Only a robust classifier predicts from one side." if config.model_type == "multimodal_fusion" else ""
+        )
         alone = robust if left and modality_of(config) == "both" else ""
         raise ValueError(f"{source}: {' Also, '.join(sentences)}{alone}")

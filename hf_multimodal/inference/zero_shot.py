@@ -91,7 +91,7 @@ class ZeroShotClassifier:
     ) -> Predictions:
         """Classify images.
 
-        An example without an image is answered too, as if it were equally far from all classes, and flagged in
+        An example without an image gets a prediction too, as if it were equally far from all classes, and flagged in
         `has_image`.
 
         Args:

@@ -48,7 +48,7 @@ def fit_stack(
         model: A `RobustFusionForImageTextClassification`.
         processor: Its processor.
         dataset: Labelled validation rows with `image`, `text`, `id` and `label`.
-        prior_labels: Labels of the training rows, for the answer where nothing is there.
+        prior_labels: Labels of the training rows, for the prediction where nothing is there.
         batch_size: Examples a forward pass.
         num_workers: Processes that decode and tokenize.
 
@@ -131,7 +131,7 @@ def untrained_heads(model: PreTrainedModel) -> list[str]:
 
 
 def set_prior(model: PreTrainedModel, labels: Sequence[Any]) -> None:
-    """Let a robust classifier answer with the class frequencies where nothing is there, in place.
+    """Let a robust classifier predict the class frequencies where nothing is there, in place.
 
     Args:
         model: A `RobustFusionForImageTextClassification`.
@@ -163,7 +163,7 @@ def joint_and_single_logits(
 
 
 def prior_logits(labels: Sequence[Any], problem_type: str, num_labels: int) -> np.ndarray:
-    """What to answer knowing nothing: logits of the class frequencies (one imagined example each), or the mean.
+    """What to predict knowing nothing: logits of the class frequencies (one imagined example each), or the mean.
 
     Args:
         labels: Of the training rows.
@@ -198,7 +198,7 @@ def _least(
 ) -> np.ndarray:
     """Minimise a convex mean loss over coefficients, none of them below `least`.
 
-    A normal prior of width 1 around `prior` weighs as much as `worth` rows: a few rows that are all answered rightly
+    A normal prior of width 1 around `prior` weighs as much as `worth` rows: a few rows that are all predicted rightly
     would else ask for endless confidence. Another holds neighbours together, with the weight of `smoothness` rows.
     """
     differences = np.diff(np.eye(len(prior)), axis=0)

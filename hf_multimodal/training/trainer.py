@@ -207,7 +207,7 @@ class MultimodalTrainer(SharingTrainer):
         return np.argsort(lengths, kind="stable").tolist()  # metrics do not depend on the order
 
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
-        """Batches in the order of the data set, so that the answers of `predict` are."""
+        """Batches in the order of the data set, so that what `predict` returns is."""
         return self._get_dataloader(test_dataset, "test", self.args.eval_batch_size, SequentialSampler)
 
     def _lengths(self, dataset: Dataset) -> list[int] | None:

@@ -317,7 +317,7 @@ def test_a_column_that_is_not_there_is_no_empty_column(run: tuple[Path, Path, di
     ):
         train(flags)
     message = (
-        f"{message}name the one that is meant with --image_column. Only a robust classifier answers from one side"
+        f"{message}name the one that is meant with --image_column. Only a robust classifier predicts from one side"
     )
     with pytest.raises(ValueError, match=message):
         evaluate(["--model", str(folder), "--data", str(data)])

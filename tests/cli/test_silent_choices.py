@@ -119,13 +119,13 @@ def test_a_fused_model_needs_both_columns(runs: tuple[Path, Path], tmp_path: Pat
     with pytest.raises(ValueError, match=f"images.csv: the data have {NO_TEXT}. Only a robust classifier answers"):
         predict(["--model", str(folder / "fused"), *flags])
     assert not (tmp_path / "answers.csv").exists()
-    with pytest.warns(UserWarning, match=f"{NO_TEXT}. All rows are answered from their image alone"):
+    with pytest.warns(UserWarning, match=f"{NO_TEXT}. All rows are predicted from their image alone"):
         assert predict(["--model", str(folder / "robust"), *flags])["rows"] == 40
     labelled = [{"image": row["image"], "label": row["label"]} for row in csv.DictReader(table.open())]
     other = write_table(table.parent / "labelled.csv", labelled)
     with pytest.raises(ValueError, match="labelled.csv: the data have no column 'text'.* Only a robust classifier"):
         evaluate(["--model", str(folder / "fused"), "--data", str(other)])
-    with pytest.warns(UserWarning, match="All rows are answered from their image alone"):
+    with pytest.warns(UserWarning, match="All rows are predicted from their image alone"):
         assert evaluate(["--model", str(folder / "robust"), "--data", str(other)])["test"]["count"] == 40
 
 
