@@ -2,13 +2,13 @@
 
 The five losses, each trained with default settings on the same 16,000 images with captions. R@1 is the mean over
 pools of 144 fresh images; its ceiling follows from the duplicates in the same pools. zero_shot.py goes on from the
-InfoNCE run: give both the same flags. The table goes into the README.
+InfoNCE run: give both the same flags. The table goes into docs/benchmarks.md.
 """
 
 import argparse
 
 import numpy as np
-from series import README, aligner_digest, run_series
+from series import PAGE, aligner_digest, run_series
 
 from hf_multimodal.cli.train_aligner import main as train_aligner
 from hf_multimodal.data.loading import load_data
@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pools", type=int, default=20)
     parser.add_argument("--processes", type=int, default=2, help="runs at a time, on one core each")
-    parser.add_argument("--print_only", action="store_true", help="leave the README as it is, as for a trial")
+    parser.add_argument("--print_only", action="store_true", help="leave docs/benchmarks.md as it is, as for a trial")
     parser.add_argument("more", nargs="*", help="flags that replace the defaults, after --")
     args = parser.parse_args()
     jobs = {loss: [*job("retrieval", loss), *args.more] for loss in LOSSES}
@@ -69,7 +69,7 @@ def main() -> None:
     columns = ["loss", "pool", *(f"R@1, {words}" for words in DIRECTIONS.values()), "of InfoNCE's"]
     text = markdown_table(table, columns)
     if not args.print_only:
-        update_region(README, "alignment-losses", text)
+        update_region(PAGE, "alignment-losses", text)
     print(text)
 
 

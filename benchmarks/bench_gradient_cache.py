@@ -4,7 +4,7 @@ Memory and time of one step of an aligner with and without gradient caching, at 
 DeiT-tiny and MiniLM-L6 with random weights, images of 64 pixels. Each step runs in a process of its own, whose
 highest memory is read: that of the accelerator where there is one, else of the process, less what it held before the
 step. A direct step that would need more than `--limit` GB, going by the smaller ones, is left out; one that the system
-kills, as for memory, stands there as killed. The table goes into the README, anew after each row.
+kills, as for memory, stands there as killed. The table goes into docs/benchmarks.md, anew after each row.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 import torch
-from series import README
+from series import PAGE
 from transformers import BertConfig, ViTConfig
 
 from hf_multimodal import AlignerConfig, AlignerModel
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=32)
     parser.add_argument("--image_size", type=int, default=64, help="so that 8,192 images take minutes on a CPU")
     parser.add_argument("--limit", type=float, default=8, help="gigabytes")
-    parser.add_argument("--print_only", action="store_true", help="leave the README as it is, as for a trial")
+    parser.add_argument("--print_only", action="store_true", help="leave docs/benchmarks.md as it is, as for a trial")
     args = parser.parse_args()
     table: list[list[Any]] = []
     columns = ["batch", "GB, direct", "seconds", f"GB, chunks of {args.chunk}", "seconds, in chunks"]
@@ -100,7 +100,7 @@ def main() -> None:
             expected = expected if direct is None else direct[0]
         table.append([batch, *measured, *cells(apart(batch, args.chunk, args.image_size))])
         if not args.print_only:
-            update_region(README, "gradient-cache", markdown_table(table, columns))
+            update_region(PAGE, "gradient-cache", markdown_table(table, columns))
         print(table[-1], flush=True)
         following = args.batches[number + 1] if number + 1 < len(args.batches) else batch
         expected *= following / batch

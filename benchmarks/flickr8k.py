@@ -3,7 +3,7 @@
 Captions and images of flickr8k, DeiT-tiny and MiniLM-L6, on the standard split: 6,000 images train, 1,000 chose
 the recipe, and 1,000 with their 5,000 captions test. Each seed's row is written at once, and a second call continues.
 The output of the frozen layers is stored (4 GB with four augmented versions of each image), unless the flags
-freeze no layer. The table goes into the README.
+freeze no layer. The table goes into docs/benchmarks.md.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import os
 import re
 from pathlib import Path
 
-from series import MINILM, README, aligner_digest, run_series
+from series import MINILM, PAGE, aligner_digest, run_series
 
 from hf_multimodal.cli.train_aligner import main as train_aligner
 from hf_multimodal.evaluation.bootstrap import seed_summary
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="runs at a time, on one core each if several")
     parser.add_argument("--folder", default="runs/flickr8k", help="where the rows are kept; another for a trial")
     parser.add_argument("--split", choices=("test", "validation"), default="test", help="what the table shows")
-    parser.add_argument("--print_only", action="store_true", help="leave the README as it is, as for a trial")
+    parser.add_argument("--print_only", action="store_true", help="leave docs/benchmarks.md as it is, as for a trial")
     parser.add_argument("more", nargs="*", help="flags that replace those of the recipe, after --")
     args = parser.parse_args()
     if "HF_MULTIMODAL_DATA" not in os.environ:
@@ -82,7 +82,7 @@ def main() -> None:
     spread = f"rsum {rsum.mean:.1f} ± {rsum.sd:.1f} of 600, {args.split} split"
     text = f"{markdown_table(table, columns)}\n\n{spread}, {len(found)} seeds, mean ± standard deviation."
     if not args.print_only:
-        update_region(README, "flickr8k", text)
+        update_region(PAGE, "flickr8k", text)
     print(text)
 
 

@@ -1,11 +1,11 @@
 """python benchmarks/fusions.py
 
-The eight fusions on three controlled tasks, each with default settings. The table goes into the README.
+The eight fusions on three controlled tasks, each with default settings. The table goes into docs/benchmarks.md.
 """
 
 import argparse
 
-from series import README, controlled_job, run_series
+from series import PAGE, controlled_job, run_series
 
 from hf_multimodal.evaluation.report import update_region
 from hf_multimodal.hub.tables import markdown_table
@@ -32,7 +32,7 @@ def main() -> None:
     )
     table.append(["majority class", *majority])
     text = markdown_table(table, ["fusion", *(f"`{task}`" for task in TASKS)])
-    update_region(README, "fusions", text)
+    update_region(PAGE, "fusions", text)
     print(text)
 
 

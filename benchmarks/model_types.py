@@ -197,7 +197,8 @@ def table(verdicts: Sequence[Verdict]) -> str:
         head = f"## {title}\n\n{len(works)} work, {len(rest)} do not."
         parts.append(f"{head}\n\n{markdown_table(rows, COLUMNS)}")
     others = [[f"`{name}`", f"{result}: {reason}"] for name, side, result, reason in verdicts if not side]
-    return "\n\n".join([*parts, f"## Neither\n\n{markdown_table(others, COLUMNS)}"])
+    text = "\n\n".join([*parts, f"## Neither\n\n{markdown_table(others, COLUMNS)}"])
+    return text.replace("][", "]\\[")  # else Markdown takes it for a link
 
 
 def try_all(names: Iterable[str]) -> Iterator[Verdict]:

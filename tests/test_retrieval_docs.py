@@ -23,6 +23,6 @@ def test_the_page_runs(tmp_path, monkeypatch, capsys):
         block = block.replace("{}.", "{} .")  # the tiny tokenizer knows "dog" and no "dog."
         exec(block.replace("openai/clip-vit-base-patch32", str(tmp_path / "clip")), names)
     assert len(blocks) == 5 and len(names["hits"].ids) == 2 and Path("found.png").is_file()
-    assert names["answers"].has_image.tolist() == [True, True, False]
+    assert names["predictions"].has_image.tolist() == [True, True, False]
     printed = capsys.readouterr().out
     assert "| text to image | animal | 2 | 2 |" in printed and "RetrievalCeiling(" in printed

@@ -175,7 +175,7 @@ def combine(
         predicted: `image alone`, `text alone` and `plain fusion` on the same rows, in the same order.
         robust: The robust run's, which tell what each row has.
         thresholds: Of each of those that were trained, for a multi-label problem; joined as the predictions are. One
-            is None or not there is .5.
+            that is None or not there is .5.
     """
     present = np.stack([robust.has_image, robust.has_text], axis=1)
     weight = np.where(present.any(axis=1, keepdims=True), present, True)[..., None].astype(float)  # (rows, 2, 1)

@@ -1,0 +1,49 @@
+"""python docs/scripts/write_flags.py
+
+Write the tables of flags into docs/flags.md, one for each group of flags of `hf_multimodal.cli`, from its fields.
+"""
+
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any
+
+from hf_multimodal.cli.commands import COMMANDS
+from hf_multimodal.evaluation.report import update_region
+from hf_multimodal.hub.tables import markdown_table
+
+PAGE = Path(__file__).parents[1] / "flags.md"
+
+
+def groups() -> dict[type, list[str]]:
+    """The dataclasses of flags, and the commands that read each."""
+    found: dict[type, list[str]] = {}
+    for name, command in COMMANDS.items():
+        for group in (*command.groups.values(), *command.training):
+            found.setdefault(group, []).append(name)
+    return found
+
+
+def row(field: Field) -> list[str]:
+    """Flag, default and help of one field."""
+    usual = field.default_factory() if field.default_factory is not MISSING else field.default
+    default = "required" if usual is MISSING else "" if usual is None or usual is False else f"`{text_of(usual)}`"
+    return [f"`--{field.name}`", default, field.metadata["help"].replace("<", "&lt;")]
+
+
+def text_of(value: Any) -> str:
+    """A value as it is typed on the command line."""
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def tables() -> str:
+    """A heading, the commands and a table for each group."""
+    parts = []
+    for group, commands in groups().items():
+        title = " ".join((group.__doc__ or "").split("\n\n")[0].split()).rstrip(".")
+        table = markdown_table([row(field) for field in fields(group)], ["flag", "default", "what it does"])
+        parts.append(f"## {title}\n\n{', '.join(f'`{name}`' for name in commands)}\n\n{table}")
+    return "\n\n".join(parts)
+
+
+if __name__ == "__main__":
+    update_region(PAGE, "flags", tables())
