@@ -27,7 +27,7 @@ import ecnu
 import numpy as np
 import torch
 from datasets import Dataset
-from hf_multimodal.models.stack import KNOTS
+from hf_multimodal.models.modeling_robust_fusion import KNOTS
 from predicted import Predicted, paired_difference
 from scipy.special import softmax
 from series import PAGE, recipe_digest, run_series

@@ -82,8 +82,8 @@ MUTANTS = (
     ),
     Mutant(
         "stack fitted on training rows",
-        '            data.splits["validation"],\n            data.splits["train"]["label"][:],',
-        '            data.splits["train"],\n            data.splits["train"]["label"][:],',
+        "                self.eval_dataset,\n                labels,",
+        "                self.train_dataset,\n                labels,",
         "tests/cli/test_robust_script.py",
     ),
     Mutant(

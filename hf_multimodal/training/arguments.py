@@ -7,7 +7,7 @@ from transformers import TrainingArguments
 USUAL_BATCH_SIZE: int = TrainingArguments.per_device_train_batch_size  # where none is given
 
 
-@dataclass
+@dataclass(repr=False)  # transformers' own masks the token
 class MultimodalTrainingArguments(TrainingArguments):
     """`TrainingArguments` with a second learning rate, a total batch size, an EMA, and modality dropout.
 
