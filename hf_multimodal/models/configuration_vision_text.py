@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from copy import deepcopy
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
@@ -95,6 +95,9 @@ class VisionTextConfig(PreTrainedConfig):
     image_pooling: str = "auto"
     text_pooling: str = "auto"
     initializer_range: float = 0.02
+    if TYPE_CHECKING:  # taken by every configuration of transformers, where they are no fields
+        num_labels: int = 2
+        attn_implementation: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.vision_config = to_config(self.vision_config)
