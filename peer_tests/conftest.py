@@ -12,13 +12,13 @@ import yaml
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
-from hf_multimodal.models import CLASSIFIERS
+from hf_multimodal import FusionForImageTextClassification, RobustFusionForImageTextClassification
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / ".transformers"))
 # Without these two names the tests of problem types and of mismatched shapes pass by testing nothing.
-for config_class, model_class in CLASSIFIERS:
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[config_class.model_type] = model_class.__name__
+for model_class in (FusionForImageTextClassification, RobustFusionForImageTextClassification):
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[model_class.config_class.model_type] = model_class.__name__
 
 Test = tuple[str, str]  # class, name
 # CLIP under the same tests, by the beginning of our classes' names.

@@ -48,7 +48,10 @@ MUTANTS = (
         "tests/training/test_stacking.py",
     ),
     Mutant(
-        "multi-label class weights ignored", "pos_weight=weights", "pos_weight=None", "tests/models/test_losses.py"
+        "multi-label class weights ignored",
+        "pos_weight=weights",
+        "pos_weight=None",
+        "tests/models/test_classification_losses.py",
     ),
     Mutant(
         "mask multiplied, not filled",
@@ -157,13 +160,13 @@ MUTANTS = (
         "labels of -100 count in the mean",
         "return losses.sum() / known.any(dim=-1).sum().clamp(min=1)",
         "return losses.mean()",
-        "tests/models/test_losses.py",
+        "tests/models/test_classification_losses.py",
     ),
     Mutant(
         "captions of one image pushed apart",
         "            left_out = image_ids[rows, None] == image_ids[columns]\n",
         "            left_out = torch.zeros(len(image_ids[rows]), len(image_ids[columns]), dtype=torch.bool)\n",
-        "tests/models/test_contrastive_losses.py",
+        "tests/models/test_losses.py",
     ),
 )
 

@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable
 from copy import deepcopy
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers.dynamic_module_utils import custom_object_save, get_class_from_dynamic_module
 
 # What of an example may be there, as it is told of everywhere, and what each shows: image, text.
 PRESENCE_PATTERNS = {"both": (True, True), "image": (True, False), "text": (False, True), "neither": (False, False)}
@@ -95,6 +95,9 @@ class VisionTextConfig(PreTrainedConfig):
     image_pooling: str = "auto"
     text_pooling: str = "auto"
     initializer_range: float = 0.02
+    if TYPE_CHECKING:  # taken by every configuration of transformers, where they are no fields
+        num_labels: int = 2
+        attn_implementation: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.vision_config = to_config(self.vision_config)
@@ -129,6 +132,13 @@ class VisionTextConfig(PreTrainedConfig):
                     own = get_class_from_dynamic_module(reference, pretrained_model_name_or_path, **kwargs)
                     AutoConfig.register(own.model_type, own, exist_ok=True)
         return settings, unused
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """As in transformers, with the code of the inner models of ours that `auto_map` names."""
+        super().save_pretrained(save_directory, **kwargs)
+        for side in ("vision_config", "text_config"):
+            if side in (getattr(self, "auto_map", None) or {}):
+                custom_object_save(getattr(self, side), save_directory)
 
     @classmethod
     def check_fields(cls, names: Iterable[str]) -> None:

@@ -14,7 +14,6 @@ import torch
 from torch import distributed, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import logging
 
@@ -680,11 +679,10 @@ class VisionTextPreTrainedModel(PreTrainedModel):
         The code that travels follows from the configuration: that of this class, and that of an inner model of ours.
         """
         auto_map = dict.fromkeys(self.auto_classes, own_reference(self)) | {"AutoConfig": own_reference(self.config)}
-        for side, inner in (("vision_config", self.vision_model), ("text_config", self.text_model)):
+        for side in ("vision_config", "text_config"):
+            inner = getattr(self.config, side)
             if getattr(inner, "_auto_class", None) is not None:  # no model of transformers: its code goes along
-                auto_map[side] = own_reference(inner.config)
-                os.makedirs(save_directory, exist_ok=True)
-                custom_object_save(inner, save_directory)
+                auto_map[side] = own_reference(inner)
         self.config.auto_map = auto_map
         super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)
 

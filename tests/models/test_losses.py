@@ -1,203 +1,299 @@
-"""The classification losses: what has no label counts nowhere, and labels that the model has not are named."""
+"""Every entry of `LOSSES` against a plain loop, those of CLIP and SigLIP against transformers' own; what they hold."""
 
-from typing import Any
+import math
 
 import pytest
 import torch
-from conftest import make_batch, without_dropout
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from test_fusion_model import make_model
+import transformers as hf
+from conftest import PATCHES, TEXT
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from hf_multimodal import FusionConfig, FusionForImageTextClassification, RobustFusionForImageTextClassification
-from hf_multimodal.models.modeling_fusion import CLASSIFICATION_LOSSES, classification_loss
+from hf_multimodal.models import losses
+from hf_multimodal.models.configuration_vision_text import AlignerConfig
+from hf_multimodal.models.losses import LOSSES, SCALED_LOSSES, TRIPLET_MININGS, Pairs
 
-SINGLE, MULTI, REGRESSION = CLASSIFICATION_LOSSES
-FAMILIES = [FusionForImageTextClassification, RobustFusionForImageTextClassification]
-NAN = float("nan")
-# What one entry of a label may be, with what stands for none.
-ENTRIES: dict[str, Any] = {
-    SINGLE: st.sampled_from([0, 1, 2, -100]),
-    MULTI: st.sampled_from([0.0, 1.0, 0.25, -100.0, NAN]),
-    REGRESSION: st.sampled_from([0.5, -100.0, 3.0, NAN]),
-}
+CASES = [(name, mining) for name in LOSSES for mining in (TRIPLET_MININGS if name == "triplet" else ["hard"])]
+COMPLETE = torch.tensor([True, True, False, True, True, True, True])
+IDS = torch.tensor([0, 1, 2, 3, 4, 5, 5])
+SCALE, BIAS = 2.0, -0.5
 
 
-@st.composite
-def problems(draw: Any, rows: Any) -> tuple[dict[str, Any], torch.Tensor]:
-    """Fields of a configuration, and labels of which any may be missing."""
-    problem_type = draw(st.sampled_from(list(CLASSIFICATION_LOSSES)))
-    fields: dict[str, Any] = {"problem_type": problem_type, "num_labels": 3}
-    if problem_type == SINGLE:
-        fields["label_smoothing"] = draw(st.sampled_from([0.0, 0.2]))
-    if problem_type != REGRESSION:
-        fields["class_weights"] = draw(st.sampled_from([None, [1.0, 2.0, 0.5]]))
-    count = draw(rows)
-    entries = ENTRIES[problem_type]
-    label = entries if problem_type == SINGLE else st.lists(entries, min_size=3, max_size=3)
-    labels = torch.tensor(draw(st.lists(label, min_size=count, max_size=count)))
-    return fields, labels if problem_type == SINGLE else labels.double()
-
-
-def known_entries(labels: torch.Tensor, problem_type: str) -> list[list[int]]:
-    """Of each row, which of its labels are there."""
-    table = labels.reshape(len(labels), -1).tolist()
-    missing = () if problem_type == REGRESSION else (-100,)
-    return [[k for k, entry in enumerate(row) if entry == entry and entry not in missing] for row in table]
-
-
-def by_hand(logits: torch.Tensor, labels: torch.Tensor, fields: dict[str, Any]) -> float:
-    """The mean over the labelled rows of the mean over their known labels, one number after the other."""
-    weights = fields.get("class_weights") or [1.0] * 3
-    found = []
-    for row, known in enumerate(known_entries(labels, fields["problem_type"])):
-        values = []
-        for k in known:
-            if fields["problem_type"] == SINGLE:
-                label, smoothing = int(labels[row]), fields["label_smoothing"]
-                target = torch.full((3,), smoothing / 3, dtype=torch.double)
-                target[label] += 1 - smoothing
-                values.append(-weights[label] * (target * logits[row].log_softmax(-1)).sum().item())
-                continue
-            score, target_value = logits[row, k], labels[row, k].item()
-            if fields["problem_type"] == REGRESSION:
-                values.append((score.item() - target_value) ** 2)
-                continue
-            yes, no = score.sigmoid().log().item(), (-score).sigmoid().log().item()
-            values.append(-weights[k] * target_value * yes - (1 - target_value) * no)
-        found += [sum(values) / len(values)] if values else []
-    return sum(found) / max(len(found), 1)
-
-
-@settings(max_examples=300, deadline=None)
-@given(problem=problems(st.integers(1, 6)), seed=st.integers(0, 99))
-def test_any_pattern_of_labels_against_a_loop(problem, seed):
-    fields, labels = problem
+def make_pairs(seed: int = 0):
+    """Cosines of seven pairs, of which the third is incomplete and the last two show one image."""
     draw = torch.Generator().manual_seed(seed)
-    logits = torch.randn(len(labels), 3, dtype=torch.double, generator=draw).requires_grad_()
-    loss = classification_loss(logits, labels, FusionConfig(**fields))
-    assert loss.dtype == torch.double
-    assert loss.item() == pytest.approx(by_hand(logits.detach(), labels, fields), rel=1e-12, abs=1e-12)
-    loss.backward()
-    assert logits.grad is not None and logits.grad.isfinite().all()
-    for row, known in enumerate(known_entries(labels, fields["problem_type"])):
-        unknown = [k for k in range(3) if k not in known] if labels.ndim > 1 else ([] if known else [0, 1, 2])
-        assert not logits.grad[row, unknown].any()
+    image, text = (torch.randn(7, 3, generator=draw, dtype=torch.float64) for _ in range(2))
+    image[6] = image[5]
+    image, text = torch.nn.functional.normalize(image + 0.5 * text), torch.nn.functional.normalize(text)
+    negative = (IDS[:, None] != IDS) & COMPLETE[:, None] & COMPLETE
+    return image @ text.T, negative
 
 
-MODELS: dict[Any, Any] = {}
+def both_ways(name, similarity, logits, complete, image_ids, config, cells=None):
+    """A loss of given similarities: those of the rows of a matrix with the rows of the unit matrix."""
+    rows = logits if name in SCALED_LOSSES else similarity
+    eye, one = torch.eye(len(rows), dtype=rows.dtype), torch.ones((), dtype=rows.dtype)
+    return LOSSES[name](Pairs(rows, eye, one, None, complete, image_ids, cells), config)
 
 
-def model_of(family: Any, problem_type: str) -> Any:
-    """One model a family and problem type, in training mode and float64; its configuration is set as asked."""
-    if (family, problem_type) not in MODELS:
-        model = make_model(family=family, num_labels=3, problem_type=problem_type)
-        MODELS[family, problem_type] = without_dropout(model).double().train()
-    return MODELS[family, problem_type]
+def infonce(s, match, others, margin, mining):
+    logits = [SCALE * s[o] + BIAS for o in [match, *others]]
+    return torch.stack(logits).exp().sum().log() - logits[0]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=40, deadline=None)
-@given(problem=problems(st.just(4)), masks=st.lists(st.integers(0, 3), min_size=8, max_size=8))
-def test_unlabelled_rows_change_neither_loss_nor_gradients(family, problem, masks):
-    fields, labels = problem
-    model = model_of(family, fields["problem_type"])
-    for name, value in {"label_smoothing": 0.0, "class_weights": None, **fields}.items():
-        if name != "num_labels":
-            setattr(model.config, name, value)
-    present, shown = (torch.tensor([[mask & 1, mask >> 1] for mask in part]) for part in (masks[:4], masks[4:]))
-    batch = {**make_batch(), "modality_mask": present, "labels": labels}
-    batch["pixel_values"] = batch["pixel_values"].double()
-    if family is RobustFusionForImageTextClassification:
-        batch["fusion_mask"] = shown
-    rows = [row for row, known in enumerate(known_entries(labels, fields["problem_type"])) if known]
-    found = []
-    for part in (batch, {name: value[rows] for name, value in batch.items()}):
-        model.zero_grad()
-        if len(part["labels"]):
-            loss = model(**part).loss
-            loss.backward()
-            gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-            found.append((loss.item(), gradients))
-            assert all(gradient.isfinite().all() for gradient in gradients)
-    if len(found) == 1:  # nothing has a label
-        assert found[0][0] == 0 and not any(gradient.any() for gradient in found[0][1])
-        return
-    assert found[0][0] == pytest.approx(found[1][0], rel=1e-12, abs=1e-12)
-    for one, other in zip(found[0][1], found[1][1], strict=True):
-        assert (one - other).abs().max() <= 1e-10
+def triplet(s, match, others, margin, mining):
+    return [torch.clamp(margin - s[match] + s[o], min=0) for o in mined(s, match, others, mining)]
 
 
-@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 3.0]])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_four_rows_without_a_label_beside_four_with_one(family, weights, batch):
-    model = make_model(family=family, class_weights=weights).eval()
-    labels = torch.tensor([0, 1, 2, 0])
-    loss = model(**batch, labels=labels).loss
-    twice = {name: torch.cat([value, value]) for name, value in batch.items()}
-    with_none = model(**twice, labels=torch.cat([labels, torch.full((4,), -100)])).loss
-    assert with_none.item() == pytest.approx(loss.item(), abs=1e-6)
-    nothing = model(**batch, labels=torch.full((4,), -100)).loss
-    nothing.backward()
-    assert nothing.item() == 0 and model.classifier.weight.grad.eq(0).all()
+def mined(s, match, others, mining):
+    if mining == "semi_hard":
+        others = [o for o in others if s[o] < s[match]]
+    if mining != "all" and others:
+        others = [max(others, key=lambda o: s[o].item())]
+    return others
 
 
-def test_numbers_of_a_regression_are_no_marks():
-    logits, config = torch.zeros(2, 1), FusionConfig(num_labels=1)
-    assert classification_loss(logits, torch.tensor([-100, 0]), config).item() == 5000
-    assert classification_loss(logits, torch.tensor([NAN, 3.0]), config).item() == 9
-    assert config.problem_type == "regression"
+def by_loop(name, mining, similarity, negative, margin):
+    """The loss from its definition, an anchor at a time."""
+    anchors, costs = [i for i in range(7) if COMPLETE[i]], []
+    for s, is_negative in ((similarity, negative), (similarity.T, negative.T)):
+        for i in anchors:
+            others = [j for j in range(7) if is_negative[i, j]]
+            if name == "infonce":
+                costs.append(infonce(s[i], i, others, margin, mining))
+            elif name == "triplet" and mining == "all":
+                costs.append([c for c in triplet(s[i], i, others, margin, mining) if c > 0])
+            elif name == "triplet":
+                costs.append(sum(triplet(s[i], i, others, margin, mining), torch.zeros(())))
+            elif name == "margin_ranking":
+                costs.append(sum(torch.clamp(margin - s[i, i] + s[i, j], min=0) for j in others))
+            elif name == "sigmoid":
+                pairs = [(i, 1)] + [(j, -1) for j in others]
+                costs.append(-sum(torch.log(torch.sigmoid(z * (SCALE * s[i, j] + BIAS))) for j, z in pairs))
+            elif name == "contrastive_pair":
+                distance = {j: torch.sqrt(2 - 2 * s[i, j]) for j in [i, *others]}
+                push = sum(torch.clamp(margin - distance[j], min=0) ** 2 / 2 for j in others)
+                costs.append(distance[i] ** 2 / 2 + push)
+    if name == "triplet" and mining == "all":
+        half = len(anchors)
+        ways = [[c for cost in way for c in cost] for way in (costs[:half], costs[half:])]
+        return sum(sum(way) / len(way) for way in ways) / 2
+    return sum(costs) / len(costs)
+
+
+@pytest.mark.parametrize(("name", "mining"), CASES)
+@pytest.mark.parametrize("seed", range(3))
+def test_value_and_gradient_equal_a_plain_loop(name, mining, seed):
+    similarity, negative = make_pairs(seed)
+    config = AlignerConfig(loss=name, triplet_mining=mining, margin=1.5 if name == "contrastive_pair" else 0.3)
+    results = []
+    for by_hand in (False, True):
+        leaf = similarity.clone().requires_grad_()
+        if by_hand:
+            value = by_loop(name, mining, leaf, negative, config.margin)
+        else:
+            value = both_ways(name, leaf, SCALE * leaf + BIAS, COMPLETE, IDS, config)
+        value.backward()
+        results.append((value.detach(), leaf.grad))
+    assert results[1][0] > 0
+    torch.testing.assert_close(*[value for value, _ in results], rtol=0, atol=1e-12)
+    torch.testing.assert_close(*[gradient for _, gradient in results], rtol=0, atol=1e-12)
+
+
+def make_embeddings(count: int = 7, seed: int = 1) -> list[torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    sides = [torch.randn(count, 3, generator=draw, dtype=torch.float64) for _ in range(2)]
+    return [torch.nn.functional.normalize(side).requires_grad_() for side in sides]
+
+
+def make_scalars(name: str) -> list[torch.Tensor]:
+    """Scale, and bias where the loss has one."""
+    count = {"infonce": 1, "sigmoid": 2}.get(name, 1)
+    return [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (9.0, -2.0)[:count]]
+
+
+@pytest.mark.parametrize(("name", "mining"), CASES)
+@pytest.mark.parametrize("cells", [1, 9, 28, 10_000])  # squares of 1, 3, 5 and 7; 1, 4 and 7 rows
+@pytest.mark.parametrize("masks", [(None, None), (COMPLETE, None), (None, IDS), (COMPLETE, IDS)])
+def test_some_similarities_at_a_time_give_the_value_and_the_gradients_of_all(name, mining, cells, masks):
+    config = AlignerConfig(loss=name, triplet_mining=mining, margin=1.0)
+    results = []
+    for held in (None, cells):
+        learned = [*make_embeddings(), *make_scalars(name)]
+        images, texts, scale, *bias = learned
+        value = LOSSES[name](Pairs(images, texts, scale, *(bias or [None]), *masks, held), config)
+        results.append((value.detach(), torch.autograd.grad(3 * value, learned, allow_unused=True)))
+    assert results[0][0] > 0
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", SCALED_LOSSES)
+@pytest.mark.parametrize("masks", [(None, None), (COMPLETE, IDS)])
+@pytest.mark.parametrize("cells", [None, 9])
+def test_the_gradient_by_hand_is_the_slope(name, masks, cells):
+    def value(images, texts, scale, bias=None):
+        return LOSSES[name](Pairs(images, texts, scale, bias, *masks, cells), AlignerConfig())
+
+    assert torch.autograd.gradcheck(value, [*make_embeddings(), *make_scalars(name)])
+    learned = [*make_embeddings(), *make_scalars(name)]
+    with pytest.raises(
+        RuntimeError, match="infonce and sigmoid have no second derivative; leave create_graph=True out"
+    ):
+        torch.autograd.grad(value(*learned), learned, create_graph=True)
+
+
+class Largest(TorchDispatchMode):
+    """Elements of the largest tensor that any operation gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        tensors = [one for one in tree_leaves(result) if isinstance(one, torch.Tensor)]
+        self.found = max([self.found, *(one.untyped_storage().nbytes() // one.itemsize for one in tensors)])
+        return result
+
+
+@pytest.mark.parametrize(("name", "mining"), CASES)
+@pytest.mark.parametrize("masked", [False, True])
+def test_no_more_similarities_than_asked_for_are_held(name, mining, masked):
+    config = AlignerConfig(loss=name, triplet_mining=mining)
+    masks = (torch.arange(30) > 1, torch.arange(30) // 2) if masked else (None, None)
+    for cells, most in ((None, 900), (64, 90)):  # the embeddings have 90 elements
+        images, texts = make_embeddings(30)
+        scale, *bias = make_scalars(name)
+        with Largest() as largest:
+            LOSSES[name](Pairs(images, texts, scale, *(bias or [None]), *masks, cells), config).backward()
+        assert largest.found == most
+
+
+class Products(TorchDispatchMode):
+    """How often logits are computed."""
+
+    found = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.found += func is torch.ops.aten.mm.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_logits_beyond_what_is_kept_are_computed_again(monkeypatch):
+    results = []
+    for kept in (2**24, 20, 9):
+        monkeypatch.setattr(losses, "KEPT", kept)
+        monkeypatch.setattr(losses, "SIDE", 3)
+        images, texts = make_embeddings()
+        with Products() as products:
+            value = LOSSES["infonce"](Pairs(images, texts, torch.tensor(9.0)), None)
+            value.backward()
+        results.append((products.found, value.detach(), images.grad, texts.grad))
+    assert [found for found, *_ in results] == [9, 16, 17]
+    for result in results[1:]:
+        torch.testing.assert_close(result[1:], results[0][1:], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", SCALED_LOSSES)
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_large_logits_lose_nothing(name, scale):
+    """Where all of a row lies far below the rest, and where float32 cannot tell 1 from a probability."""
+    images, texts = make_embeddings(9)
+    with torch.no_grad():
+        texts[3], texts[5] = -images[3], images[5]
+        images[7], images[8] = -texts[0], texts[0]
+    results = []
+    for dtype in (torch.float64, torch.float32):
+        sides = [side.detach().to(dtype).requires_grad_() for side in (images, texts)]
+        value = LOSSES[name](Pairs(*sides, torch.tensor(scale, dtype=dtype), cells=16), None)
+        value.backward()
+        results.append([value.detach().double(), *(side.grad.double() for side in sides)])
+    logits = (scale * images @ texts.T).detach()
+    match = torch.arange(9)
+    expected = (
+        torch.nn.functional.cross_entropy(logits, match) + torch.nn.functional.cross_entropy(logits.T, match)
+    ) / 2
+    if name == "sigmoid":
+        expected = -torch.nn.functional.logsigmoid(logits * (2 * torch.eye(9) - 1)).sum() / 9
+    torch.testing.assert_close(results[0][0], expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "mining"), CASES)
+def test_incomplete_pairs_and_captions_of_one_image_are_not_read(name, mining):
+    similarity, _ = make_pairs()
+    similarity.requires_grad_()
+    config = AlignerConfig(loss=name, triplet_mining=mining, margin=2.0)
+    value = both_ways(name, similarity, SCALE * similarity, COMPLETE, IDS, config)
+    value.backward()
+    assert similarity.grad[2].abs().sum() == similarity.grad[:, 2].abs().sum() == 0
+    assert similarity.grad[5, 6] == similarity.grad[6, 5] == 0
+    assert (similarity.grad.diagonal() <= 0).all() and similarity.grad.diagonal().any()
+
+
+@pytest.mark.parametrize(("name", "mining"), CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_batch_without_a_complete_pair_gives_zero(name, mining, dtype):
+    similarity = make_pairs()[0].to(dtype).requires_grad_()
+    nothing = torch.zeros(7, dtype=torch.bool)
+    config = AlignerConfig(loss=name, triplet_mining=mining)
+    value = both_ways(name, similarity, 100 * similarity, nothing, IDS, config)
+    value.backward()
+    assert value == 0 and similarity.grad.abs().sum() == 0
+
+
+@pytest.mark.parametrize(("name", "mining"), CASES)
+def test_equal_embeddings_give_finite_gradients(name, mining):
+    similarity = torch.ones(4, 4, requires_grad=True)
+    config = AlignerConfig(loss=name, triplet_mining=mining)
+    both_ways(name, similarity, 100 * similarity, None, None, config).backward()
+    assert similarity.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["infonce", "sigmoid"])
+def test_clip_and_siglip_have_the_same_loss(name):
+    text = {**TEXT, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    torch.manual_seed(0)
+    if name == "infonce":
+        model = hf.CLIPModel(hf.CLIPConfig(text_config=text, vision_config=PATCHES, projection_dim=8))
+    else:
+        model = hf.SiglipModel(hf.SiglipConfig(text_config=text, vision_config=PATCHES))
+    model = model.double().eval()
+    inputs = {"input_ids": torch.randint(3, 60, (5, 6)), "pixel_values": torch.randn(5, 3, 32, 32).double()}
+    output = model(**inputs, return_loss=True)
+    logits, theirs = output.logits_per_image, output.loss
+    ours = both_ways(name, torch.zeros(5, 5), logits, None, None, AlignerConfig())
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    gradients = [
+        torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True) for loss in (ours, theirs)
+    ]
+    assert sum(gradient is not None for gradient in gradients[0]) > 20
+    for mine, other in zip(*gradients, strict=True):
+        assert (mine is None) == (other is None)
+        if mine is not None:
+            torch.testing.assert_close(mine, other, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(
-    ("problem_type", "labels", "message"),
+    ("fields", "message"),
     [
-        (None, [0, 3], "the label of row 1 of the batch is 3, but the model has 3 classes, 0 to 2: num_labels or id2"),
-        (SINGLE, [-100, -1], r"label of row 1 of the batch is -1, .* -100 marks a row without a label"),
-        (SINGLE, [0.5, 1.0], "label of row 0 of the batch is 0.5, but the model has 3 classes"),
-        (None, [0, 1, 2], r"single-label classification are \(batch,\), got \(3,\) for 2 rows"),
-        (None, [[0, 1, 0]] * 2, r"\(batch,\), got \(2, 3\) for 2 rows: several labels an example are given as floats"),
-        (
-            None,
-            [0.0, 1.0],
-            r"multi-label classification are \(2, 3\), got \(2,\): numbers of classes are given as int",
-        ),
-        (None, [[0.0, 1.0]] * 2, r"are \(2, 3\), got \(2, 2\): num_labels or id2label of the model's configuration"),
-        (MULTI, [[0.0, 1, 0], [0, 0, 2]], "label 2 of row 1 of the batch is 2.0, but multi-label targets lie between"),
-        (REGRESSION, [0.0, 1.0], r"labels of regression are \(2, 3\), got \(2,\)"),
-        (REGRESSION, [[0.0, 1.0]] * 3, r"labels of regression are \(2, 3\), got \(3, 2\)"),
+        ({"loss": "clip"}, r"loss must be one of \['infonce', 'sigmoid', .*\], got 'clip'"),
+        ({"projection": "none"}, r"projection must be one of \['linear', 'mlp'\], got 'none'"),
+        ({"triplet_mining": "easy"}, r"triplet_mining must be one of \['semi_hard', 'all', 'hard'\], got 'easy'"),
+        ({"margin": 0}, "margin must be more than 0, got 0"),
     ],
 )
-def test_labels_that_do_not_fit_are_named(problem_type, labels, message):
-    config = FusionConfig(num_labels=3, problem_type=problem_type)
+def test_every_choice_of_the_config_is_checked(fields, message):
     with pytest.raises(ValueError, match=message):
-        classification_loss(torch.zeros(2, 3), torch.tensor(labels), config)
-    assert config.problem_type == problem_type  # labels that do not fit decide nothing
+        AlignerConfig(**fields)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_model_names_the_label_that_it_has_not(family, batch):
-    with pytest.raises(ValueError, match="label of row 2 of the batch is 3, but the model has 3 classes, 0 to 2"):
-        make_model(family=family)(**batch, labels=torch.tensor([0, 1, 3, 0]))
-
-
-def test_missing_labels_are_one_graph():
-    torch.compiler.reset()
-    compiled = torch.compile(classification_loss, backend="eager", fullgraph=True)
-    config = FusionConfig(num_labels=3, problem_type=SINGLE, class_weights=[1.0, 2.0, 3.0])
-    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
-    for labels in ([0, 1, 2, 0], [-100, 1, -100, 2], [-100] * 4):
-        expected = classification_loss(logits, torch.tensor(labels), config)
-        torch.testing.assert_close(compiled(logits, torch.tensor(labels), config), expected)
-    torch.compiler.reset()
-
-
-@pytest.mark.parametrize("problem_type", CLASSIFICATION_LOSSES)
-def test_no_label_is_looked_at_on_a_device(problem_type):
-    """Tensors on the meta device hold nothing, so whatever would make a GPU wait raises on them."""
-    single = problem_type == SINGLE
-    weights = None if problem_type == REGRESSION else [1.0, 2.0, 3.0]
-    config = FusionConfig(num_labels=3, problem_type=problem_type, class_weights=weights)
-    labels = torch.zeros(4, dtype=torch.long) if single else torch.zeros(4, 3)
-    readable = torch.ones(4, dtype=torch.bool, device="meta")
-    assert classification_loss(torch.zeros(4, 3, device="meta"), labels.to("meta"), config, readable).shape == ()
+@pytest.mark.parametrize("name", ["hidden_size", "projection_dim"])
+def test_the_width_has_two_names(name, tmp_path):
+    config = AlignerConfig(**{name: 48})
+    config.save_pretrained(tmp_path)
+    for one in (config, AlignerConfig.from_pretrained(tmp_path)):
+        assert one.hidden_size == one.projection_dim == 48
+    assert '"hidden_size"' not in (tmp_path / "config.json").read_text()
+    assert math.isclose(AlignerConfig.from_pretrained(tmp_path, **{name: 32}).projection_dim, 32)

@@ -5,7 +5,7 @@ import torch
 from conftest import TEXT_CONFIGS
 from test_aligner_model import build
 
-from hf_multimodal.models import encoding
+from hf_multimodal.models import modeling_vision_text
 from hf_multimodal.models.modeling_vision_text import parts_of_like_length
 
 LENGTHS = torch.tensor([3, 20, 4, 5, 1, 3] * 16)
@@ -37,7 +37,7 @@ def test_parts_predict_and_learn_as_the_whole_batch(text, texts, monkeypatch):
         assert len(seen) == 3 and sum(seen) < 0.75 * 96 * 20
     else:
         assert seen == [96 * (model._text_length or 20)]
-    monkeypatch.setattr(encoding, "parts_of_like_length", lambda mask: [])
+    monkeypatch.setattr(modeling_vision_text, "parts_of_like_length", lambda mask: [])
     whole, others = embeds_and_gradients(model, texts)
     torch.testing.assert_close(embeds, whole, atol=1e-12, rtol=1e-10)
     assert gradients.keys() == others.keys()

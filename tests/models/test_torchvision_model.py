@@ -10,7 +10,7 @@ from torch import nn
 from torchvision import models
 from transformers import AutoConfig, AutoModel
 
-from hf_multimodal.models import configuration_torchvision
+from hf_multimodal.models import modeling_torchvision
 from hf_multimodal.models.modeling_torchvision import TorchvisionConfig, TorchvisionModel
 
 AutoConfig.register("torchvision_backbone", TorchvisionConfig, exist_ok=True)
@@ -209,7 +209,7 @@ def test_config_errors():
 
 def test_config_stores_its_widths_and_measures_them_once(tmp_path, monkeypatch):
     TorchvisionConfig(architecture="resnet18").save_pretrained(tmp_path)
-    monkeypatch.setattr(configuration_torchvision, "build_network", None)
+    monkeypatch.setattr(modeling_torchvision, "build_network", None)
     loaded = AutoConfig.from_pretrained(tmp_path)
     assert (loaded.architecture, loaded.hidden_size, loaded.feature_channels) == ("resnet18", 512, 512)
 

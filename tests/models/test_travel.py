@@ -230,3 +230,23 @@ def test_the_package_is_imported_after_code_from_the_hub(tmp_path):
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", THE_PACKAGE_AFTERWARDS, str(tmp_path)]
     subprocess.run(command, check=True, env=environment, cwd=tmp_path)
+
+
+def test_all_that_travels_is_pushed(tmp_path, monkeypatch):
+    pushed: set[str] = set()
+
+    def upload(self, folder, repo_id, timestamps, **kwargs):
+        pushed.update(path.name for path in Path(folder).iterdir() if path.name not in timestamps)
+
+    class Hub:
+        def create_repo(self, repo_id, **kwargs):
+            return self
+
+        repo_id = "me/mine"
+
+    monkeypatch.setattr(PreTrainedModel, "_upload_modified_files", upload)
+    monkeypatch.setattr("transformers.modeling_utils.hf_api", Hub)
+    make_model("torchvision:resnet18", "recurrent_text:gru").save_pretrained(
+        tmp_path, push_to_hub=True, repo_id="mine"
+    )
+    assert pushed == {path.name for path in tmp_path.iterdir()} > {"modeling_torchvision.py", "config.json"}
