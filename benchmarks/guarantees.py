@@ -27,7 +27,6 @@ import ecnu
 import numpy as np
 import torch
 from datasets import Dataset
-from hf_multimodal.models.stack import KNOTS
 from predicted import Predicted, paired_difference
 from scipy.special import softmax
 from series import README, recipe_digest, run_series
@@ -46,6 +45,7 @@ from hf_multimodal.evaluation.report import update_region
 from hf_multimodal.hub.tables import markdown_table
 from hf_multimodal.inference.missing_curve import predictions_by_presence
 from hf_multimodal.inference.prediction import load_model, predict_dataset
+from hf_multimodal.models.modeling_robust_fusion import KNOTS
 from hf_multimodal.synthetic.classification import CONTROLLED_TASKS, ceiling, make_controlled
 from hf_multimodal.training.stacking import POOLED_ROWS, SMOOTHNESS, fit_classes
 
@@ -122,6 +122,9 @@ def train_and_predict(flags: list[str]) -> dict[str, Any]:
     loading.make_controlled = fresh_draws  # in the process of a run; an import changes nothing
     family, *arguments = flags
     folder = Path(arguments[-1])
+    if family != "fusion" and "--modality" in arguments:  # of the rows' flags; the robust command reads both anyway
+        place = arguments.index("--modality")
+        del arguments[place : place + 2]
     if family == "warm":  # plain fusion of the complete rows first; from it, the defaults of fine-tuning
         start = str(folder / "start")
         train_fusion([*arguments[:-1], start, "--complete_only"])
