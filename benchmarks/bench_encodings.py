@@ -2,7 +2,7 @@
 
 How many files of a corpus are read right, by our one decision for the corpus and by charset-normalizer, over the
 translations that ship with Django (short texts of many languages) and, with `--texts`, over a folder of `.txt` files
-whose encoding nobody told. `pip install django` brings the translations: the folder is that of the package.
+of unknown encoding. `pip install django` brings the translations: the folder is that of the package.
 """
 
 import argparse

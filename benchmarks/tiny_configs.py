@@ -35,7 +35,7 @@ SECTIONS["rope_parameters"] |= {"partial_rotary_factor": 1.0}
 SWIN = {"patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
 RESNET = {"architecture": "resnet10t", "model_args": {"channels": (8, 8, 8, 8), "stem_width": 8}}
 LONG = {"attention_window": 4}
-# Where the names do not tell. The sizes are such that texts of 24 tokens are longer than any window, block or chunk.
+# Where the names do not say it. The sizes are such that texts of 24 tokens are longer than any window, block or chunk.
 OVERRIDES: dict[str, dict[str, Any]] = {
     "big_bird": {"block_size": 2, "num_random_blocks": 1},
     "bigbird_pegasus": {"block_size": 2, "num_random_blocks": 1},
@@ -128,7 +128,7 @@ def shrunk(field: dataclasses.Field) -> Any:
 
 
 def tiny_config(model_type: str) -> PreTrainedConfig:
-    """The configuration of a model type, with the widths, depths and numbers small that its fields' names tell."""
+    """The configuration of a model type, with the widths, depths and numbers small that its fields' names say."""
     config_class = CONFIG_MAPPING[model_type]
     declared = dataclasses.fields(config_class)
     fields = {field.name: shrunk(field) for field in declared}

@@ -14,7 +14,7 @@ from zipfile import ZipFile
 import torch
 from fuzz import MUTATIONS
 
-from hf_multimodal.cli.chosen_rows import run_arguments
+from hf_multimodal.cli.rows import run_arguments
 from hf_multimodal.evaluation.predictions import read_predictions
 from hf_multimodal.hub.card import write_card
 from hf_multimodal.inference.prediction import load_model

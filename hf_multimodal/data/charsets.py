@@ -115,7 +115,7 @@ def _kind(char: str) -> str:
 
 @lru_cache(maxsize=65536)
 def _is_common(char: str) -> bool:
-    """Tell whether the standard that taught computers this script put the character among its usual ones."""
+    """Whether the national standard of this script has the character among its frequent ones."""
     if _kind(char) == "hangul":
         codec, last_lead = "euc_kr", 0xC8
         try:
@@ -333,7 +333,7 @@ def decode_file(content: bytes, source: str, encoding: str | None = None) -> tup
 
 
 def _decode_whole(content: bytes, source: str, encoding: str) -> str:
-    """Decode by an encoding that is known, in which lines may not be told apart by their bytes."""
+    """Decode by an encoding that is known, in which a line may end at other bytes than a newline."""
     try:
         text = content.decode(encoding)
         text.encode("utf-8")  # a few codecs, utf-7 among them, give halves of characters

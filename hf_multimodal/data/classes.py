@@ -1,4 +1,4 @@
-"""What is odd about the classes of a data set, told before a model is trained on them."""
+"""What is odd about the classes of a data set, found before a model is trained on them."""
 
 import re
 import unicodedata

@@ -39,8 +39,8 @@ class MultimodalCollator:
         feature_cache: Where `pixel_values` come from in place of images: its `batch`, called with a batch of cells and
             the epoch (None without `augment`), gives (batch, ...) the output of frozen layers.
         on_bad_image: `"error"` raises on an image that cannot be read; `"missing"` warns and treats it as missing.
-        on_empty: `"error"` raises on a labelled example with nothing that the model reads, which would teach it the
-            label of nothing; `"keep"` is for evaluation. Unlabelled examples are always kept.
+        on_empty: `"error"` raises on a labelled example with nothing that the model reads, from which it would learn
+            the label of nothing; `"keep"` is for evaluation. Unlabelled examples are always kept.
         max_length: Longest text in tokens; None means what the tokenizer says.
 
     Raises:
@@ -134,7 +134,7 @@ class MultimodalCollator:
         return batch
 
     def _refuse_lost_columns(self, rows: list[dict[str, Any]]) -> None:
-        """Tell a modality that some rows lack from a column that the whole data set lost, or never had."""
+        """Refuse or warn of a column that no row has: the data set lost it, or never had it."""
         parts = ((self.image_column, self.processor.image_processor), (self.text_column, self.processor.tokenizer))
         wanted = [column for column, part in parts if part is not None]
         keys = set().union(*rows)

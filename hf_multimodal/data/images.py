@@ -39,7 +39,7 @@ class BadImageError(ValueError):
 
 
 def is_url(value: str) -> bool:
-    """Tell whether a string would make an image loader reach beyond the data folder (`scheme://...`, `data:`).
+    """Whether a string would make an image loader reach beyond the data folder (`scheme://...`, `data:`).
 
     Example:
 
@@ -122,7 +122,7 @@ def open_image(image: Image.Image | dict[str, Any] | str | Path | bytes, max_pix
     stays as it is (palette, CMYK, 16 bit, alpha, EXIF rotation): converting is the processor's work.
 
     Args:
-        image: A path, the file's bytes, a `{"bytes", "path"}` dict as `datasets.Image(decode=False)` gives it, or a
+        image: A path, the file's bytes, a `{"bytes", "path"}` dict as `datasets.Image(decode=False)` gives it, or an
             image that Pillow has opened, whose pixels may still be in its file.
         max_pixels: Largest allowed width times height of an image that is opened here.
 

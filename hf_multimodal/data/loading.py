@@ -52,7 +52,7 @@ class LoadedData:
         problem_type: As transformers names it.
         sources: The file or data set behind each split.
         columns: The source's names of our columns.
-        report: For people: `kind`, `encodings`, and what else the kind of source has to tell.
+        report: For people: `kind`, `encodings`, and what else is known of a kind of source.
         generated: The images were drawn by this package and need no check.
         warnings: What is odd about the labels, in sentences that were logged.
         refusals: Why no model should be trained on them, in sentences.
@@ -135,7 +135,7 @@ def load_data(
             named by it.
         id_column: None looks for `id`, `guid`, else rows are numbered.
         image_id_column: Column that names the image of a row; rows of one image share it.
-        group_column: Column kept as `group`, by which results are told apart.
+        group_column: Column kept as `group`, by which results are reported apart.
         pairs: The rows are images with captions: no label is read, and the column `image_id` is there in any case.
             By default it is the path of the image, or a hash of it where it comes without a file.
         image_root: Folder that image paths are relative to; by default the table's own.

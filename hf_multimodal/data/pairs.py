@@ -27,7 +27,7 @@ def name_images(rows: Dataset) -> Dataset:
 def group_pairs(rows: Dataset) -> tuple[Dataset, int]:
     """Join the captions of each image.
 
-    A row that lacks its image or its caption is no pair: it can teach and test nothing, and is left out.
+    A row that lacks its image or its caption is no pair and is left out.
 
     Args:
         rows: Rows with `image`, `text`, `id` and `image_id`, perhaps `group`.

@@ -100,7 +100,7 @@ def faults_of(bad_cells: Sequence[BadCell], columns: ColumnNames, count: int, so
         source: The table's name, for the message.
 
     Raises:
-        ValueError: A cell is bad by which rows are held together or told apart, which no policy can mend.
+        ValueError: A cell is bad by which rows are grouped, which no policy can mend.
     """
     faults: list[list[Fault]] = [[] for _ in range(count)]
     ours = {theirs: name for name, theirs in columns.as_dict().items()}

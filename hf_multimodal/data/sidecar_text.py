@@ -182,7 +182,7 @@ def add_texts(sources: Sequence[SourceRows], encoding: str | None = None) -> tup
 
 
 def is_sidecar_folder(folder: Path) -> bool:
-    """Tell whether a folder has the lists `train.txt` or `test_without_label.txt` beside `data/`."""
+    """Whether a folder has the lists `train.txt` or `test_without_label.txt` beside `data/`."""
     return (folder / "data").is_dir() and any((folder / name).is_file() for name in (TRAIN_FILE, PREDICT_FILE))
 
 

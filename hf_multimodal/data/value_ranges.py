@@ -7,7 +7,7 @@ from hf_multimodal.models.processing_multimodal import ImageValues
 
 @dataclass
 class ValueRanges:
-    """Take note of images' values, to tell of a range that is too wide or has no use.
+    """Keep images' lowest and highest values, and find a range that is too wide or has no use.
 
     Args:
         stated: The `image_value_range` that was stated.

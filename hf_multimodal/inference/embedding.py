@@ -1,4 +1,4 @@
-"""Images and texts to embeddings, by any model that answers as `transformers.CLIPModel` does."""
+"""Images and texts to embeddings, by any model with the methods of `transformers.CLIPModel`."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path

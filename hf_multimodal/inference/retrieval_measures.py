@@ -23,9 +23,9 @@ def measure_retrieval(
     """Search all captions by each image and all images by each caption.
 
     Args:
-        model: An aligner, or any model that answers as `CLIPModel` does; it is put into eval mode.
+        model: An aligner, or any model with the methods of `CLIPModel`; it is put into eval mode.
         processor: Its processor.
-        images: Rows of `group_pairs`; with the column `group` the metrics are also told by group.
+        images: Rows of `group_pairs`; with the column `group` the metrics are also given by group.
         batch_size: Images or captions a forward pass.
         num_workers: Processes that decode.
         feature_cache: As for `embed_images`.

@@ -1,4 +1,4 @@
-"""Search images by text, texts by image and images by image, with any model that answers as CLIP does."""
+"""Search images by text, texts by image and images by image, with any model that has the methods of CLIP."""
 
 import json
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ class Retriever:
     """An index of images and one of texts, in the space of one model.
 
     Args:
-        model: A `CLIPModel`, a `SiglipModel`, or one that answers alike; it is not to be trained further.
+        model: A `CLIPModel`, a `SiglipModel`, or one with the same methods; it is not to be trained further.
         processor: Its processor.
         index: `exact`, or by faiss `flat`, `hnsw` or `ivf`; see `EmbeddingIndex`.
         batch_size: Images or texts a forward pass.

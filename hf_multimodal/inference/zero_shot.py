@@ -23,12 +23,12 @@ class ZeroShotClassifier:
 
     A class is the mean of the embeddings of all templates with its name, brought back to length 1
     ([Radford et al., 2021](https://arxiv.org/abs/2103.00020), section 3.1.4). The logits are the model's own for these
-    pairs. Their softmax answers which one of the classes it is; for a model trained with the sigmoid loss
+    pairs. Their softmax is the probability of each class where one holds; for a model trained with the sigmoid loss
     ([Zhai et al., 2023](https://arxiv.org/abs/2303.15343)) it is exactly that given that one and only one class holds,
     and `problem_type="multi_label_classification"` gives the sigmoid of each class alone, so that none may hold.
 
     Args:
-        model: A `CLIPModel`, a `SiglipModel`, or one that answers alike.
+        model: A `CLIPModel`, a `SiglipModel`, or one with the same methods.
         processor: Its processor.
         class_names: At least two, different from each other.
         templates: One or more sentences with `{}` for the class name.
@@ -38,8 +38,8 @@ class ZeroShotClassifier:
     Raises:
         TypeError: A class name or a template that is not a text, one class name alone, or a model that embeds no
             images and texts.
-        ValueError: Fewer than two classes, a class that stands there twice or is empty, classes that the model cannot
-            tell apart, no template or one without `{}`, or a sigmoid asked of a model that was not trained for it.
+        ValueError: Fewer than two classes, a class that stands there twice or is empty, classes that are one text
+            to the model, no template or one without `{}`, or a sigmoid asked of a model that was not trained for it.
 
     Example:
 

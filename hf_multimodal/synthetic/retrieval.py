@@ -2,7 +2,7 @@
 
 An image shows a shape in a colour at a place, one of 144 combinations, all alike in probability; its caption names
 all three. Everything else is nuisance, drawn apart for image and caption, so images of one combination cannot be
-told apart by their captions, and a pool of more than a few images has a ceiling below 1.
+distinguished by their captions, and a pool of more than a few images has a ceiling below 1.
 """
 
 import hashlib
