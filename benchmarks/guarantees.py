@@ -3,8 +3,8 @@
 What the robust classifier guarantees on held-out data: each guarantee, the number and the margin. Every baseline is
 trained separately on the same rows with the same settings, and given one temperature on the same validation rows. The
 controlled tasks are tested on 8,000 draws that no choice was made on: the 8,000 before them were looked at when the
-recipe was chosen (docs/log.md). The tables go into the README and into docs/missing.md; `--quick` prints what two
-tasks, two levels and one seed say, and writes no table.
+recipe was chosen (docs/log.md). The summary goes into docs/benchmarks.md, every line into docs/guarantees.md, those
+that are not kept first; `--quick` prints what two tasks, two levels and one seed say, and writes no table.
 
 The series takes hours, so each run's row, with the sums that paired intervals need, is written at once into
 benchmarks/results/guarantees.jsonl, which is part of the repository: a call on another machine goes on where this one
@@ -29,7 +29,7 @@ import torch
 from datasets import Dataset
 from predicted import Predicted, paired_difference
 from scipy.special import softmax
-from series import README, recipe_digest, run_series
+from series import PAGE, recipe_digest, run_series
 from torch.nn import functional as F
 
 from hf_multimodal import MultimodalCollator
@@ -276,7 +276,7 @@ def numerics(folder: Path) -> list[Found]:
 
 def two_ranks() -> Found:
     """Guarantee 6 in two processes, of which one sees no image: weights after three steps against those of one."""
-    program = README.parent / "tests" / "two_ranks_missing.py"
+    program = PAGE.parents[1] / "tests" / "two_ranks_missing.py"
     sys.path.insert(0, str(program.parent))
     from two_ranks_missing import step_weights
 
@@ -291,6 +291,21 @@ def two_ranks() -> Found:
                 away = max(away, distance(list(weights), expected))
     where = "torch.float64, two processes against one, plain and with gradient checkpointing"
     return Found(6, where, f"{away:.1e}, at most 1e-12", 1e-12 - away)
+
+
+def summary(found: list[Found]) -> list[list[Any]]:
+    """One row a guarantee: how many of its lines are kept, and the closest of them; one that is not kept stands first.
+
+    Args:
+        found: All lines.
+    """
+    rows = []
+    for guarantee in sorted({line.guarantee for line in found}):
+        own = [line for line in found if line.guarantee == guarantee]
+        kept = sum(line.holds for line in own)
+        worst = min(own, key=lambda line: line.margin)
+        rows.append((kept == len(own), [guarantee, f"{kept} of {len(own)}", *worst.row()[1:4]]))
+    return [row for _, row in sorted(rows, key=lambda row: row[0])]
 
 
 def main() -> None:
@@ -342,20 +357,14 @@ def main() -> None:
     found += [Found(**line) for line in rows[NUMERICS]["metrics"]["numerics"]] + [two_ranks()]
     for task, names in ceilings.items():
         found += against_ceilings(rows, task, names)
-    found.sort(key=lambda line: line.guarantee)
-    table = [line.row() for line in found]
-    whole = markdown_table(table, ["guarantee", "where", "number", "margin", "kept"])
+    found.sort(key=lambda line: (line.holds, line.guarantee))  # what is not kept stands first
+    whole = markdown_table([line.row() for line in found], ["guarantee", "where", "number", "margin", "kept"])
     print(whole)
     if args.quick:
         return
-    summary = []
-    for guarantee in sorted({line.guarantee for line in found}):
-        own = [line for line in found if line.guarantee == guarantee]
-        kept = sum(line.holds for line in own)
-        worst = min(own, key=lambda line: line.margin)
-        summary.append([guarantee, f"{kept} of {len(own)}", *worst.row()[1:4]])
-    update_region(README, "guarantees", markdown_table(summary, ["guarantee", "kept", "closest", "number", "margin"]))
-    update_region(README.parent / "docs" / "missing.md", "guarantees", whole)
+    table = markdown_table(summary(found), ["guarantee", "kept", "closest", "number", "margin"])
+    update_region(PAGE, "guarantees", table)
+    update_region(PAGE.with_name("guarantees.md"), "guarantees", whole)
 
 
 if __name__ == "__main__":
