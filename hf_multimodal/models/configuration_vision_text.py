@@ -240,19 +240,15 @@ class FusionConfig(VisionTextConfig):
                 raise ValueError(f"fusion_heads must divide hidden_size {self.hidden_size}, got {self.fusion_heads}.")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}.")
-        if self.class_weights is not None and len(self.class_weights) != self.num_labels:
-            raise ValueError(f"class_weights needs one number a label ({self.num_labels}), got {self.class_weights}.")
-        if self.thresholds is not None:
-            if len(self.thresholds) != self.num_labels:
-                raise ValueError(f"thresholds needs one number a label ({self.num_labels}), got {self.thresholds}.")
-            if not all(0 < threshold < 1 for threshold in self.thresholds):
-                raise ValueError(f"thresholds must lie between 0 and 1, got {self.thresholds}.")
-        if (self.target_mean is None) != (self.target_deviation is None):
-            raise ValueError("target_mean and target_deviation go together: give both, or neither.")
-        for name in ("target_mean", "target_deviation"):
+        for name in ("class_weights", "thresholds", "target_mean", "target_deviation"):
             values = getattr(self, name)
             if values is not None and len(values) != self.num_labels:
-                raise ValueError(f"{name} needs one number an output ({self.num_labels}), got {values}.")
+                each = "an output" if name.startswith("target_") else "a label"
+                raise ValueError(f"{name} needs one number {each} ({self.num_labels}), got {values}.")
+        if self.thresholds is not None and not all(0 < threshold < 1 for threshold in self.thresholds):
+            raise ValueError(f"thresholds must lie between 0 and 1, got {self.thresholds}.")
+        if (self.target_mean is None) != (self.target_deviation is None):
+            raise ValueError("target_mean and target_deviation go together: give both, or neither.")
         if self.target_deviation is not None and not all(
             0 < deviation < math.inf for deviation in self.target_deviation
         ):

@@ -10,7 +10,7 @@ others go over rows, by automatic differentiation.
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -244,20 +244,34 @@ def sigmoid(pairs: Pairs, config: PreTrainedConfig) -> torch.Tensor:
     return total / count
 
 
+@dataclass
+class Rows:
+    """Some rows of a batch, of images or of texts, each beside all that it is compared with.
+
+    Args:
+        similarity: (rows, batch), cosines.
+        match: (rows,), the cosine of each row with its match.
+        complete: (rows,) bool, whether both sides of a row's pair are there.
+        negative: (rows, batch) bool, what is a negative of a row.
+    """
+
+    similarity: torch.Tensor
+    match: torch.Tensor
+    complete: torch.Tensor
+    negative: torch.Tensor
+
+
 Cost = tuple[torch.Tensor, torch.Tensor]  # a sum, and the number of terms that it is to be divided by
-RowLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, PreTrainedConfig, int], Cost]
-Mining = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, int], Cost]
+RowLoss = Callable[[Rows, PreTrainedConfig], Cost]
 
 
 def over_rows(loss: RowLoss, pairs: Pairs, config: PreTrainedConfig) -> torch.Tensor:
     """The mean of a loss from images to texts and from texts to images.
 
-    Row r is what is looked from, column c what is looked at. A row's match stands `start` columns to the right of the
-    diagonal, so that the loss can be taken over some rows at a time; the gradient is then computed at once with it.
+    Where it is taken over some rows at a time, the gradient is computed at once with it.
 
     Args:
-        loss: From the cosines (rows, batch), `complete` (rows,), what is a negative (rows, batch), the configuration
-            and `start`, a sum over the rows and what it is to be divided by.
+        loss: Of some rows.
         pairs: What is compared.
         config: An [`AlignerConfig`].
 
@@ -270,7 +284,8 @@ def over_rows(loss: RowLoss, pairs: Pairs, config: PreTrainedConfig) -> torch.Te
         own = slice(start, start + len(rows))
         negative = complete[own, None] & complete & (image_ids[own, None] != image_ids)
         with torch.autocast(rows.device.type, enabled=False):
-            return loss(rows @ columns.T, complete[own], negative, config, start)
+            similarity = rows @ columns.T
+            return loss(Rows(similarity, similarity.diagonal(start), complete[own], negative), config)
 
     def one_way(side: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         if pairs.cells is None:
@@ -298,42 +313,26 @@ def _sum(values: torch.Tensor, where: torch.Tensor) -> Cost:
     return values.masked_fill(~where, 0).sum(), where.sum()
 
 
-def _lowest(values: torch.Tensor) -> float:
-    """A number below all others that gives no NaN where a whole row holds it."""
-    return torch.finfo(values.dtype).min
+def _hardest(rows: Rows, margin: float) -> Cost:
+    lowest = torch.finfo(rows.similarity.dtype).min  # no NaN where a whole row holds it, as -inf would give
+    hardest = rows.similarity.masked_fill(~rows.negative, lowest).amax(dim=1)
+    return _sum((margin - rows.match + hardest).relu(), rows.complete)
 
 
-def _hardest(
-    similarity: torch.Tensor, complete: torch.Tensor, negative: torch.Tensor, margin: float, start: int
-) -> Cost:
-    hardest = similarity.masked_fill(~negative, _lowest(similarity)).amax(dim=1)
-    return _sum((margin - similarity.diagonal(start) + hardest).relu(), complete)
+def _semi_hard(rows: Rows, margin: float) -> Cost:
+    farther = rows.similarity < rows.match[:, None]
+    return _hardest(replace(rows, negative=rows.negative & farther), margin)
 
 
-def _semi_hard(
-    similarity: torch.Tensor, complete: torch.Tensor, negative: torch.Tensor, margin: float, start: int
-) -> Cost:
-    farther = similarity < similarity.diagonal(start)[:, None]
-    return _hardest(similarity, complete, negative & farther, margin, start)
+def _all_violating(rows: Rows, margin: float) -> Cost:
+    cost = (margin - rows.match[:, None] + rows.similarity).relu()
+    return _sum(cost, rows.negative & (cost > 0))
 
 
-def _all_violating(
-    similarity: torch.Tensor, complete: torch.Tensor, negative: torch.Tensor, margin: float, start: int
-) -> Cost:
-    cost = (margin - similarity.diagonal(start)[:, None] + similarity).relu()
-    return _sum(cost, negative & (cost > 0))
+TRIPLET_MININGS = {"semi_hard": _semi_hard, "all": _all_violating, "hard": _hardest}
 
 
-TRIPLET_MININGS: dict[str, Mining] = {"semi_hard": _semi_hard, "all": _all_violating, "hard": _hardest}
-
-
-def triplet(
-    similarity: torch.Tensor,
-    complete: torch.Tensor,
-    negative: torch.Tensor,
-    config: PreTrainedConfig,
-    start: int = 0,
-) -> Cost:
+def triplet(rows: Rows, config: PreTrainedConfig) -> Cost:
     """A match is to be nearer than a negative that is mined in the batch, by a margin of .2.
 
     `config.triplet_mining` says which negative each meets: `semi_hard`, the nearest of those that are farther than
@@ -343,26 +342,13 @@ def triplet(
     images of a batch may show the same, `hard` meets little else and learns badly.
 
     Args:
-        similarity: (rows, batch), cosines of each row with all that it is compared with.
-        complete: (rows,) bool, whether both sides of a row's pair are there.
-        negative: (rows, batch) bool, what is a negative of a row.
+        rows: What is compared.
         config: An [`AlignerConfig`].
-        start: The match of row r stands in column r + `start`.
-
-    Returns:
-        A sum over the rows, and the number of terms that it is to be divided by.
     """
-    mine, margin = TRIPLET_MININGS[config.triplet_mining], 0.2 if config.margin is None else config.margin
-    return mine(similarity, complete, negative, margin, start)
+    return TRIPLET_MININGS[config.triplet_mining](rows, 0.2 if config.margin is None else config.margin)
 
 
-def contrastive_pair(
-    similarity: torch.Tensor,
-    complete: torch.Tensor,
-    negative: torch.Tensor,
-    config: PreTrainedConfig,
-    start: int = 0,
-) -> Cost:
+def contrastive_pair(rows: Rows, config: PreTrainedConfig) -> Cost:
     """Matches (label 1: the diagonal) are pulled together, all others (label 0) pushed a margin of 1 apart.
 
     With the Euclidean distance d of the normalised embeddings a match costs d² / 2 and another pair
@@ -370,46 +356,28 @@ def contrastive_pair(
     [Hadsell et al., 2006](https://doi.org/10.1109/CVPR.2006.100), whose label 0 is the match.
 
     Args:
-        similarity: (rows, batch), cosines of each row with all that it is compared with.
-        complete: (rows,) bool, whether both sides of a row's pair are there.
-        negative: (rows, batch) bool, what is a negative of a row.
+        rows: What is compared.
         config: An [`AlignerConfig`].
-        start: The match of row r stands in column r + `start`.
-
-    Returns:
-        A sum over the rows, and the number of terms that it is to be divided by.
     """
     margin = 1.0 if config.margin is None else config.margin
-    squared = (2 - 2 * similarity).clamp(min=1e-12)  # the root has no slope at 0
-    others = (margin - squared.sqrt()).relu().square() / 2
-    return _sum(squared.diagonal(start) / 2 + others.masked_fill(~negative, 0).sum(dim=1), complete)
+    to_match, to_all = ((2 - 2 * cosine).clamp(min=1e-12) for cosine in (rows.match, rows.similarity))
+    others = (margin - to_all.sqrt()).relu().square() / 2  # clamped, since the root has no slope at 0
+    return _sum(to_match / 2 + others.masked_fill(~rows.negative, 0).sum(dim=1), rows.complete)
 
 
-def margin_ranking(
-    similarity: torch.Tensor,
-    complete: torch.Tensor,
-    negative: torch.Tensor,
-    config: PreTrainedConfig,
-    start: int = 0,
-) -> Cost:
+def margin_ranking(rows: Rows, config: PreTrainedConfig) -> Cost:
     """A match is to rank above every negative by a margin of .2; what is short of it is summed.
 
     From DeViSE ([Frome et al., 2013](https://research.google/pubs/pub41473/)), in both
     directions as in [Kiros et al., 2014](https://arxiv.org/abs/1411.2539).
 
     Args:
-        similarity: (rows, batch), cosines of each row with all that it is compared with.
-        complete: (rows,) bool, whether both sides of a row's pair are there.
-        negative: (rows, batch) bool, what is a negative of a row.
+        rows: What is compared.
         config: An [`AlignerConfig`].
-        start: The match of row r stands in column r + `start`.
-
-    Returns:
-        A sum over the rows, and the number of terms that it is to be divided by.
     """
     margin = 0.2 if config.margin is None else config.margin
-    short = (margin - similarity.diagonal(start)[:, None] + similarity).relu()
-    return _sum(short.masked_fill(~negative, 0).sum(dim=1), complete)
+    short = (margin - rows.match[:, None] + rows.similarity).relu()
+    return _sum(short.masked_fill(~rows.negative, 0).sum(dim=1), rows.complete)
 
 
 LOSSES: dict[str, Loss] = {
