@@ -24,8 +24,8 @@ def test_tensorboard(tmp_path: Path) -> None:
 
 
 def test_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "tracked"))  # which it reads when it is imported
     pytest.importorskip("trackio")
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "tracked"))
     run(tmp_path, "trackio")
     assert list((tmp_path / "tracked").rglob("*.db"))
 
