@@ -39,7 +39,7 @@ def print_help(name: str, command: Command) -> None:
     """
     paragraphs = command.description.split("\n\n")
     print(f"usage: hf-multimodal {name} [flags]\n")
-    print("\n\n".join(part if part.startswith(" ") else textwrap.fill(part, WIDTH) for part in paragraphs), "\n")
+    print("\n\n".join(part if part.startswith(" ") else textwrap.fill(part, WIDTH) for part in paragraphs) + "\n")
     groups = [*command.groups.values(), *command.training]
     for kind in groups:
         print(kind.__doc__)

@@ -2,7 +2,6 @@
 
 import importlib
 import sys
-import warnings
 from typing import Any
 
 from hf_multimodal.cli.command_line import CommandLine, print_help
@@ -58,16 +57,15 @@ def run(name: str, flags: list[str] | None = None) -> int:
     if "--help-all" in given:
         CommandLine(COMMANDS[name], []).parser.print_help()
         return 0
-    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # type: ignore[assignment]
     try:
         import transformers
 
-        from hf_multimodal.cli.progress import shorten_load_reports
+        from hf_multimodal.cli.progress import plain_messages
 
         transformers.utils.logging.disable_progress_bar()  # of files; those of training and prediction stay
-        shorten_load_reports()
         module = importlib.import_module(f"hf_multimodal.cli.{COMMANDS[name].module}")
-        report: Any = getattr(module, COMMANDS[name].function)(given)
+        with plain_messages():
+            report: Any = getattr(module, COMMANDS[name].function)(given)
     except MISTAKES as error:
         if "--traceback" in given:
             raise

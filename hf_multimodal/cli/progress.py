@@ -1,8 +1,10 @@
 """What a training shows of itself: one line an evaluation, and at the end the scores and the next command."""
 
+import contextlib
 import logging
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +115,17 @@ class LoadReports(logging.Filter):
         return True
 
 
-def shorten_load_reports() -> None:
-    """Let `LoadReports` see what transformers logs while it loads weights."""
-    logging.getLogger("transformers.modeling_utils").addFilter(LoadReports())
+@contextlib.contextmanager
+def plain_messages() -> Iterator[None]:
+    """Within, a load report is one line, and a warning is its message without the line of code that raised it."""
+    reports, logger = LoadReports(), logging.getLogger("transformers.modeling_utils")
+    usual, warnings.formatwarning = warnings.formatwarning, lambda message, *_: f"warning: {message}\n"  # type: ignore
+    logger.addFilter(reports)
+    try:
+        yield
+    finally:
+        logger.removeFilter(reports)
+        warnings.formatwarning = usual
 
 
 class Bar(ProgressCallback):

@@ -48,7 +48,9 @@ def test_a_script_is_its_command(
         runpy.run_path(str(path), run_name="__main__")
     printed = capsys.readouterr().out
     command = re.search(r"The command `hf-multimodal ([a-z-]+)` as a file", path.read_text(encoding="utf-8"))
-    assert command is not None and printed.startswith(f"usage: hf-multimodal {command[1]}") and "--help" in printed
+    assert (
+        command is not None and printed.startswith(f"usage: hf-multimodal {command[1]}") and "--traceback" in printed
+    )
     monkeypatch.setattr(sys, "argv", [path.name, *more, "--no_such_flag", "x"])
     with pytest.raises(SystemExit, match="2"):
         runpy.run_path(str(path), run_name="__main__")
@@ -111,13 +113,13 @@ def test_the_plain_training_flags_are_those_of_the_real_arguments(name: str) -> 
     command = COMMANDS[name]
     real = {entry.name for entry in fields(MultimodalTrainingArguments) if entry.init}
     line = CommandLine(command, [])
-    values = {action.dest: action for action in line.parser._actions}
+    actions = line.parser._option_string_actions
     usual = vars(line.parser.parse_known_args([])[0])
     computed = computed_defaults()
     for kind in command.training:
         for entry in fields(kind):
             assert entry.name in real
-            assert values[entry.name].help == entry.metadata["help"]
+            assert actions[f"--{entry.name}"].help == entry.metadata["help"]
             expected = command.defaults.get(entry.name, default_of(entry))
             assert usual[entry.name] == computed.get(entry.name, expected), entry.name
     shown = {entry.name for kind in command.training for entry in fields(kind)}

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from test_pipeline import warned  # noqa: F401  the fixture
 from test_scripts import FAST, evaluate, make_rows, predict, script, train, train_robust, write_table
 
-from hf_multimodal.cli import train_robust_fusion
+from hf_multimodal.cli import train_fusion, train_robust_fusion
 from hf_multimodal.cli.baselines import combine, parse_baselines
 from hf_multimodal.cli.rows import training_rows
 from hf_multimodal.cli.training_flags import parse_training
@@ -116,7 +116,7 @@ def test_a_fused_model_needs_both_columns(runs: tuple[Path, Path], tmp_path: Pat
     folder, table = runs
     data = without(table, "text", "images.csv")
     flags = ["--data", str(data), "--output", str(tmp_path / "answers.csv"), "--on_bad_sample", "missing"]
-    with pytest.raises(ValueError, match=f"images.csv: the data have {NO_TEXT}. Only a robust classifier answers"):
+    with pytest.raises(ValueError, match=f"images.csv: the data have {NO_TEXT}. Only a robust classifier predicts"):
         predict(["--model", str(folder / "fused"), *flags])
     assert not (tmp_path / "answers.csv").exists()
     with pytest.warns(UserWarning, match=f"{NO_TEXT}. All rows are predicted from their image alone"):
@@ -302,7 +302,7 @@ def test_the_demo_trains_into_the_folder_that_it_is_given(monkeypatch: pytest.Mo
         given.append(flags)
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(main.__globals__, "train", stop)
+    monkeypatch.setattr(train_fusion, "main", stop)
     for more in ([], ["--overwrite_output_dir"]):
         with pytest.raises(KeyboardInterrupt):
             main(["--output_dir", str(tmp_path / "demo"), *more])

@@ -25,6 +25,7 @@ def run_two_ranks(program: Path, *arguments: str) -> None:
     """Run a script on two processes, to its end."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(program)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)  # tests of other rooms are read
     result = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
 

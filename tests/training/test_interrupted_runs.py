@@ -165,7 +165,7 @@ def test_sigterm_saves_a_checkpoint_and_exits_with_143(whole: tuple[Path, list[s
     flags += ["--lr_scheduler_type", "constant", "--warmup_steps", "0"]  # whatever the number of steps
     flags += ["--dataloader_num_workers", "2"]
     process = start(flags)
-    wait_for(process, "'loss'")
+    wait_for(process, "train loss")
     os.killpg(process.pid, signal.SIGTERM)  # as schedulers do: the workers are told, too
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 143, output
@@ -333,7 +333,7 @@ def test_sigterm_to_one_of_two_processes_ends_both_at_one_step(whole: tuple[Path
     options: dict[str, Any] = {"env": environment, "text": True, "cwd": SCRIPT.parents[1]}
     options |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     process = subprocess.Popen([*launch, str(SCRIPT), *flags], **options)
-    wait_for(process, "'loss'")
+    wait_for(process, "train loss")
     ranks = psutil.Process(process.pid).children()
     assert len(ranks) == 2
     ranks[1].send_signal(signal.SIGTERM)
