@@ -1,5 +1,6 @@
 """What the pages say of each other, of the public names and of the flags."""
 
+import ast
 import importlib.util
 import re
 from pathlib import Path
@@ -97,3 +98,26 @@ def test_the_curve_of_the_benchmarks_is_that_of_the_card():
     assert (DOCS / "images" / "missing_curve.png").read_bytes() == (
         ROOT / "model_cards" / "tweets-robust" / "missing_curve.png"
     ).read_bytes()
+
+
+def test_rooms_import_from_the_floors_below():
+    floors = [list(floor) for floor in script("draw_house").FLOORS]
+    level = {room: number for number, floor in enumerate(floors) for room in floor}
+    package = ROOT / "hf_multimodal"
+    for path in package.rglob("*.py"):
+        place = path.relative_to(package).parts
+        if place == ("__init__.py",):
+            continue
+        room = place[0].removesuffix(".py")
+        for part in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(part, ast.ImportFrom) and (part.module or "").startswith("hf_multimodal."):
+                other = part.module.split(".")[1]
+                assert other == room or level[other] > level[room], f"{path}: {ast.unparse(part)}"
+
+
+def test_files_that_the_architecture_names_are_there():
+    rooms = "cli|training|inference|evaluation|data|synthetic|models|hub"
+    named = re.findall(rf"`((?:{rooms})/\w+\.py)`", read("docs/architecture.md"))
+    assert len(named) > 20 and [name for name in named if not (ROOT / "hf_multimodal" / name).is_file()] == []
+    run = read("docs/architecture.md").split("## One training run")[1].split("\n## ")[0]
+    assert 10 <= len(re.findall(r"^\| +\d+ \|", run, re.MULTILINE)) <= 15
