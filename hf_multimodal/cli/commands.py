@@ -192,7 +192,7 @@ The images and texts of a folder, a table or a Hub data set; `retrieve search` f
 With its curve over missing rates, or with what its training was not told. What is given is kept in the run's folder,
 for each later card. `--output model_cards/robust.md` writes it elsewhere, with copies of its images.
 
-    hf-multimodal card --run runs/robust --curve runs/robust/curve --license apache-2.0 --language en""",
+    hf-multimodal card --run runs/robust --curve runs/robust/curve --license apache-2.0""",
         {"card": WriteCardArguments},
     ),
     "push": Command(

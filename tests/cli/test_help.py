@@ -48,7 +48,8 @@ def test_a_script_is_its_command(
         runpy.run_path(str(path), run_name="__main__")
     printed = capsys.readouterr().out
     command = re.search(r"The command `hf-multimodal ([a-z-]+)` as a file", path.read_text(encoding="utf-8"))
-    assert (
+    assert command is not None and printed.startswith(f"usage: hf-multimodal {command[1]}")
+    assert "--traceback" in printed
         command is not None and printed.startswith(f"usage: hf-multimodal {command[1]}") and "--traceback" in printed
     )
     monkeypatch.setattr(sys, "argv", [path.name, *more, "--no_such_flag", "x"])
