@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 from hf_multimodal.cli.commands import Command
 from hf_multimodal.validation import did_you_mean
@@ -95,6 +95,7 @@ class CommandLine:
             "formatter_class": RawDescriptionHelpFormatter,
         }
         self.parser = HfArgumentParser(types, description=command.description.replace("%", "%%"), **options)
+        self.parser.error = _refuse  # type: ignore[method-assign]  # it would print the names of all flags
         self.parser.add_argument("--config", help=OTHERS["--config FILE"])
         self.parser.add_argument("--traceback", action="store_true", help=OTHERS["--traceback"])
         usual = {} if self.training_type is None else computed_defaults()
@@ -165,6 +166,10 @@ class CommandLine:
 
     def _needed(self) -> list[str]:
         return [part for action in self.parser._actions if action.required for part in (action.option_strings[0], "x")]
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ValueError(f"{message}.")
 
 
 def computed_defaults() -> dict[str, Any]:
