@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from test_fusion_model import make_model
-from test_plain_trainer import LABELS, PROCESSOR, make_robust, make_rows, said  # noqa: F401  a fixture
+from test_plain_trainer import LABELS, PROCESSOR, TEXTS, make_robust, make_rows, said  # noqa: F401  a fixture
 from transformers import Trainer, TrainingArguments
 
 from hf_multimodal import (
@@ -74,6 +74,15 @@ def test_the_plain_trainer_needs_one_callback(tmp_path: Path) -> None:
     hidden = [mask for _, batch in seen for mask in batch]
     assert [1, 0] in hidden and [0, 1] in hidden
     assert not torch.equal(model.stack.weights, before)
+
+
+def test_rows_that_came_incomplete_count(tmp_path: Path) -> None:
+    rows = make_rows(text=[None, *TEXTS[1:]])
+    args = MultimodalTrainingArguments(str(tmp_path), **QUIET)
+    trainer = MultimodalTrainer(make_robust(), args, train_dataset=rows, processing_class=PROCESSOR)
+    dropout = trainer.data_collator.modality_dropout
+    assert dropout == ModalityDropout.for_rows(presence(rows), seed=42)
+    assert dropout.shares != ModalityDropout(42).shares
 
 
 def test_shares_that_hide_nothing(tmp_path: Path) -> None:
