@@ -121,3 +121,11 @@ def test_files_that_the_architecture_names_are_there():
     assert len(named) > 20 and [name for name in named if not (ROOT / "hf_multimodal" / name).is_file()] == []
     run = read("docs/architecture.md").split("## One training run")[1].split("\n## ")[0]
     assert 10 <= len(re.findall(r"^\| +\d+ \|", run, re.MULTILINE)) <= 15
+
+
+def test_examples_of_docstrings_become_code():
+    pytest.importorskip("griffe")
+    fenced = script("fenced_examples").fenced
+    assert fenced("A [`X`] of [y](z).\n\nExample:\n\n>>> f(\n...     1\n... )\n2\n\nMore.") == (
+        "A `X` of [y](z).\n\nExample:\n\n```pycon\n>>> f(\n...     1\n... )\n2\n```\n\nMore."
+    )

@@ -3,6 +3,7 @@
 Write the tables of flags into docs/flags.md, one for each group of flags of `hf_multimodal.cli`, from its fields.
 """
 
+import re
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,10 @@ def tables() -> str:
     """A heading, the commands and a table for each group."""
     parts = []
     for group, commands in groups().items():
-        title = " ".join((group.__doc__ or "").split("\n\n")[0].split()).rstrip(".")
+        title = " ".join(re.findall("[A-Z][a-z]+", group.__name__)[:-1])  # RobustTrainingFlags: Robust Training
+        says = " ".join((group.__doc__ or "").split())
         table = markdown_table([row(field) for field in fields(group)], ["flag", "default", "what it does"])
-        parts.append(f"## {title}\n\n{', '.join(f'`{name}`' for name in commands)}\n\n{table}")
+        parts.append(f"## {title}\n\n{says}\n\n{', '.join(f'`{name}`' for name in commands)}\n\n{table}")
     return "\n\n".join(parts)
 
 
