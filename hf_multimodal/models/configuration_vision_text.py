@@ -122,7 +122,8 @@ class VisionTextConfig(PreTrainedConfig):
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict[str, Any], Any]:
         """As in transformers; where this file has travelled to the Hub, so has the code of our own inner models.
 
-        A repository holds the code of one only if its model has one, so `auto_map` names it beside the other classes.
+        A repository holds the code of one only if its model has one, and `auto_map` then names it beside the other
+        classes.
         """
         settings, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if __name__.startswith("transformers_modules"):  # whoever loads this has agreed to run the repository's code
@@ -134,11 +135,11 @@ class VisionTextConfig(PreTrainedConfig):
         return settings, unused
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
-        """As in transformers, with the code of the inner models of ours that `auto_map` names."""
+        """As in transformers, with the code of the inner models that are ours."""
         super().save_pretrained(save_directory, **kwargs)
-        for side in ("vision_config", "text_config"):
-            if side in (getattr(self, "auto_map", None) or {}):
-                custom_object_save(getattr(self, side), save_directory)
+        for inner in (self.vision_config, self.text_config):
+            if getattr(inner, "_auto_class", None) is not None:
+                custom_object_save(inner, save_directory)
 
     @classmethod
     def check_fields(cls, names: Iterable[str]) -> None:
