@@ -43,7 +43,7 @@ def mistyped(path: Path, split: str) -> Path:
 def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the training's logger says."""
     found: list[str] = []
-    logger = logging.get_logger("hf_multimodal.training.preparation")
+    logger = logging.get_logger("hf_multimodal.cli.rows")
     monkeypatch.setattr(logger, "warning", lambda text, *values: found.append(text % values))
     return found
 
