@@ -90,7 +90,7 @@ class ModalityArguments:
 class FusionArguments:
     """How image and text are fused and classified."""
 
-    fusion: str = flag("concat, weighted_sum, gated, attention, cross_attention, bilinear, early, late.", "concat")
+    fusion: str = flag("How the two are fused (docs/training.md); a wrong name lists all.", "concat")
     hidden_size: int = flag("Width of the space that both are projected into; 64 with --from_scratch.", 256)
     dropout: float = flag("Dropout inside the fusion.", 0.1)
     label_smoothing: float = flag("Share of each target spread over all classes.", 0.0)
@@ -131,7 +131,7 @@ class AlignerArguments:
 
     projection: str = flag(f"One of {', '.join(PROJECTIONS)}.", "linear")
     projection_dim: int = flag("Width of the common space; 64 with --from_scratch.", 256)
-    loss: str = flag("infonce, sigmoid, triplet, margin_ranking or contrastive_pair.", "infonce")
+    loss: str = flag("What aligns them (docs/aligning.md); a wrong name lists all.", "infonce")
     margin: float | None = flag("Of triplet, margin_ranking and contrastive_pair. Default: the loss's own.")
     triplet_mining: str = flag(f"One of {', '.join(TRIPLET_MININGS)}.", "semi_hard")
     logit_scale_init_value: float | None = flag("Logarithm of the scale at the start. Default: the loss's own.")

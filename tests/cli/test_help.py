@@ -132,10 +132,13 @@ def test_names_in_the_help_are_those_of_the_library() -> None:
     assert arguments.IMAGE_POOLINGS == IMAGE_POOLINGS and arguments.TEXT_POOLINGS == TEXT_POOLINGS
     assert arguments.PROJECTIONS == PROJECTIONS and tuple(TRIPLET_MININGS) == arguments.TRIPLET_MININGS
     assert arguments.INDEX_KINDS == index.KINDS and arguments.RECURRENT_CELLS == from_scratch.RECURRENT_CELLS
-    helps = {entry.name: entry.metadata["help"] for entry in fields(arguments.FusionArguments)}
-    assert all(name in helps["fusion"] for name in FUSIONS)
-    helps = {entry.name: entry.metadata["help"] for entry in fields(arguments.AlignerArguments)}
-    assert all(name in helps["loss"] for name in LOSSES)
+    for kind, flag, names in (
+        (arguments.FusionArguments, "fusion", FUSIONS),
+        (arguments.AlignerArguments, "loss", LOSSES),
+    ):
+        with pytest.raises(ValueError, match=f"{flag} must be one of") as error:
+            kind(**{flag: "none"})
+        assert all(repr(name) in str(error.value) for name in names)
 
 
 def test_help_all_shows_the_flags_of_transformers(capsys: pytest.CaptureFixture) -> None:

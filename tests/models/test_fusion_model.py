@@ -309,7 +309,7 @@ def test_nothing_to_read_is_an_error(batch):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"fusion": "gate"}, r"fusion must be one of \['concat', .*'late'\], got 'gate'"),
+        ({"fusion": "gate"}, r"fusion must be one of \['concat', .*'late'.*\], got 'gate'"),
         ({"text_pooling": "max"}, r"text_pooling must be one of \['auto', .*\], got 'max'"),
         ({"label_smoothing": 1}, r"label_smoothing must lie in \[0, 1\), got 1"),
         ({"fusion": "early", "fusion_heads": 3}, "fusion_heads must divide hidden_size 256, got 3"),
@@ -419,5 +419,5 @@ def test_a_fusion_named_afterwards_is_checked_where_the_model_is_built():
     config = FusionConfig(vision_config=VISION_CONFIGS["vit"](), text_config=TEXT_CONFIGS["bert"]())
     config.fusion = "gate"  # as where the configuration came from the Hub without the fusions beside it
     for family in (FusionForImageTextClassification, RobustFusionForImageTextClassification):
-        with pytest.raises(ValueError, match=r"fusion must be one of \['concat', .*'late'\], got 'gate'"):
+        with pytest.raises(ValueError, match=r"fusion must be one of \['concat', .*'late'.*\], got 'gate'"):
             family(config)
