@@ -1,6 +1,7 @@
 """The built wheel in an environment of its own: the console command trains, predicts and says what it can do."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -14,9 +15,12 @@ SMALL = ["--max_train_samples", "64", "--max_eval_samples", "32", "--max_predict
 
 @pytest.mark.slow
 def test_the_command_of_the_wheel_works_without_the_clone(tmp_path: Path) -> None:
-    pip = [sys.executable, "-m", "pip"]
+    source, pip = tmp_path / "source", [sys.executable, "-m", "pip"]
+    shutil.copytree(ROOT / "hf_multimodal", source / "hf_multimodal")  # a build leaves its own files beside
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
     subprocess.run(
-        [*pip, "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)], check=True, capture_output=True
+        [*pip, "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(source)], check=True, capture_output=True
     )
     (wheel,) = tmp_path.glob("*.whl")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True)
