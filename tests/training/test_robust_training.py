@@ -18,6 +18,7 @@ from hf_multimodal import (
     fit_stack,
     presence,
 )
+from hf_multimodal.data.augmentation import ImageAugmentation
 
 QUIET: dict[str, Any] = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no"}
 QUIET |= {"num_train_epochs": 2, "learning_rate": 1e-2, "per_device_train_batch_size": 4}
@@ -83,6 +84,15 @@ def test_rows_that_came_incomplete_count(tmp_path: Path) -> None:
     dropout = trainer.data_collator.modality_dropout
     assert dropout == ModalityDropout.for_rows(presence(rows), seed=42)
     assert dropout.shares != ModalityDropout(42).shares
+
+
+def test_evaluation_is_not_augmented(tmp_path: Path) -> None:
+    collator = MultimodalCollator(PROCESSOR, augment=ImageAugmentation(0), modality_dropout=ModalityDropout(0))
+    args = MultimodalTrainingArguments(str(tmp_path), **QUIET)
+    trainer = MultimodalTrainer(make_robust(), args, collator, make_rows(), eval_dataset=make_rows())
+    other = trainer.eval_collator
+    assert (other.augment, other.modality_dropout, other.on_empty) == (None, None, "keep")
+    assert collator.augment is not None and trainer.data_collator is collator and collator.on_empty == "error"
 
 
 def test_shares_that_hide_nothing(tmp_path: Path) -> None:
