@@ -57,6 +57,12 @@ def test_averages_give_the_lone_modality_all_the_weight(name):
     assert output[3].abs().sum() == 0
 
 
+def test_late_fusion_gives_nothing_for_what_is_missing():
+    image, text = make_fusion("late")(make_features()).chunk(2, dim=1)
+    assert image[[0, 1]].any(dim=1).all() and text[[0, 2]].any(dim=1).all()
+    assert not image[[2, 3]].any() and not text[[1, 3]].any()
+
+
 def test_weighted_sum_is_normalised():
     fusion, features = make_fusion("weighted_sum"), make_features()
     nn.init.constant_(fusion.scores.weight, 3.0)
