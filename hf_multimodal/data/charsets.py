@@ -68,7 +68,7 @@ _ALPHABETS = tuple(
 )
 _NEVER_BESIDE_LATIN = {"han", "hangul", "other", "impossible", *_FREQUENT_LETTERS}
 _PUNCTUATION = frozenset("…“”‘’–—•、。「」『』《》【】！？，：；（）～・")
-_COMMON_SIGNS = frozenset("€£°«»¡¿®™©·¥§²½ªº")
+_COMMON_SIGNS = frozenset("€£°«»¡¿®™©·¥§²½ªº¯")  # the last one is an arm of a shrug
 
 
 class DecodedTexts(NamedTuple):
