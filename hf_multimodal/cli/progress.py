@@ -100,7 +100,7 @@ def _epoch(state: TrainerState) -> str:
 class LoadReports(logging.Filter):
     """Turns transformers' report on a checkpoint into one line: its heads are left behind on purpose.
 
-    Weights that a model lacks are an error of ours, which names them.
+    Weights that a model lacks, or has in other sizes, are an error of ours, which names them.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -109,6 +109,8 @@ class LoadReports(logging.Filter):
         found = re.match(r"(\w+) LOAD REPORT from: (\S+)", text)
         if found:
             unused, new = (len(re.findall(rf"\|\s*{kind}\b", text)) for kind in ("UNEXPECTED", "MISSING"))
+            if not unused and not new:  # of weights of other sizes, which an error names as well
+                return False
             left = f"{unused} entries of the checkpoint, as of its heads, are not used"
             made = f", and {new} of the model start anew" if new else ""
             record.msg, record.args = f"{found[1]} from {found[2]}: {left}{made}.", ()

@@ -20,6 +20,7 @@ from hf_multimodal.evaluation.predictions import Predictions
 from hf_multimodal.hub.pickles import refuse_pickled_model
 from hf_multimodal.hub.storage import naming_damage, recover
 from hf_multimodal.models.configuration_vision_text import AlignerConfig, VisionTextConfig
+from hf_multimodal.models.inner_models import check_sizes
 from hf_multimodal.models.modeling_fusion import warn_of_missing
 from hf_multimodal.models.modeling_vision_text import VisionTextPreTrainedModel, check_finite
 from hf_multimodal.validation import check_folder
@@ -41,9 +42,9 @@ def load_model(
     Raises:
         FileNotFoundError: If `folder` is a path at which there is nothing.
         OSError: If there are no safetensors.
-        ValueError: If weights are missing, left over (of a model of this package), damaged or not finite, pickled
-            ones lie beside a model of this package, the model needs code and `trust_remote_code` is False, or a
-            revision of a folder is asked for.
+        ValueError: If weights are missing, left over (of a model of this package), of other sizes than the
+            configuration asks for, damaged or not finite, pickled ones lie beside a model of this package, the model
+            needs code and `trust_remote_code` is False, or a revision of a folder is asked for.
     """
     check_folder("model", str(folder))
     if revision is not None and Path(folder).is_dir():
@@ -56,7 +57,9 @@ def load_model(
         config = AutoConfig.from_pretrained(folder, **options)
         if isinstance(config, VisionTextConfig):  # those of others, CLIP's for one, often hold both
             refuse_pickled_model(folder, revision)
-        model, info = AutoModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
+        loading = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, info = AutoModel.from_pretrained(folder, **loading, **options)
+    check_sizes(folder, info)
     if not isinstance(model, VisionTextPreTrainedModel):  # ours look at themselves
         lost = sorted(info["missing_keys"])
         if lost:

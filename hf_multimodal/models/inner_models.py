@@ -327,6 +327,34 @@ def build_model(config: PreTrainedConfig, side: str, pooling: str) -> PreTrained
     return settled(model_class._from_config(config, **arguments), pooling)
 
 
+class MismatchedSizesError(ValueError, RuntimeError):
+    """A checkpoint whose weights have other sizes than the configuration asks for.
+
+    A `RuntimeError`, as transformers raises, and a `ValueError`, as are all mistakes that a user can mend.
+    """
+
+
+def check_sizes(name_or_path: Any, info: Any, hint: str = "") -> None:
+    """Refuse a checkpoint whose weights have other sizes than the configuration asks for.
+
+    Args:
+        name_or_path: Folder, or name on the Hub.
+        info: What transformers says of the loading with `ignore_mismatched_sizes=True`.
+        hint: What else to say; begins with a space.
+
+    Raises:
+        MismatchedSizesError: If there are any; the message names three of them.
+    """
+    found = sorted((name, tuple(given), tuple(asked)) for name, given, asked in info["mismatched_keys"])
+    if found:
+        shown = ", ".join(f"{name} is {given} and should be {asked}" for name, given, asked in found[:3])
+        raise MismatchedSizesError(
+            f"{name_or_path} does not fit the configuration that it is loaded with: {shown} ({len(found)} in all). "
+            "Undo what was changed in config.json, or take another checkpoint; `ignore_mismatched_sizes=True` "
+            f"of from_pretrained starts them anew.{hint}"
+        )
+
+
 def load_model(
     name_or_path: str,
     side: str,
@@ -347,7 +375,8 @@ def load_model(
 
     Raises:
         ValueError: If the model cannot stand on this side, there are not so many layers, or the model's configuration
-            does not count them, the checkpoint lacks weights, or is of a model of this package that has not this side.
+            does not count them, the checkpoint lacks weights or has others in other sizes, or is of a model of this
+            package that has not this side.
     """
     if name_or_path.startswith(TORCHVISION_PREFIX):
         if layers is not None:
@@ -360,6 +389,7 @@ def load_model(
     if config.model_type.startswith("multimodal_"):
         return side_of_trained(name_or_path, side, pooling, layers, dtype)
     loading: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
+    loading["ignore_mismatched_sizes"] = True  # refused below, by a message that names them
     if getattr(config, side, None) is not None:
         config = getattr(config, side)
         prefix = side.replace("config", "model")
@@ -378,6 +408,7 @@ def load_model(
         pooling = text_pooling_of(config, pooling)
     arguments = pooler_arguments(model_class, config, pooling == "pooler")
     model, info = model_class.from_pretrained(name_or_path, config=config, **loading, **arguments)
+    check_sizes(name_or_path, info)
     lost = sorted(name for name in info["missing_keys"] if "pooler" not in name)
     if lost:
         raise ValueError(

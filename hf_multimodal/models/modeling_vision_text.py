@@ -23,6 +23,7 @@ from .inner_models import (
     ImagePooling,
     accepted,
     build_model,
+    check_sizes,
     freeze_unread,
     has_pooler,
     image_size_of,
@@ -43,6 +44,10 @@ Trained: TypeAlias = PreTrainedModel | str | os.PathLike
 # What callers may ask of the inner models, by the name that transformers gives it; `keep_states` is ours.
 ASKED = ("output_hidden_states", "output_attentions", "keep_states")
 INTERPOLATE = "interpolate_pos_encoding"  # for images of another size than a vision transformer was trained on
+# What `num_labels=1` usually comes from.
+CROSS_ENCODER = (
+    " CrossEncoder of sentence-transformers asks for one label: it scores pairs of texts, which no model here does."
+)
 WHERE = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "force_download", "proxies")
 
 
@@ -693,6 +698,7 @@ class VisionTextPreTrainedModel(PreTrainedModel):
         *args: Any,
         use_safetensors: bool | None = None,
         output_loading_info: bool = False,
+        ignore_mismatched_sizes: bool = False,
         **kwargs: Any,
     ) -> Any:
         """As in transformers, but a checkpoint that is not whole is an error, where transformers warns and goes on.
@@ -704,29 +710,23 @@ class VisionTextPreTrainedModel(PreTrainedModel):
 
         Args:
             pretrained_model_name_or_path: Folder, or name on the Hub.
-            *args, output_loading_info, **kwargs: As in transformers.
+            *args, output_loading_info, ignore_mismatched_sizes, **kwargs: As in transformers.
             use_safetensors: False reads pickles as well.
 
         Raises:
             ValueError: If weights are missing, left over, or not finite; the message names them.
-            RuntimeError: If they are of other sizes than `config` asks for; transformers logs a table of them.
+            MismatchedSizesError: If they are of other sizes than the configuration asks for; the message names them.
         """
-        try:
-            model, info = super().from_pretrained(
-                pretrained_model_name_or_path,
-                *args,
-                use_safetensors=use_safetensors is not False,
-                output_loading_info=True,
-                **kwargs,
-            )
-        except RuntimeError as error:
-            if "ignore_mismatched_sizes" not in str(error):
-                raise
-            raise RuntimeError(
-                f"{pretrained_model_name_or_path}: the configuration asks for weights of other sizes than these, "
-                "which the table above names. `ignore_mismatched_sizes=True` starts them anew. CrossEncoder of "
-                "sentence-transformers asks for one label: it scores pairs of texts, which no model here does."
-            ) from error
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path,
+            *args,
+            use_safetensors=use_safetensors is not False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by a message that names them
+            **kwargs,
+        )
+        if not ignore_mismatched_sizes:
+            check_sizes(pretrained_model_name_or_path, info, CROSS_ENCODER if model.config.num_labels == 1 else "")
         if pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None:
             where = {name: kwargs[name] for name in WHERE if name in kwargs}
             check_keys(
@@ -814,7 +814,8 @@ def start_from(
         A model of `model_class`, in evaluation mode.
 
     Raises:
-        ValueError: If the trained model lacks any other weight, as a peft model does before it is merged.
+        ValueError: If the trained model lacks any other weight, as a peft model does before it is merged, or has one
+            of another size.
     """
     if isinstance(trained, PreTrainedModel):
         model = model_class(config)
@@ -832,6 +833,8 @@ def start_from(
             model, info = model_class.from_pretrained(
                 trained, config=config, ignore_mismatched_sizes=True, output_loading_info=True
             )
+        sizes = [row for row in info["mismatched_keys"] if not row[0].startswith(new_parts)]
+        check_sizes(trained, {"mismatched_keys": sizes})
         new = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
     lost = sorted(name for name in new if not name.startswith(new_parts))
     if lost:

@@ -2,18 +2,23 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import TEXT
 from datasets import Dataset, Features, Value
 from datasets import Image as DatasetImage
 from PIL import Image
 from test_scripts import FAST, evaluate, make_rows, predict, train, train_robust, write_table
+from transformers import AutoModel, BertConfig, BertModel
 
+from hf_multimodal.cli.main import main
 from hf_multimodal.data.images import BadImageError
 from hf_multimodal.data.tables import read_table
+from hf_multimodal.models.inner_models import load_model
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +166,55 @@ def test_data_saved_by_datasets_are_left_as_they_are(run: tuple[Path, Path, dict
     train([*flags, *output, *FAST])
     evaluate(["--model", str(folder), *flags, "--missing", "both:0.5", "--missing_curve"])
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def edited(folder: Path, to: Path, change: dict[str, Any]) -> str:
+    """A copy of a run whose `config.json` says something else than its weights."""
+    shutil.copytree(folder, to)
+    config = json.loads((to / "config.json").read_text())
+    (to / "config.json").write_text(json.dumps(config | change))
+    return str(to)
+
+
+def test_weights_that_do_not_fit_the_configuration_end_in_a_message(
+    run: tuple[Path, Path, dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder, table, _ = run
+    config = json.loads((folder / "config.json").read_text())
+    wide = config["text_config"] | {"intermediate_size": 48}
+    broken = edited(folder, tmp_path / "broken", {"text_config": wide})
+    old = config["text_config"]["intermediate_size"]
+    name = "encoder.layer.0.intermediate.dense.bias"
+    sizes = rf"{name} is \({old},\) and should be \(48,\)"
+    data = ["--data", str(table)]
+    calls = {
+        "evaluate": ["evaluate", "--model", broken, *data],
+        "predict": ["predict", "--model", broken, "--text", "a blue thing"],
+        "retrieve": ["retrieve", "index", "--model", broken, *data, "--index_dir", str(tmp_path / "index")],
+        "push": ["push", "--model", broken, "--repo_id", "me/mine"],
+        "side": ["train-fusion", *data, "--vision_model", broken, "--text_model", broken, "--output_dir", "side"],
+        "whole": ["train-robust-fusion", *data, "--from_fusion", broken, "--output_dir", "whole"],
+    }
+    for call in calls.values():
+        assert main(call) == 2
+        said = capsys.readouterr().err
+        assert re.search(rf"^error: {broken} does not fit .*{sizes}.*Undo what was changed in config.json", said, re.M)
+        assert "damaged" not in said and "CrossEncoder" not in said
+
+    def other(*_: Any, **__: Any) -> None:
+        raise RuntimeError("CUDA error")
+
+    monkeypatch.setattr(AutoModel, "from_pretrained", other)  # no mistake of the user: a traceback, as ever
+    with pytest.raises(RuntimeError, match="^CUDA error$"):
+        main(calls["push"])
+
+
+def test_a_model_of_transformers_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    BertModel(BertConfig(**TEXT)).save_pretrained(tmp_path / "bert")
+    broken = edited(tmp_path / "bert", tmp_path / "broken", {"intermediate_size": 48})
+    with pytest.raises(ValueError, match=rf"^{broken} does not fit .*dense.bias is \(\d+,\) and should be \(48,\)"):
+        load_model(broken, "text_config")
