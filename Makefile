@@ -71,7 +71,7 @@ check: .venv/installed  ## style, lint and types, changing nothing
 ceilings: .venv/installed  ## the seven controlled tasks beside their ceilings, into docs/benchmarks.md
 	$(BIN)/python benchmarks/ceilings.py
 
-fusions: .venv/installed  ## the eight fusions on three controlled tasks, into docs/benchmarks.md
+fusions: .venv/installed  ## all fusions on three controlled tasks, into docs/benchmarks.md
 	$(BIN)/python benchmarks/fusions.py
 
 ecnu: .venv/installed  ## the tweets of HF_MULTIMODAL_DATA: image, text and both, five seeds, into docs/benchmarks.md

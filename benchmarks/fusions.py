@@ -1,6 +1,6 @@
 """python benchmarks/fusions.py
 
-The eight fusions on three controlled tasks, each with default settings. The table goes into docs/benchmarks.md.
+All fusions on three controlled tasks, each with default settings. The table goes into docs/benchmarks.md.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The eight fusions on features alone."""
+"""All fusions on features alone."""
 
 import pytest
 import torch
