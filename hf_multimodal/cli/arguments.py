@@ -18,6 +18,7 @@ SPLITS = ("all", "train", "validation", "test")
 IMAGE_POOLINGS = ("auto", "cls", "mean", "cls_mean")
 TEXT_POOLINGS = ("auto", "cls", "mean", "last", "pooler")
 PROJECTIONS = ("linear", "mlp")
+QUANTIZERS = ("fsq", "vq", "vq_grad")
 TRIPLET_MININGS = ("semi_hard", "all", "hard")
 INDEX_KINDS = ("exact", "flat", "hnsw", "ivf")
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -148,6 +149,48 @@ class AlignerArguments:
 
 
 @dataclass
+class ImageTokenizerArguments:
+    """The image tokenizer."""
+
+    image_size: int = flag("Height and width of an image in pixels.", 64)
+    hidden_size: int = flag("Channels of the convolutions.", 64)
+    num_downsamplings: int = flag("How often height and width are halved: 2 makes 4 x 4 pixels a token.", 2)
+    num_residual_blocks: int = flag("In the encoder and in the decoder each.", 2)
+    quantizer: str = flag(f"One of {', '.join(QUANTIZERS)}.", "fsq")
+    levels: list[int] = flag("Of fsq: values of each channel of a code.", [8, 8, 8])
+    codebook_size: int = flag("Of vq: number of codes.", 512)
+    codebook_dim: int = flag("Of vq: width of the codes.", 16)
+    codebook_decay: float = flag("Of vq: decay of the moving averages a step.", 0.99)
+    commitment_weight: float = flag("Of vq: weight of the loss that keeps features near their codes.", 0.25)
+
+    def __post_init__(self) -> None:
+        check_choice("quantizer", self.quantizer, QUANTIZERS)
+
+
+@dataclass
+class TextToImageArguments:
+    """The decoder, and the image tokenizer whose tokens it writes."""
+
+    image_tokenizer: str | None = flag("Folder or Hub name of a trained image tokenizer.")
+    decoder: str = flag("Model type of transformers: gpt2, llama, qwen2, ...", "gpt2")
+    hidden_size: int = flag("Width of the decoder.", 128)
+    num_hidden_layers: int = flag("Layers of the decoder.", 3)
+    num_attention_heads: int = flag("Attention heads of the decoder; they divide its width.", 4)
+    dropout: float = flag("Dropout of the decoder, where it has some.", 0.0)
+    tokenizer: str | None = flag("Hub name or folder of a text tokenizer. Default: trained on the texts.")
+    prompt_length: int | None = flag("Text tokens of a prompt. Default: the longest training text, at most 64.")
+    text_dropout: float = flag("Share of training texts replaced by the empty one, for guidance.", 0.1)
+
+    def __post_init__(self) -> None:
+        if self.image_tokenizer is not None:
+            check_folder("image_tokenizer", self.image_tokenizer)
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"num_attention_heads must divide hidden_size {self.hidden_size}, got {self.num_attention_heads}."
+            )
+
+
+@dataclass
 class SourceArguments:
     """Where the examples come from, and how they are read and split."""
 
@@ -198,21 +241,37 @@ class PairArguments:
 
 
 @dataclass
-class ReadingArguments:
-    """How a training run uses the examples."""
+class ImageReadingArguments:
+    """How a training run uses the images."""
 
-    max_length: int | None = flag("Longest text in tokens. Default: the model's.")
     augment: bool = flag("Random crop, flip and light colour on training images.", False)
     whole_images: bool = flag("Resize images and cut nothing off their borders.", False)
     image_value_range: list[float] | None = flag("Black and white of images that are not of 8 bits: 0 4095.")
-    feature_cache: str | None = flag("Folder for what frozen vision layers make of each image.")
-    cached_augmentations: int = flag("Versions of each image in the feature cache, with --augment.", 4)
     max_train_samples: int | None = flag("Use only the first N training examples.")
     max_eval_samples: int | None = flag("Use only the first N validation examples.")
+
+
+@dataclass
+class ReadingArguments(ImageReadingArguments):
+    """How a training run uses the examples."""
+
+    max_length: int | None = flag("Longest text in tokens. Default: the model's.")
+    feature_cache: str | None = flag("Folder for what frozen vision layers make of each image.")
+    cached_augmentations: int = flag("Versions of each image in the feature cache, with --augment.", 4)
 
     def __post_init__(self) -> None:
         if self.cached_augmentations < 1:
             raise ValueError(f"cached_augmentations must be 1 or more, got {self.cached_augmentations}.")
+
+
+@dataclass
+class CaptionReadingArguments:
+    """How a training run uses the examples."""
+
+    feature_cache: str | None = flag("Folder for the tokens of each image, computed once.")
+    image_value_range: list[float] | None = flag("Black and white of images that are not of 8 bits: 0 4095.")
+    max_train_samples: int | None = flag("Use only the first N training examples.")
+    max_eval_samples: int | None = flag("Use only the first N validation examples.")
 
 
 @dataclass
@@ -252,14 +311,12 @@ class CardArguments:
 
 
 @dataclass
-class TrainingFlags:
+class BasicTrainingFlags:
     """Training: the flags that people change. `--help-all` shows what transformers has beside them."""
 
     output_dir: str = flag("Folder that the run leaves.", "runs/fusion")
-    num_train_epochs: float = flag("Passes over the training rows; 4 with --from_scratch.", 3.0)
+    num_train_epochs: float = flag("Passes over the training rows.", 3.0)
     max_steps: int = flag("Steps, in place of epochs.", -1)
-    learning_rate: float | None = flag("Of the pretrained parts. Default: 2e-5; with --from_scratch 1e-3.")
-    head_learning_rate: float | None = flag("Of all other parts. Default: 1e-3; with --from_scratch as above.")
     per_device_train_batch_size: int = flag("Examples of a step on each process.", 32)
     total_train_batch_size: int | None = flag("Examples of a step on all processes, in place of the former.")
     gradient_accumulation_steps: int = flag("Batches a step.", 1)
@@ -273,6 +330,21 @@ class TrainingFlags:
     dataloader_num_workers: int = flag("Processes that decode and tokenize. Default: by the cores.", 0)
     report_to: str = flag("none, tensorboard, trackio, wandb, ...", "none")
     resume_from_checkpoint: str | None = flag("Without a value the last checkpoint of the run.")
+
+
+@dataclass
+class TrainingFlags(BasicTrainingFlags):
+    """Training: the flags that people change. `--help-all` shows what transformers has beside them."""
+
+    learning_rate: float | None = flag("Of the pretrained parts. Default: 2e-5; with --from_scratch 1e-3.")
+    head_learning_rate: float | None = flag("Of all other parts. Default: 1e-3; with --from_scratch as above.")
+
+
+@dataclass
+class GeneratorTrainingFlags(BasicTrainingFlags):
+    """Training: the flags that people change. `--help-all` shows what transformers has beside them."""
+
+    learning_rate: float = flag("Of all that learns.", 1e-3)
 
 
 @dataclass
@@ -450,3 +522,36 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return float("nan")
+
+
+@dataclass(kw_only=True)
+class GenerationArguments(LoadingArguments):
+    """What is drawn, and where it goes."""
+
+    model: str = field(metadata={"help": "Folder of the run, or name of the model on the Hub."})
+    text: list[str] = field(metadata={"help": "One text or several."})
+    n: int = flag("Images a text.", 4)
+    output: str = flag("PNG of all of them, a row a text.", "sheet.png")
+    output_dir: str | None = flag("Folder for each image as a file of its own.")
+    seed: int = flag("Same seed, same images.", 0)
+    guidance_scale: float = flag("How far each step is moved away from the empty text; 1: not at all.", 3.0)
+    top_k: int = flag("Draw from the K likeliest tokens; 0: from all.", 50)
+    top_p: float = flag("Draw from the likeliest tokens of together this probability.", 1.0)
+    temperature: float = flag("Below 1 draws likelier tokens more often.", 1.0)
+    rerank: str | None = flag("Aligner or CLIP that orders the images of each text, best first.")
+    candidates: int | None = flag("Images drawn a text, of which --rerank keeps the best --n.")
+    batch_size: int = flag("Images a forward pass.", 64)
+
+    def __post_init__(self) -> None:
+        for name in ("n", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}.")
+        if self.guidance_scale < 1:
+            raise ValueError(f"guidance_scale must be 1 or more, where 1 is none, got {self.guidance_scale}.")
+        if self.candidates is not None and self.rerank is None:
+            raise ValueError("candidates are ordered by --rerank: name an aligner or a CLIP there.")
+        if self.candidates is not None and self.candidates < self.n:
+            raise ValueError(f"candidates must be at least n, {self.n}, got {self.candidates}.")
+        check_choice("the suffix of output", Path(self.output).suffix.lower(), (".png",))
+        if self.rerank is not None:
+            check_folder("rerank", self.rerank)

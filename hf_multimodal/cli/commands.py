@@ -7,13 +7,18 @@ from typing import Any
 from hf_multimodal.cli.arguments import (
     AlignerArguments,
     AlignerTrainingFlags,
+    CaptionReadingArguments,
     CardArguments,
     ClassArguments,
     ClassifierTrainingFlags,
     DemoArguments,
     EvaluationArguments,
     FusionArguments,
+    GenerationArguments,
+    GeneratorTrainingFlags,
     HubTrainingFlags,
+    ImageReadingArguments,
+    ImageTokenizerArguments,
     IndexArguments,
     LabelArguments,
     MissingArguments,
@@ -28,6 +33,7 @@ from hf_multimodal.cli.arguments import (
     RunArguments,
     SearchArguments,
     SourceArguments,
+    TextToImageArguments,
     TrainingFlags,
     WriteCardArguments,
 )
@@ -140,6 +146,68 @@ name. `--gradient_cache_chunk_size 32` trains large batches on small memory.
             "train_sampling_strategy": "random",  # texts of like length would be hard negatives by their length alone
         },
         {"num_train_epochs": 4, "projection_dim": 64},
+    ),
+    "train-image-tokenizer": Command(
+        "train_image_tokenizer",
+        """train a VQ-VAE, which makes an image a grid of tokens and back
+
+It needs images alone: captions and labels of the data are not read. What it leaves is what `train-text-to-image`
+takes as `--image_tokenizer`.
+
+    hf-multimodal train-image-tokenizer --data controlled:retrieval --image_size 32 --output_dir runs/tokenizer""",
+        {
+            "tokenizer": ImageTokenizerArguments,
+            "source": SourceArguments,
+            "reading": ImageReadingArguments,
+            "run": RunArguments,
+            "card": CardArguments,
+        },
+        (GeneratorTrainingFlags, HubTrainingFlags),
+        {
+            **TRAINING_DEFAULTS,
+            "output_dir": "runs/tokenizer",
+            "learning_rate": 2e-3,
+            "num_train_epochs": 10.0,
+            "lr_scheduler_type": "cosine",
+            "metric_for_best_model": "psnr",
+            "train_sampling_strategy": "random",
+        },
+    ),
+    "train-text-to-image": Command(
+        "train_text_to_image",
+        """train a DALL-E, which draws images for texts
+
+A decoder learns to write the tokens of an image after those of its caption, the column `caption` or `text`. With
+`--feature_cache FOLDER` each image's tokens are computed once.
+
+    hf-multimodal train-text-to-image --data controlled:retrieval --image_tokenizer runs/tokenizer""",
+        {
+            "decoder": TextToImageArguments,
+            "source": SourceArguments,
+            "reading": CaptionReadingArguments,
+            "run": RunArguments,
+            "card": CardArguments,
+        },
+        (GeneratorTrainingFlags, HubTrainingFlags),
+        {
+            **TRAINING_DEFAULTS,
+            "output_dir": "runs/text_to_image",
+            "num_train_epochs": 10.0,
+            "per_device_train_batch_size": 64,
+            "lr_scheduler_type": "cosine",
+            "metric_for_best_model": "loss",
+            "train_sampling_strategy": "random",
+        },
+    ),
+    "generate": Command(
+        "generate",
+        """draw images for texts
+
+`--rerank` orders the images of each text by an aligner or a CLIP, best first: with `--candidates 16 --n 1` the best of
+sixteen is kept.
+
+    hf-multimodal generate --model runs/text_to_image --text "a red circle" --n 8 --output sheet.png""",
+        {"generation": GenerationArguments},
     ),
     "evaluate": Command(
         "evaluate",

@@ -34,7 +34,7 @@ SHOWN: tuple[str, ...] = (
     "rsum",
     "image_to_text_recall_at_1",
 )
-SHOWN += ("text_to_image_recall_at_1",)
+SHOWN += ("text_to_image_recall_at_1", "psnr", "codes_in_use")
 # The scores that stand in the table at the end, those that there are; each beside its baseline.
 TABLE: tuple[str, ...] = (
     "accuracy",
@@ -45,7 +45,7 @@ TABLE: tuple[str, ...] = (
     "majority_macro_f1",
 )
 TABLE += ("mse", "mean_baseline_mse", "mae", "r2", "nll", "ece", "rsum", "image_to_text_recall_at_1")
-TABLE += ("text_to_image_recall_at_1", "text_to_image_pool")
+TABLE += ("text_to_image_recall_at_1", "text_to_image_pool", "psnr", "codes_in_use", "nll_per_token")
 
 
 class EvaluationLines(TrainerCallback):
@@ -153,13 +153,13 @@ def add_callbacks(trainer: MultimodalTrainer, patience: int) -> None:
     trainer.add_callback(EvaluationLines())
 
 
-def print_scores(folder: Path, metrics: Mapping[str, Any], data: str) -> None:
+def print_scores(folder: Path, metrics: Mapping[str, Any], following: str) -> None:
     """Say what a run found, what its folder holds, and what to do next.
 
     Args:
         folder: Of the run.
         metrics: What its `metrics.json` holds.
-        data: What it was trained on.
+        following: The next command.
     """
     splits = [split for split in ("test", "validation") if split in metrics]
     flat = {split: _flat(metrics[split]) for split in splits}
@@ -169,4 +169,4 @@ def print_scores(folder: Path, metrics: Mapping[str, Any], data: str) -> None:
         print("\n" + markdown_table(rows, ["split", *columns]))
     what = "predictions.csv, " if (folder / "predictions.csv").is_file() else ""
     print(f"\n{folder} holds the model, its card README.md, {what}history.png and all numbers in metrics.json.")
-    print(f"Next: hf-multimodal evaluate --model {folder} --data {data}")
+    print(f"Next: hf-multimodal {following}")

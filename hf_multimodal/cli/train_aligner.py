@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         write_json(folder / "metrics.json", metrics)
         plot_history(trainer.state.log_history, folder / "history.png")
         write_card(folder)
-        print_scores(folder, metrics, flags.source.data)
+        print_scores(folder, metrics, f"evaluate --model {folder} --data {flags.source.data}")
         push_run(args)
         return metrics
 

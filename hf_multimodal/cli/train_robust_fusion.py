@@ -143,5 +143,5 @@ def train(flags: Any, data: LoadedData, bad_samples: list[BadSample]) -> dict[st
     }
     metrics = write_results(folder, model, processor, data.splits, trainer, record)
     write_card(folder)
-    print_scores(folder, metrics, flags.source.data)
+    print_scores(folder, metrics, f"evaluate --model {folder} --data {flags.source.data}")
     return metrics

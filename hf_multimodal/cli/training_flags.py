@@ -36,7 +36,7 @@ def parse_training(name: str, argv: list[str] | None = None) -> Any:
         reads = line.flags[line.flags.index("--modality") + 1 :][:1]
         raise ValueError(f"modality {''.join(reads)!r} has no use: a robust classifier reads both.")
     given = line.values()
-    if given["from_scratch"]:
+    if given.get("from_scratch"):
         given = line.values(command.from_scratch)
     if given["fit_on_validation"]:
         line.parser.set_defaults(**FINAL_FIT_DEFAULTS)
@@ -44,16 +44,25 @@ def parse_training(name: str, argv: list[str] | None = None) -> Any:
     if batch is None and given["total_train_batch_size"] is not None:
         line.parser.set_defaults(per_device_train_batch_size=USUAL_BATCH_SIZE)
     if given["label_names"] is not None and "classes" not in command.groups:
-        raise ValueError(f"label_names {given['label_names']} have no use: an aligner reads no labels.")
+        raise ValueError(f"label_names {given['label_names']} have no use: {name} reads no labels.")
     flags = line.parse()
     training = flags.training
-    rates = learning_rates(flags.model.from_scratch, training.learning_rate, training.head_learning_rate)
-    training.learning_rate, training.head_learning_rate = rates
+    if "model" in command.groups:
+        rates = learning_rates(flags.model.from_scratch, training.learning_rate, training.head_learning_rate)
+        training.learning_rate, training.head_learning_rate = rates
+    else:
+        training.head_learning_rate = training.learning_rate  # nothing is pretrained
     flags.values = {
         **{key: value for group in command.groups for key, value in vars(getattr(flags, group)).items()},
         **training_values(command.training, flags.training),
     }
-    check_training(flags)
+    if flags.source.data is None:
+        raise ValueError("data is needed: a table, a folder, a Hub data set, or controlled:<task>.")
+    check_value_range(flags.reading.image_value_range)
+    if flags.run.fit_on_validation:
+        _check_final_fit(flags)
+    if "model" in command.groups:
+        check_training(flags)
     metric = training.metric_for_best_model
     if metric is not None and (metric.removeprefix("eval_") in LOWER_IS_BETTER or metric.endswith("_rank")):
         training.greater_is_better = False
@@ -135,15 +144,10 @@ def check_training(flags: Any) -> None:
         raise ValueError("vision_layers needs a pretrained vision model.")
     if modality == "image" and model.word_vectors is not None:
         raise ValueError("word_vectors needs from_scratch and a text model.")
-    check_value_range(reading.image_value_range)
     if from_fusion is not None:
         _check_brought(flags)
     if reading.feature_cache is not None and model.freeze_vision_layers == "0":
         raise ValueError("feature_cache needs freeze_vision_layers: no layer of the vision model is frozen.")
-    if flags.run.fit_on_validation:
-        _check_final_fit(flags)
-    if flags.source.data is None:
-        raise ValueError("data is needed: a table, a folder, a Hub data set, or controlled:<task>.")
     if fusion is not None and classes is not None:
         if fusion.class_weights != "none" and training.oversample:
             raise ValueError(

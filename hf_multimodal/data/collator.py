@@ -86,7 +86,7 @@ class MultimodalCollator:
         self.on_bad_image = check_choice("on_bad_image", on_bad_image, ON_BAD_IMAGE)
         self.on_empty = check_choice("on_empty", on_empty, ON_EMPTY)
         self.max_length = max_length
-        longest = getattr(processor.tokenizer, "model_max_length", None)
+        longest = getattr(getattr(processor, "tokenizer", None), "model_max_length", None)
         if max_length is not None and longest is not None and max_length > longest:
             raise ValueError(
                 f"max_length must be at most {longest}, which the text model reads (tokenizer.model_max_length), got "

@@ -76,6 +76,26 @@ def group_pairs(rows: Dataset) -> tuple[Dataset, int]:
     return Dataset.from_dict(columns, features=Features(features)), len(rows) - len(kept)
 
 
+def unique_images(rows: Dataset) -> Dataset:
+    """The first row of each image; rows without one are left out.
+
+    Args:
+        rows: Rows with `image`.
+
+    Example:
+
+    >>> image = {"bytes": b"", "path": None}
+    >>> rows = Dataset.from_dict({"image": [image, image, None], "text": ["a dog", "a wet dog", "a cat"]})
+    >>> unique_images(rows)["text"][:]
+    ['a dog']
+    """
+    first: dict[str, int] = {}
+    for row, name in enumerate(name_images(rows)["image_id"][:]):
+        if name is not None:
+            first.setdefault(name, row)
+    return rows.select(list(first.values()))
+
+
 def _name(image: Any) -> str | None:
     if image is None:
         return None

@@ -6,15 +6,15 @@ from urllib.parse import quote
 
 from PIL import Image
 
+from hf_multimodal.hub import generator_sections, sections
 from hf_multimodal.hub.eval_results import write_eval_results
 from hf_multimodal.hub.metadata import card_metadata
-from hf_multimodal.hub.runs import Run, keep_for_card, read_run
-from hf_multimodal.hub.sections import evaluation, limits, summary, training, usage
+from hf_multimodal.hub.runs import GENERATORS, Run, keep_for_card, read_run
 from hf_multimodal.hub.storage import naming_damage, replaced, write_text
 from hf_multimodal.hub.tables import inline, plain
 
 COLOURS = 128  # of a copied plot: a third of its bytes, and no eye sees it
-IMAGES = ("history.png", "confusion.png", "missing_curve.png")
+IMAGES = ("history.png", "confusion.png", "missing_curve.png", "reconstructions.png", "samples.png")
 
 
 def model_card(run: Run) -> str:
@@ -29,13 +29,14 @@ def model_card(run: Run) -> str:
     Returns:
         The card, its newline at the end included.
     """
+    own: Any = generator_sections if run.family in GENERATORS else sections
     title = inline(run.title or plain(run.name).rpartition("/")[2])
-    parts = [f"---\n{card_metadata(run).to_yaml()}\n---", f"# {title}", summary(run)]
+    parts = [f"---\n{card_metadata(run).to_yaml()}\n---", f"# {title}", own.summary(run)]
     for heading, text in (
-        ("Use", usage(run)),
-        ("Training", training(run)),
-        ("Evaluation", evaluation(run)),
-        ("Limits", limits(run)),
+        ("Use", own.usage(run)),
+        ("Training", sections.training(run)),
+        ("Evaluation", own.evaluation(run)),
+        ("Limits", own.limits(run)),
     ):
         parts += [f"## {heading}", text] if text else []
     return "\n\n".join(parts) + "\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import EvalResultEntry, constants, eval_result_entries_to_yaml
 from huggingface_hub.utils import yaml_dump
 
-from hf_multimodal.hub.runs import Run
+from hf_multimodal.hub.runs import GENERATORS, Run
 from hf_multimodal.hub.storage import write_text
 
 EVAL_RESULTS = f"{constants.EVAL_RESULTS_FOLDER}/hf_multimodal.yaml"
@@ -26,7 +26,12 @@ def eval_results(run: Run) -> str:
     Returns:
         YAML with one entry: accuracy, mAP, Pearson's r, or recall@1 of text to image. Empty where the run has none.
     """
-    if run.dataset_id is None or run.split is None or run.split in run.data.get("made_splits", ()):
+    if (
+        run.family in GENERATORS
+        or run.dataset_id is None
+        or run.split is None
+        or run.split in run.data.get("made_splits", ())
+    ):
         return ""
     found = run.metrics[run.split]
     rows = run.data.get("splits", {}).get(run.split, {}).get("rows")

@@ -20,6 +20,16 @@ HUB_METRICS = {
     "mae": ("mae", "mean absolute error"),
     "pearson": ("pearsonr", "Pearson's r"),
 }
+FAMILY_TASKS = {
+    "multimodal_aligner": "zero-shot-image-classification",
+    "multimodal_image_tokenizer": "image-feature-extraction",
+    "multimodal_text_to_image": "text-to-image",
+}
+FAMILY_TAGS = {
+    "multimodal_aligner": "image-text-retrieval",
+    "multimodal_image_tokenizer": "vq-vae",
+    "multimodal_text_to_image": "dall-e",
+}
 TASKS = {"both": "text-classification", "text": "text-classification", "image": "image-classification"}
 
 
@@ -37,8 +47,8 @@ def card_metadata(run: Run) -> ModelCardData:
     Returns:
         Metadata whose every string is one line.
     """
-    task = "zero-shot-image-classification" if run.is_aligner else TASKS[run.modality]
-    tags = ["multimodal", "image-text-retrieval" if run.is_aligner else "image-text-classification"]
+    task = FAMILY_TASKS.get(run.family, TASKS[run.modality])
+    tags = ["multimodal", FAMILY_TAGS.get(run.family, "image-text-classification")]
     results = _results(run, task)
     return ModelCardData(
         license=run.card.license or "unknown",
@@ -47,7 +57,7 @@ def card_metadata(run: Run) -> ModelCardData:
         pipeline_tag=task,
         base_model=run.base_models or None,
         datasets=[run.dataset_id] if run.dataset_id else None,
-        tags=tags if run.modality == "both" else [task],
+        tags=tags if run.modality == "both" or not run.is_classifier else [task],
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
         model_name=plain(run.title or run.name.rpartition("/")[2]) if results else None,
         eval_results=results or None,
@@ -69,6 +79,9 @@ def _results(run: Run, task: str) -> list[EvalResult]:
             for way in ("image_to_text", "text_to_image")
             for k in (1, 5, 10)
         ]
+    elif not run.is_classifier:
+        names = {"psnr": "PSNR", "nll_per_token": "NLL a token"}
+        values = [(name, words, found[name]) for name, words in names.items() if name in found]
     else:
         values = [(kind, words, found[name]) for name, (kind, words) in HUB_METRICS.items() if name in found]
     return [

@@ -62,7 +62,22 @@ HYPERPARAMETERS = (
     "eval_missing",
     "complete_only",
     "fit_on_validation",
+    "image_size",
+    "num_downsamplings",
+    "num_residual_blocks",
+    "quantizer",
+    "levels",
+    "codebook_size",
+    "codebook_dim",
+    "codebook_decay",
+    "commitment_weight",
+    "decoder",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "prompt_length",
+    "text_dropout",
 )
+GENERATORS = ("multimodal_image_tokenizer", "multimodal_text_to_image")
 # What the metrics.json and run.yaml of earlier runs call by another name.
 EARLIER_NAMES = {
     "weight_average": "ema_decay",
@@ -159,8 +174,13 @@ class Run:
 
     @property
     def is_aligner(self) -> bool:
-        """Whether it has no classes."""
+        """Whether it compares images and texts."""
         return self.family == "multimodal_aligner"
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether it has classes, or predicts a number."""
+        return self.family not in ("multimodal_aligner", *GENERATORS)
 
     @property
     def modality(self) -> str:
@@ -181,7 +201,7 @@ class Run:
     @property
     def class_names(self) -> list[str]:
         """In the order of the logits; none for regression and an aligner."""
-        if self.is_aligner or self.problem_type == "regression":
+        if not self.is_classifier or self.problem_type == "regression":
             return []
         return [name for _, name in sorted(self.config.get("id2label", {}).items(), key=lambda item: int(item[0]))]
 

@@ -119,7 +119,7 @@ def training(run: Run) -> str:
         parts.append(markdown_table(rows, ["argument", "value"]))
     if "history.png" in run.images:
         parts.append(f"![Loss and validation scores by epoch]({run.images['history.png']})")
-    return _joined(parts)
+    return joined(parts)
 
 
 def evaluation(run: Run) -> str:
@@ -128,11 +128,11 @@ def evaluation(run: Run) -> str:
         return ""
     found = run.metrics[run.split]
     if run.is_aligner:
-        return _joined([_retrieval(run, found), _retrieval_ceiling(run)])
+        return joined([_retrieval(run, found), _retrieval_ceiling(run)])
     parts = [_scores(run, found), _ceiling(run), _thresholds(run), _per_class(run, found)]
     if "confusion.png" in run.images:
         parts.append(f"![Confusion matrix]({run.images['confusion.png']})")
-    return _joined([*parts, _baselines(run), _missing(run)])
+    return joined([*parts, _baselines(run), _missing(run)])
 
 
 def limits(run: Run) -> str:
@@ -171,7 +171,7 @@ def limits(run: Run) -> str:
     return "\n".join(f"- {' '.join(sentence.split())}" for sentence in (*said, *run.limits))
 
 
-def _joined(parts: Iterable[str]) -> str:
+def joined(parts: Iterable[str]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
@@ -225,10 +225,9 @@ def _data(run: Run) -> str:
         sentences.append(f"{run.facts['train_rows']:,} training rows.")
     if "train_images" in run.facts:
         left_out = sum(run.facts.get("incomplete_pairs", {}).values())
-        sentences.append(
-            f"{run.facts['train_images']:,} training images with their captions; "
-            f"{left_out:,} rows without image or caption were left out."
-        )
+        captions = f" with their captions; {left_out:,} rows without image or caption were left out."
+        paired = captions if "incomplete_pairs" in run.facts else "."
+        sentences.append(f"{run.facts['train_images']:,} training images{paired}")
     if run.facts.get("bad_samples"):
         sentences.append(f"{run.facts['bad_samples']:,} bad samples were let pass.")
     return " ".join(sentences)
@@ -246,7 +245,7 @@ def _counts(run: Run) -> str:
 def _classes(run: Run) -> str:
     splits = dict(_in_order(run.data.get("splits", {})))
     names = list(dict.fromkeys(name for counts in splits.values() for name in counts["classes"]))
-    if run.is_aligner or not names or len(names) > MOST_CLASSES:
+    if not run.is_classifier or not names or len(names) > MOST_CLASSES:
         return ""
     rows = [[inline(name), *(counts["classes"].get(name, 0) for counts in splits.values())] for name in names]
     return markdown_table(rows, ["class", *splits])
@@ -374,4 +373,4 @@ def _missing(run: Run) -> str:
     ]
     if "missing_curve.png" in run.images:
         parts.append(f"![Scores by the share of rows that lack something]({run.images['missing_curve.png']})")
-    return _joined([*parts, curve_table(points)])
+    return joined([*parts, curve_table(points)])

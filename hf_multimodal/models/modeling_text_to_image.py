@@ -274,6 +274,7 @@ class TextToImageModel(CheckedModel, GenerationMixin):
         top_k: int = 50,
         seed: int | None = None,
         batch_size: int = 64,
+        truncation: bool = False,
         **kwargs: Any,
     ) -> list[Image.Image]:
         """Draw images for texts.
@@ -286,6 +287,7 @@ class TextToImageModel(CheckedModel, GenerationMixin):
             top_k: How many of the likeliest tokens are drawn from; 0 is all.
             seed: Same seed, same images, on one machine and with one `batch_size`. None goes on with torch's state.
             batch_size: Images a forward pass.
+            truncation: Cut texts that are longer than a prompt; else they are an error.
             kwargs: Of `generate`.
 
         Returns:
@@ -296,7 +298,8 @@ class TextToImageModel(CheckedModel, GenerationMixin):
         """
         if num_images_per_prompt < 1:
             raise ValueError(f"num_images_per_prompt must be 1 or more, got {num_images_per_prompt}.")
-        prompts = processor(text=[texts] if isinstance(texts, str) else list(texts), return_tensors="pt").input_ids
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        prompts = processor(text=texts, truncation=truncation, return_tensors="pt").input_ids
         prompts = prompts.repeat_interleave(num_images_per_prompt, dim=0).to(self.device)
         options = {"do_sample": True, "guidance_scale": guidance_scale, "top_k": top_k, **kwargs}
         images: list[Image.Image] = []
@@ -306,7 +309,8 @@ class TextToImageModel(CheckedModel, GenerationMixin):
                 torch.manual_seed(seed)
             for part in prompts.split(batch_size):
                 found = self.generate(part, attention_mask=torch.ones_like(part), **options)
-                images += processor.to_images(self.decode_image_tokens(found))
+                pixels = self.decode_image_tokens(found)
+                images += processor.post_process_multimodal_output(pixels, generation_mode="image")
         return images
 
     @torch.no_grad()

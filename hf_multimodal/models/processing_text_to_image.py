@@ -9,6 +9,33 @@ from transformers.feature_extraction_utils import BatchFeature
 from .processing_multimodal import MultimodalProcessor
 
 
+def unit_pixels(pixel_values: torch.Tensor, image_processor: Any) -> torch.Tensor:
+    """Pixel values as colours between 0 and 1, float32 on the CPU.
+
+    Args:
+        pixel_values: (batch, channels, height, width), in the scale that the image processor gives.
+        image_processor: The image processor.
+    """
+    pixels = pixel_values.detach().float().cpu()
+    if image_processor.do_normalize:
+        deviation, mean = (
+            torch.tensor(v)[:, None, None] for v in (image_processor.image_std, image_processor.image_mean)
+        )
+        pixels = pixels * deviation + mean
+    return pixels.clamp(0, 1)
+
+
+def to_images(pixel_values: torch.Tensor, image_processor: Any) -> list[Image.Image]:
+    """The images of pixel values.
+
+    Args:
+        pixel_values: (batch, channels, height, width), in the scale that the image processor gives.
+        image_processor: The image processor.
+    """
+    colours = (unit_pixels(pixel_values, image_processor) * 255).round().to(torch.uint8)
+    return [Image.fromarray(image.numpy()) for image in colours.movedim(1, -1)]
+
+
 class TextToImageProcessor(MultimodalProcessor):
     """Prompts of one length for [`TextToImageModel`], and images of what it gives.
 
@@ -92,19 +119,6 @@ class TextToImageProcessor(MultimodalProcessor):
             prompts.append([*padding, *ids, len(self.tokenizer)])
         return {"input_ids": prompts, "attention_mask": [[1] * len(prompt) for prompt in prompts]}
 
-    def to_images(self, pixel_values: torch.Tensor) -> list[Image.Image]:
-        """The images of pixel values.
-
-        Args:
-            pixel_values: (batch, channels, height, width), in the scale that the image processor gives.
-        """
-        pixels = pixel_values.detach().float().cpu().movedim(1, -1)
-        part = self.image_processor
-        if getattr(part, "do_normalize", False):
-            pixels = pixels * torch.tensor(part.image_std) + torch.tensor(part.image_mean)
-        pixels = (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
-        return [Image.fromarray(image.numpy()) for image in pixels]
-
     def post_process_multimodal_output(
         self,
         generated_outputs: Any,
@@ -127,4 +141,4 @@ class TextToImageProcessor(MultimodalProcessor):
             raise ValueError(
                 f'this model writes images only: generation_mode must be "image", got {generation_mode!r}.'
             )
-        return self.to_images(generated_outputs)
+        return to_images(generated_outputs, self.image_processor)

@@ -3,8 +3,8 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,69 @@ def image_key(image: Any) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-class FeatureCache:
+class ImageArrays:
+    """One array for each image of a data set, on disk, computed once for all runs that share the folder.
+
+    The file is named by what the arrays are computed from, so that no other model's are ever read.
+
+    Args:
+        folder: Where the file lies.
+        rows: Keys, one an array, in the order of the file.
+        names: What else the arrays hang on, as JSON has it.
+        weights: Of the model that computes them.
+        compute: Called with some of the keys; gives (keys, ...).
+        batch_size: Keys a call.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        rows: Sequence[Any],
+        names: Sequence[Any],
+        weights: Iterable[torch.Tensor],
+        compute: Callable[[Sequence[Any]], np.ndarray],
+        batch_size: int,
+    ) -> None:
+        self.rows = {named: row for row, named in enumerate(rows)}
+        self.path = Path(folder, f"{digest_of([*names, *self.rows], weights)[:16]}.npy")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self.path}.lock"):  # of runs that begin together, the first computes what all read
+            if not self.path.is_file():
+                with replaced(self.path) as unfinished:
+                    self._write(unfinished, rows, compute, batch_size)
+
+    def _write(self, path: Path, rows: Sequence[Any], compute: Callable, batch_size: int) -> None:
+        arrays: Any = None
+        for start in tqdm(range(0, len(rows), batch_size), desc=type(self).__name__):
+            found = compute(rows[start : start + batch_size])
+            if arrays is None:
+                shape = (len(rows), *found.shape[1:])
+                arrays = np.lib.format.open_memmap(path, mode="w+", dtype=found.dtype, shape=shape)
+            arrays[start : start + len(found)] = found
+        arrays.flush()
+
+    @cached_property
+    def arrays(self) -> np.ndarray:
+        """(keys, ...), mapped from the file, by each worker for itself."""
+        return np.load(self.path, mmap_mode="r")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "arrays"}
+
+
+def digest_of(names: Sequence[Any], weights: Iterable[torch.Tensor]) -> str:
+    """A name for some settings and weights that no others have."""
+    digest = hashlib.sha256(json.dumps(list(names)).encode())
+    for weight in weights:
+        digest.update(weight.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class FeatureCache(ImageArrays):
     """The output of the frozen layers of a vision model for each image of a data set, on disk.
 
-    The file is named by the weights of the frozen layers, the image processor, the augmentation and the images, so
-    that no other model's features are ever read. Of images to train on, a few augmented versions can be kept, which
-    are the same for all runs that share the folder; epochs take them in turn.
+    Of images to train on, a few augmented versions can be kept, which are the same for all runs that share the folder;
+    epochs take them in turn.
 
     Args:
         folder: Where the features lie; runs that share it compute them once.
@@ -69,58 +126,26 @@ class FeatureCache:
     ) -> None:
         vision_model = model.vision_model
         self.layers = frozen_layers(vision_model)
-        self.augment, self.versions, self.batch_size = augment, versions, batch_size
-        self.value_range = value_range
+        self.versions = versions
         plain, drawn = (
             {image_key(image): image for image in cells if image is not None} for cells in (images, augmented)
         )
+        cells = {**drawn, **plain}
         wanted = [(key, AS_IT_IS) for key in sorted(plain)]
         wanted += [(key, version) for key in sorted(drawn) for version in range(versions)]
-        self.rows = {named: row for row, named in enumerate(wanted)}
-        names = [
-            image_processor.to_json_string(),
-            value_range,
-            self.layers,
-            repr(augment) if drawn else None,
-            *self.rows,
-        ]
-        digest = hashlib.sha256(json.dumps(names).encode())
-        for parameter in vision_model.parameters():
-            if not parameter.requires_grad:
-                digest.update(parameter.detach().cpu().float().numpy().tobytes())
-        self.path = Path(folder, f"{digest.hexdigest()[:16]}.npy")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{self.path}.lock"):  # of runs that begin together, the first computes what all read
-            if not self.path.is_file():
-                with replaced(self.path) as unfinished:
-                    self._compute(unfinished, vision_model, image_processor, {**drawn, **plain})
 
-    @cached_property
-    def features(self) -> np.ndarray:
-        """(images, ...) float32, mapped from the file, by each worker for itself."""
-        return np.load(self.path, mmap_mode="r")
+        @torch.inference_mode()
+        def compute(keys: Sequence[tuple[str, int]]) -> np.ndarray:
+            opened = []
+            for key, version in keys:
+                made = None if version == AS_IT_IS or augment is None else partial(_augmented, augment, version, key)
+                opened.append(open_rgb(cells[key], value_range, made))
+            pixels = image_processor(opened, return_tensors="pt")["pixel_values"]
+            return features_after(vision_model, self.layers, pixels).float().cpu().numpy()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "features"}
-
-    @torch.inference_mode()
-    def _compute(self, path: Path, vision_model: nn.Module, image_processor: Any, cells: dict[str, Any]) -> None:
-        features: Any = None
-        names = list(self.rows)
-        for start in tqdm(range(0, len(names), self.batch_size), desc="Frozen layers"):
-            images = [self._image(cells[key], key, version) for key, version in names[start:][: self.batch_size]]
-            pixels = image_processor(images, return_tensors="pt")["pixel_values"]
-            found = features_after(vision_model, self.layers, pixels).float().cpu().numpy()
-            if features is None:
-                shape = (len(names), *found.shape[1:])
-                features = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-            features[start : start + len(found)] = found
-        features.flush()
-
-    def _image(self, cell: Any, key: str, version: int) -> Image.Image:
-        augment = None if version == AS_IT_IS else self.augment
-        changed = None if augment is None else lambda image: augment(image, version, int(key[:12], 16))
-        return open_rgb(cell, self.value_range, changed)
+        names = [image_processor.to_json_string(), value_range, self.layers, repr(augment) if drawn else None]
+        frozen = (parameter for parameter in vision_model.parameters() if not parameter.requires_grad)
+        super().__init__(folder, wanted, names, frozen, compute, batch_size)
 
     def batch(self, images: Sequence[Any], epoch: int | None = None) -> torch.Tensor:
         """Read the features of some images.
@@ -133,11 +158,15 @@ class FeatureCache:
             (batch, ...), zeros where there is no image.
         """
         version = AS_IT_IS if epoch is None else epoch % self.versions
-        found = torch.zeros(len(images), *self.features.shape[1:])
+        found = torch.zeros(len(images), *self.arrays.shape[1:])
         for row, image in enumerate(images):
             if image is not None:
-                found[row] = torch.tensor(self.features[self.rows[image_key(image), version]])
+                found[row] = torch.tensor(self.arrays[self.rows[image_key(image), version]])
         return found
+
+
+def _augmented(augment: Callable, version: int, key: str, image: Image.Image) -> Image.Image:
+    return augment(image, version, int(key[:12], 16))
 
 
 def cache_features(

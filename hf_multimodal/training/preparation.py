@@ -31,6 +31,25 @@ def keep_readable(splits: DatasetDict, needed: Sequence[str]) -> DatasetDict:
     return DatasetDict(left)
 
 
+def keep_complete(splits: DatasetDict) -> tuple[DatasetDict, dict[str, int]]:
+    """Leave out rows, of all splits, that lack their image or their text; how many is logged.
+
+    Args:
+        splits: Rows with `image` and `text`.
+
+    Returns:
+        The rest, and how many were left out of each split.
+    """
+    kept, lost = {}, {}
+    for name, rows in splits.items():
+        whole = np.flatnonzero(presence(rows).all(axis=1))
+        lost[str(name)] = len(rows) - len(whole)
+        kept[name] = rows.select(whole) if lost[str(name)] else rows
+        if lost[str(name)]:
+            logger.warning("%s: %d rows lack their image or their text and are left out.", name, lost[str(name)])
+    return DatasetDict(kept), lost
+
+
 def first_rows(dataset: Dataset, limit: int | None) -> Dataset:
     """The first `limit` rows, or all of them where there are fewer or no limit is set."""
     return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))

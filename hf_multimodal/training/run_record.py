@@ -28,8 +28,8 @@ def run_record(values: Mapping[str, Any], data: LoadedData) -> dict[str, Any]:
         them, `made_splits`, which the source did not give, `group_duplicates`, and for a controlled task `ceiling`.
     """
     source = str(values["data"])
-    started_from = [values.get(name) for name in ("vision_model", "text_model", "from_fusion")]
-    named = [] if values["from_scratch"] else map(hub_name, started_from)
+    started_from = [values.get(name) for name in ("vision_model", "text_model", "from_fusion", "image_tokenizer")]
+    named = [] if values.get("from_scratch") else map(hub_name, started_from)
     without = () if values["load_best_model_at_end"] else CHOOSING
     if data.problem_type != "multi_label_classification":
         without = (*without, "threshold")

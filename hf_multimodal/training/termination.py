@@ -1,5 +1,7 @@
 """The end of a run from outside: SIGTERM saves a checkpoint and exits with 143."""
 
+import atexit
+import multiprocessing
 import signal
 import threading
 from collections.abc import Callable
@@ -95,3 +97,14 @@ def start_worker(then: Callable[[int], None] | None, worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if then is not None:
         then(worker)
+
+
+@atexit.register
+def end_workers() -> None:
+    """End the workers that are left when Python exits, as after an error: it would wait for them for ever.
+
+    It tells them to end by SIGTERM, which they ignore.
+    """
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()

@@ -133,6 +133,8 @@ class MultimodalTrainer(SharingTrainer):
         for collator in (self.data_collator, self.eval_collator):
             if getattr(collator, "num_labels", 0) is None:
                 collator.num_labels = self.model.config.num_labels  # type: ignore[union-attr]
+        if (cache := getattr(self.data_collator, "token_cache", None)) is not None:
+            cache.check(self.model.image_tokenizer, self.data_collator.processor.image_processor)
         self.robust = hasattr(self.model, "stack")
         self.untrained_heads: list[str] = []
         self._use_modality_dropout()
@@ -217,7 +219,8 @@ class MultimodalTrainer(SharingTrainer):
 
     def _measured(self, dataset: Dataset) -> list[int] | None:
         """Lengths where the rows have no column of them; None where nothing is grouped, or no text is read."""
-        tokenizer, column = self.data_collator.processor.tokenizer, self.data_collator.text_column
+        tokenizer = getattr(self.data_collator.processor, "tokenizer", None)  # an image processor has none
+        column = self.data_collator.text_column
         if self.args.train_sampling_strategy != "group_by_length" or tokenizer is None:
             return None
         if column not in _columns(dataset):

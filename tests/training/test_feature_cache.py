@@ -62,7 +62,7 @@ def test_states_are_computed_once_and_found_by_content(kept):
     with torch.no_grad():
         next(model.vision_model.parameters()).add_(1)
     other = FeatureCache(folder, model, image_processor, images_of([rows]))
-    assert other.path != first.path and not np.allclose(other.features, first.features)
+    assert other.path != first.path and not np.allclose(other.arrays, first.arrays)
 
 
 def test_states_need_a_frozen_layer(kept):
@@ -77,7 +77,7 @@ def test_a_batch_of_states_tells_who_has_an_image(kept):
     collator = MultimodalCollator(MultimodalProcessor(image_processor), feature_cache=cache, on_empty="keep")
     batch = collator([rows[0], {**rows[1], "image": None}])
     assert batch["modality_mask"].tolist() == [[1, 0], [0, 0]]
-    assert batch["pixel_values"].shape[1:] == cache.features.shape[1:]
+    assert batch["pixel_values"].shape[1:] == cache.arrays.shape[1:]
 
 
 def test_a_run_on_states_equals_a_run_on_images(tmp_path: Path):
@@ -97,7 +97,7 @@ def test_augmented_versions_are_taken_in_turn_and_only_to_learn_from(kept):
     taught, measured = (images_of([rows.select(chosen)]) for chosen in ([0, 1, 2], [2, 3]))
     options = {"augmented": taught, "augment": ImageAugmentation(0), "versions": 2}
     cache = FeatureCache(folder, model, image_processor, measured, **options)
-    assert len(cache.features) == 2 + 3 * 2
+    assert len(cache.arrays) == 2 + 3 * 2
     first, second, third = (cache.batch(taught, epoch) for epoch in range(3))
     assert torch.equal(first, third) and not torch.isclose(first, second).all(dim=(1, 2)).any()
     image = ImageAugmentation(0)(open_image(taught[1]), 1, int(image_key(taught[1])[:12], 16))
