@@ -76,17 +76,16 @@ def usage(run: Run) -> str:
     text = json.dumps("a red circle in the top left", ensure_ascii=False)
     snippet = TOKENIZING.format(name=name) if _is_tokenizer(run) else DRAWING.format(name=name, text=text)
     folder = "" if "/" in run.name else f" {inline(run.name)} is the folder of this card: give its path."
-    pipeline = (
-        ""
-        if _is_tokenizer(run)
-        else f'\n\n`pipeline("any-to-any", model={name}, trust_remote_code=True)(text=["..."], generation_mode="image")` '
-        "does the same, with `generate_kwargs` such as `guidance_scale`."
+    loaded = f'pipeline("any-to-any", model={name}, trust_remote_code=True)'
+    drawing = (
+        f'\n\n`{loaded}(text=["..."], generation_mode="image")` does the same, with `generate_kwargs` such as '
+        "`guidance_scale`."
     )
     return (
         f"```python\n{snippet}\n```\n\n"
         f"It needs Python 3.11, transformers {TRANSFORMERS} or later, torch, torchvision and pillow.{folder}\n\n"
         "`trust_remote_code=True` runs the Python files of this repository: read them, and pin the `revision` that "
-        f"you have read. With `import hf_multimodal` first it is not needed.{pipeline}"
+        f"you have read. With `import hf_multimodal` first it is not needed." + ("" if _is_tokenizer(run) else drawing)
     )
 
 
