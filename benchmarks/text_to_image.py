@@ -53,6 +53,7 @@ def decoder_job(data: str, seed: int, tokenizer: str, steps: int) -> list[str]:
     """Flags of a text-to-image model's training."""
     sizes = ["--max_steps", str(steps), "--max_eval_samples", "500", "--max_predict_samples", str(IMAGES)]
     cache = ["--feature_cache", str(FOLDER / "tokens"), "--image_tokenizer", str(FOLDER / tokenizer)]
+    cache += ["--dataloader_num_workers", "0"]  # tokens are read from the cache
     return ["--data", data, "--seed", str(seed), *sizes, *cache]
 
 
@@ -139,7 +140,7 @@ def main() -> None:
     print("reader", kept("reader", reader_check))
     if due("tokenizers"):
         jobs = {
-            f"{name}-{seed}": tokenizer_job(SEEN, seed, *flags) for seed in SEEDS for name, flags in QUANTIZERS.items()
+            f"{name}-{seed}": tokenizer_job(SEEN, seed, *flags) for name, flags in QUANTIZERS.items() for seed in SEEDS
         }
         rows = series("tokenizers", jobs, train_image_tokenizer)
         table = []
@@ -186,6 +187,8 @@ def main() -> None:
         ways |= {f"best of {CANDIDATES} by our aligner, guidance 2, top-k 50": (RERANKED, aligner)}
         for which in (True, False) if stage == "held_out" else (None,):
             for way, (options, best_of) in ways.items():
+                if best_of is not None and (stage == "longer" or which is False):
+                    continue
                 found = [
                     kept(
                         f"drawn-{stage}-{seed}-{which}-{way.partition(' ')[0]}",

@@ -52,6 +52,7 @@ def parse_training(name: str, argv: list[str] | None = None) -> Any:
         training.learning_rate, training.head_learning_rate = rates
     else:
         training.head_learning_rate = training.learning_rate  # nothing is pretrained
+        training.label_names = []  # the loss needs none
     flags.values = {
         **{key: value for group in command.groups for key, value in vars(getattr(flags, group)).items()},
         **training_values(command.training, flags.training),

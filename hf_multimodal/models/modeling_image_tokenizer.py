@@ -4,7 +4,7 @@ In order: the quantizers and their table, the two halves, the model.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -411,6 +411,12 @@ class CheckedModel(PreTrainedModel):
                 f"({len(broken)} tensors in all). Take another checkpoint."
             )
         return (model, info) if output_loading_info else model
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As in torch, but of a weight with two names (tied embeddings) one is enough, as it is saved under one."""
+        names = self.all_tied_weights_keys.items()
+        tied = {name: state_dict[other] for name, other in names if name not in state_dict and other in state_dict}
+        return super().load_state_dict({**state_dict, **tied}, *args, **kwargs)
 
 
 class ImageTokenizerModel(CheckedModel):

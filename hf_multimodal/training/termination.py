@@ -105,6 +105,8 @@ def end_workers() -> None:
 
     It tells them to end by SIGTERM, which they ignore.
     """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would tell of each
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
