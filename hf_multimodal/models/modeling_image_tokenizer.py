@@ -17,7 +17,7 @@ from transformers.modeling_outputs import ModelOutput
 
 from .configuration_image_tokenizer import ImageTokenizerConfig
 
-CHUNK = 4096  # feature vectors that are compared with all codes at once
+CHUNK = 1024  # feature vectors that are compared with all codes at once
 KMEANS_STEPS = 10
 FADED = 0.1  # a code that is drawn less often than this share of its fair one is put back on data
 
