@@ -19,6 +19,7 @@ from .configuration_image_tokenizer import ImageTokenizerConfig
 
 CHUNK = 1024  # feature vectors that are compared with all codes at once
 KMEANS_STEPS = 10
+FEATURE_DEVIATION = 1.6  # of the encoder's output at the start
 FADED = 0.1  # a code that is drawn less often than this share of its fair one is put back on data
 
 
@@ -282,6 +283,13 @@ class ResidualBlock(nn.Module):
         return features + self.second(functional.relu(self.first(functional.relu(features))))
 
 
+class FeatureProjection(nn.Conv2d):
+    """The last convolution of the encoder; its outputs begin so wide that `fsq` begins with all of its levels.
+
+    It reads features that are normalised and rectified, of mean square 1/2.
+    """
+
+
 class ImageEncoder(nn.Module):
     """Pixels to features, a vector a token.
 
@@ -295,17 +303,20 @@ class ImageEncoder(nn.Module):
         hidden, depth = config.hidden_size, config.num_downsamplings
         channels = [config.num_channels, *[hidden] * depth]
         self.downsamplings = nn.ModuleList(nn.Conv2d(channels[i], hidden, 4, 2, padding=1) for i in range(depth))
+        self.mixing = nn.Conv2d(hidden, hidden, 3, padding=1)
         self.blocks = nn.ModuleList(ResidualBlock(hidden) for _ in range(config.num_residual_blocks))
-        self.projection = nn.Conv2d(hidden, width, 1)
+        self.norm = nn.GroupNorm(1, hidden)
+        self.projection = FeatureProjection(hidden, width, 1)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(batch, channels, height, width) to (batch, width, rows, columns)."""
         features = pixel_values
         for downsampling in self.downsamplings:
             features = functional.relu(downsampling(features))
+        features = self.mixing(features)
         for block in self.blocks:
             features = block(features)
-        return self.projection(functional.relu(features))
+        return self.projection(functional.relu(self.norm(features)))
 
 
 class ImageDecoder(nn.Module):
@@ -454,10 +465,16 @@ class ImageTokenizerModel(CheckedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(module, FeatureProjection):
+            init.normal_(module.weight, std=FEATURE_DEVIATION * (module.in_channels / 2) ** -0.5)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             if module.bias is not None:
                 init.zeros_(module.bias)
+        elif isinstance(module, nn.GroupNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             init.uniform_(module.weight, -1 / module.num_embeddings, 1 / module.num_embeddings)
         elif isinstance(module, MovingAverageQuantizer):
