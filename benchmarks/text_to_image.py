@@ -34,7 +34,7 @@ QUANTIZERS = {
     "vq": ["--quantizer", "vq"],
     "tutorial": ["--quantizer", "vq_grad", "--codebook_dim", "64"],
 }
-STEPS, LONGER = 750, 2250
+STEPS, LONGER = 750, 1500
 CAPTIONS, CANDIDATES = 400, 16
 IMAGES = 500  # that are read back
 PLAIN = {"guidance_scale": 1.0, "top_k": 0}

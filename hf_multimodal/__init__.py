@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hf_multimodal.data.collator import MultimodalCollator
     from hf_multimodal.data.counts import presence
+    from hf_multimodal.data.image_collators import CaptionCollator, ImageCollator
     from hf_multimodal.data.loading import load_data
     from hf_multimodal.data.pair_collator import PairCollator
     from hf_multimodal.data.pairs import group_pairs
@@ -49,23 +50,28 @@ if TYPE_CHECKING:
     from hf_multimodal.synthetic.retrieval import make_retrieval, retrieval_ceiling
     from hf_multimodal.training.aligner_trainer import AlignerTrainer
     from hf_multimodal.training.arguments import MultimodalTrainingArguments
+    from hf_multimodal.training.image_tokenizer_trainer import ImageTokenizerTrainer
     from hf_multimodal.training.preparation import add_lengths
     from hf_multimodal.training.robust import RobustFusionCallback
     from hf_multimodal.training.sampling import EpochCallback
     from hf_multimodal.training.stacking import fit_stack
+    from hf_multimodal.training.token_cache import TokenCache
     from hf_multimodal.training.trainer import MultimodalTrainer
 
 _MODULES = {
     "AlignerConfig": ".models",
     "AlignerModel": ".models",
     "AlignerTrainer": ".training.aligner_trainer",
+    "CaptionCollator": ".data.image_collators",
     "EpochCallback": ".training.sampling",
     "FusionConfig": ".models",
     "FusionForImageTextClassification": ".models",
     "IMAGE_TEXT_CLASSIFICATION": ".evaluation.modules",
+    "ImageCollator": ".data.image_collators",
     "ImageTextClassificationPipeline": ".models",
     "ImageTokenizerConfig": ".models",
     "ImageTokenizerModel": ".models",
+    "ImageTokenizerTrainer": ".training.image_tokenizer_trainer",
     "ModalityDropout": ".data.presence",
     "MultimodalCollator": ".data.collator",
     "MultimodalProcessor": ".models",
@@ -81,6 +87,7 @@ _MODULES = {
     "TextToImageConfig": ".models",
     "TextToImageModel": ".models",
     "TextToImageProcessor": ".models",
+    "TokenCache": ".training.token_cache",
     "TorchvisionConfig": ".models",
     "TorchvisionModel": ".models",
     "ZeroShotClassifier": ".inference.zero_shot",
@@ -108,13 +115,16 @@ __all__ = [
     "AlignerConfig",
     "AlignerModel",
     "AlignerTrainer",
+    "CaptionCollator",
     "EpochCallback",
     "FusionConfig",
     "FusionForImageTextClassification",
     "IMAGE_TEXT_CLASSIFICATION",
+    "ImageCollator",
     "ImageTextClassificationPipeline",
     "ImageTokenizerConfig",
     "ImageTokenizerModel",
+    "ImageTokenizerTrainer",
     "ModalityDropout",
     "MultimodalCollator",
     "MultimodalProcessor",
@@ -130,6 +140,7 @@ __all__ = [
     "TextToImageConfig",
     "TextToImageModel",
     "TextToImageProcessor",
+    "TokenCache",
     "TorchvisionConfig",
     "TorchvisionModel",
     "ZeroShotClassifier",
