@@ -106,7 +106,7 @@ def test_evaluate_finds_the_metrics_of_the_run(run, tmp_path, capsys):
     assert json.loads((tmp_path / "metrics.json").read_text())["test"]["rsum"] == found["rsum"]
     assert "| image to text | all | 6 | 12 |" in capsys.readouterr().out
     assert evaluate([*flags[:4], "--split", "all"])["test"]["incomplete_pairs"] == 2
-    with pytest.raises(ValueError, match="missing_curve is for classifiers, and .* is an aligner"):
+    with pytest.raises(ValueError, match="missing_curve is for classifiers, and .* is a multimodal_aligner"):
         evaluate([*flags, "--missing_curve"])
 
 
