@@ -19,6 +19,7 @@ from .configuration_image_tokenizer import ImageTokenizerConfig
 
 CHUNK = 1024  # feature vectors that are compared with all codes at once
 KMEANS_STEPS = 10
+NORM_GROUPS = 8  # where the channels can be divided by it
 FEATURE_DEVIATION = 1.6  # of the encoder's output at the start
 FADED = 0.1  # a code that is drawn less often than this share of its fair one is put back on data
 
@@ -267,7 +268,7 @@ QUANTIZERS: dict[str, type[nn.Module]] = {
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions, added to what comes in.
+    """A normalisation and two convolutions, added to what comes in.
 
     Args:
         channels: Of the feature map.
@@ -275,12 +276,13 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.norm = nn.GroupNorm(math.gcd(NORM_GROUPS, channels), channels)
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 1)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(batch, channels, rows, columns) to the same."""
-        return features + self.second(functional.relu(self.first(functional.relu(features))))
+        return features + self.second(functional.relu(self.first(functional.relu(self.norm(features)))))
 
 
 class FeatureProjection(nn.Conv2d):

@@ -61,7 +61,7 @@ def test_train_image_tokenizer_needs_images_alone(tmp_path):
     data = ["--data", str(folder), "--dataloader_num_workers", "0", "--num_train_epochs", "1"]
     sizes = ["--image_size", "16", "--hidden_size", "8", "--quantizer", "vq", "--codebook_size", "16"]
     found = train_image_tokenizer([*data, *sizes, "--output_dir", str(tmp_path / "run")])
-    assert found["run"]["train_images"] == 16 and found["test"]["codes"] == 16
+    assert found["run"]["train_images"] == 14 and found["test"]["codes"] == 16
 
 
 def test_train_text_to_image_leaves_a_model_that_draws(text_to_image):
