@@ -120,8 +120,8 @@ class FiniteScalarQuantizer(nn.Module):
         half = (levels - 1) * (1 + 1e-3) / 2
         offset = 0.5 * (levels % 2 == 0)  # an even number of levels lies around a half
         bounded = (features + (offset / half).atanh()).tanh() * half - offset
-        digits = bounded.round() + levels // 2
-        ids = (digits * levels.new_tensor(self.steps)).sum(dim=1).long()
+        digits = (bounded.round() + levels // 2).clamp(min=0).minimum(levels - 1).long()
+        ids = (digits * digits.new_tensor(self.steps)).sum(dim=1)
         vectors = straight_through(bounded / (levels // 2), self.lookup(ids))
         return Quantized(vectors, ids, features.new_zeros(()))
 
@@ -310,6 +310,11 @@ class ImageEncoder(nn.Module):
         self.norm = nn.GroupNorm(1, hidden)
         self.projection = FeatureProjection(hidden, width, 1)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights; the quantizer's stay in float32."""
+        return self.projection.weight.dtype
+
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(batch, channels, height, width) to (batch, width, rows, columns)."""
         features = pixel_values
@@ -472,8 +477,9 @@ class ImageTokenizerModel(CheckedModel):
             init.zeros_(module.bias)
         elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-            if module.bias is not None:
-                init.zeros_(module.bias)
+            # As torch does, not zeros: finite scalar codes are 0 at first, and no gradient passes a decoder of zeros.
+            bound = 1 / math.sqrt(module.weight[0].numel())
+            init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, nn.GroupNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
@@ -531,9 +537,9 @@ class ImageTokenizerModel(CheckedModel):
             ValueError: If an id is beyond the vocabulary, or there are not as many as an image has.
         """
         tokens = self.config.num_image_tokens
-        ids = image_token_ids.flatten(1)
-        if ids.shape[1] != tokens:
+        if image_token_ids.ndim < 2 or math.prod(image_token_ids.shape[1:]) != tokens:
             raise ValueError(f"an image has {tokens} tokens, got {tuple(image_token_ids.shape)}.")
+        ids = image_token_ids.flatten(1)
         traced = torch.compiler.is_compiling() or torch.compiler.is_exporting()
         if not traced and ids.numel() and (ids.min() < 0 or ids.max() >= self.config.vocab_size):
             raise ValueError(
@@ -549,14 +555,14 @@ class ImageTokenizerModel(CheckedModel):
                 f"pixel_values must be (batch, {', '.join(map(str, expected))}), which the processor makes of any "
                 f"image, got {tuple(pixel_values.shape)}."
             )
-        features = self.encoder(pixel_values.to(self.dtype))  # (batch, width, rows, columns)
+        features = self.encoder(pixel_values.to(self.encoder.dtype))  # (batch, width, rows, columns)
         vectors = features.movedim(1, -1).flatten(0, -2)
         with torch.autocast(vectors.device.type, enabled=False):  # ids hang on the last digits
             return self.quantizer(vectors.float())
 
     def _decode(self, vectors: torch.Tensor, batch: int) -> torch.Tensor:
         codes = vectors.view(batch, *self.config.grid, -1).movedim(-1, 1)
-        return self.decoder(codes.to(self.dtype).contiguous())
+        return self.decoder(codes.to(self.encoder.dtype).contiguous())
 
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.downsamplings[0]
