@@ -12,7 +12,16 @@ import hide_package  # noqa: F401  before all others
 import torch
 import transformers
 from PIL import Image
-from transformers import AutoConfig, AutoModel, AutoProcessor, Trainer, TrainingArguments
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
 
 
 def predict(job):
@@ -58,11 +67,49 @@ def fine_tune(model, batch, folder):
     return loss, sum(not torch.equal(value, before[name]) for name, value in model.named_parameters())
 
 
+def reconstruct(job):
+    """The tokens of images, and the images of those tokens, by an image tokenizer."""
+    model = AutoModel.from_pretrained(job["source"], trust_remote_code=True).eval()
+    image_processor = AutoImageProcessor.from_pretrained(job["source"])
+    pixels = image_processor([Image.effect_mandelbrot((9, 5), (-3, -2.5, 2, 2.5), 9).convert("RGB")])["pixel_values"]
+    ids = model.encode(torch.as_tensor(pixels[0])[None])
+    with torch.no_grad():
+        torch.save((pixels, ids, model.decode(ids)), job["results"])
+    model.save_pretrained(job["again"])
+    return {"config": type(model.config).__name__, "module": type(model).__module__.partition(".")[0]}
+
+
+def generate(job):
+    """The tokens and images that a text-to-image model gives, by both classes and by the pipeline."""
+    processor = AutoProcessor.from_pretrained(job["source"], trust_remote_code=True)
+    texts = ["a red dog", None, "cat"]
+    inputs = processor(text=texts, return_tensors="pt")
+    found = []
+    for auto_class in (AutoModel, AutoModelForMultimodalLM):
+        model = auto_class.from_pretrained(job["source"], trust_remote_code=True).eval()
+        found.append(model.generate(**inputs, guidance_scale=2.0))
+    pipe = pipeline("any-to-any", model=job["source"], trust_remote_code=True)
+    options = {"guidance_scale": 2.0}
+    records = pipe(text=["a red dog", "", "cat"], generation_mode="image", generate_kwargs=options)
+    images = model.generate_images(processor, texts, do_sample=False, **options)
+    torch.save((inputs["input_ids"], found, model.decode_image_tokens(found[0])), job["results"])
+    model.save_pretrained(job["again"])
+    return {
+        "config": type(model.config).__name__,
+        "module": type(model).__module__.partition(".")[0],
+        "processor": type(pipe.processor).__name__,
+        "same": [record["generated_image"] == image for record, image in zip(records, images, strict=True)],
+    }
+
+
 if __name__ == "__main__":
     with open(sys.argv[1], encoding="utf-8") as file:
         jobs = json.load(file)
     answers = []
     for job in jobs:
+        if "results" in job:
+            answers.append({"reconstruct": reconstruct, "generate": generate}[job["task"]](job))
+            continue
         model, batch, said = predict(job)
         if "trained" in job:
             said["loss"], said["moved"] = fine_tune(model, batch, job["trained"])

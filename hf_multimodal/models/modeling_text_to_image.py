@@ -1,6 +1,7 @@
 """A decoder that writes image tokens after text tokens: generation, guidance and likelihoods of images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, GenerationConfig, GenerationMixin
 from transformers.generation import LogitsProcessor, LogitsProcessorList
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
 
 from .configuration_text_to_image import TextToImageConfig
 from .modeling_image_tokenizer import CheckedModel, ImageTokenizerModel
@@ -98,6 +100,24 @@ class TextToImageModel(CheckedModel, GenerationMixin):
         self.image_tokenizer.eval()
         return self
 
+    @contextmanager
+    def _evaluated(self) -> Iterator[None]:
+        """In evaluation, and then in the mode of before, whatever happens."""
+        was_training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(was_training)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; loading makes parameters anew, so the image tokenizer is frozen again."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.image_tokenizer.requires_grad_(False)
+        return loaded
+
     def get_input_embeddings(self) -> nn.Module:
         return self.text_model.get_input_embeddings()
 
@@ -110,6 +130,21 @@ class TextToImageModel(CheckedModel, GenerationMixin):
     def set_output_embeddings(self, value: nn.Module) -> None:
         self.text_model.set_output_embeddings(value)
 
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
+        """Refuse: image ids stand behind the text's, and would be taken for others.
+
+        Raises:
+            ValueError: If another number is asked for than there is.
+        """
+        if new_num_tokens not in (None, self.config.text_config.vocab_size):
+            raise ValueError(
+                f"the vocabulary is text ids, begin of image and image ids, {self.config.text_config.vocab_size} in "
+                f"all, and cannot be resized, got {new_num_tokens}: build a TextToImageConfig of another "
+                "text_vocab_size."
+            )
+        return self.get_input_embeddings()
+
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -210,8 +245,8 @@ class TextToImageModel(CheckedModel, GenerationMixin):
             `return_dict_in_generate` asks for.
 
         Raises:
-            ValueError: On prompts that are no such, more new tokens than an image has left, a `guidance_scale` below
-                1, or guidance with beams.
+            ValueError: On prompts that are no such or hidden in part, more new tokens than an image has left, a
+                `guidance_scale` below 1, or guidance with beams.
         """
         kwargs = {name: value for name, value in kwargs.items() if name not in IGNORED}
         prompts = kwargs.get("input_ids") if inputs is None else inputs
@@ -219,6 +254,12 @@ class TextToImageModel(CheckedModel, GenerationMixin):
         left = self.config.image_tokenizer_config.num_image_tokens
         if prompts is not None:
             left -= self._begun(prompts)
+            if kwargs.get("attention_mask") is None:  # transformers would hide the padding, which training reads
+                kwargs["attention_mask"] = torch.ones_like(prompts)
+            elif not kwargs["attention_mask"].all():
+                raise ValueError(
+                    "attention_mask must be 1 throughout, as the processor gives it: padding is read as any token."
+                )
         wanted = asked["max_new_tokens"]
         if wanted is not None and wanted > left and "max_new_tokens" in kwargs:
             raise ValueError(f"{left} image tokens are left to write, got max_new_tokens={wanted}.")
@@ -304,7 +345,8 @@ class TextToImageModel(CheckedModel, GenerationMixin):
         options = {"do_sample": True, "guidance_scale": guidance_scale, "top_k": top_k, **kwargs}
         images: list[Image.Image] = []
         devices = [] if self.device.type == "cpu" else [self.device]
-        with torch.random.fork_rng(devices, enabled=seed is not None, device_type=self.device.type):
+        fork = torch.random.fork_rng(devices, enabled=seed is not None, device_type=self.device.type)
+        with fork, self._evaluated():
             if seed is not None:
                 torch.manual_seed(seed)
             for part in prompts.split(batch_size):
@@ -326,16 +368,16 @@ class TextToImageModel(CheckedModel, GenerationMixin):
             (images, texts) log-likelihood of an image's tokens, in nats.
         """
         images, texts = len(image_token_ids), len(input_ids)
+        input_ids, image_token_ids = input_ids.to(self.device), image_token_ids.to(self.device)
         rows = torch.cartesian_prod(torch.arange(images), torch.arange(texts)).to(self.device)  # (pairs, 2)
-        was_training = self.training
-        self.eval()
         found = []
-        for part in rows.split(batch_size):
-            tokens = image_token_ids[part[:, 0]].flatten(1)
-            logits = self(input_ids[part[:, 1]], image_token_ids=tokens).logits[..., self.config.image_token_offset :]
-            chosen = logits.float().log_softmax(dim=-1).gather(2, tokens[:, :, None])
-            found.append(chosen.sum(dim=(1, 2)))
-        self.train(was_training)
+        with self._evaluated():
+            for part in rows.split(batch_size):
+                tokens = image_token_ids[part[:, 0]].flatten(1)
+                output = self(input_ids[part[:, 1]], image_token_ids=tokens)
+                logits = output.logits[..., self.config.image_token_offset :].float()
+                chosen = logits.log_softmax(dim=-1).gather(2, tokens[:, :, None])
+                found.append(chosen.sum(dim=(1, 2)))
         return torch.cat(found).view(images, texts)
 
 

@@ -22,6 +22,8 @@ def unit_pixels(pixel_values: torch.Tensor, image_processor: Any) -> torch.Tenso
             torch.tensor(v)[:, None, None] for v in (image_processor.image_std, image_processor.image_mean)
         )
         pixels = pixels * deviation + mean
+    if not getattr(image_processor, "do_rescale", True):
+        pixels = pixels / 255
     return pixels.clamp(0, 1)
 
 
@@ -94,8 +96,14 @@ class TextToImageProcessor(MultimodalProcessor):
         tensors = kwargs.pop("return_tensors", None)
         data: dict[str, Any] = {}
         if text is not None:
-            data |= self._prompts([text] if isinstance(text, str) else list(text), bool(truncation))
+            texts = [text] if isinstance(text, str) else list(text)
+            if not texts:
+                raise ValueError("a processor needs at least one example, got an empty list of texts.")
+            data |= self._prompts(texts, bool(truncation))
         if images is not None:
+            missing = [row for row, image in enumerate(images) if image is None] if isinstance(images, list) else []
+            if missing:
+                raise ValueError(f"the image of row {missing[0]} is missing, and there is no image of nothing.")
             options = {name: value for name, value in kwargs.items() if name not in ("padding", "max_length")}
             pixels = super().__call__(images=images, return_tensors="pt", **options)["pixel_values"]
             data["pixel_values"] = pixels if tensors else list(pixels)

@@ -4,6 +4,8 @@ import pytest
 import torch
 from conftest import make_batch, without_dropout
 from test_fusion_model import PAIRS, make_model
+from test_image_tokenizer import make_image_tokenizer, make_pixels
+from test_text_to_image import make_prompts, make_text_to_image, make_tokens
 
 from hf_multimodal import (
     AlignerModel,
@@ -12,6 +14,7 @@ from hf_multimodal import (
     RobustFusionForImageTextClassification,
 )
 from hf_multimodal.models.fusion import FUSIONS
+from hf_multimodal.models.modeling_image_tokenizer import QUANTIZERS
 from hf_multimodal.models.modeling_vision_text import Features
 
 FAMILIES = [FusionForImageTextClassification, RobustFusionForImageTextClassification, AlignerModel]
@@ -153,6 +156,45 @@ def test_a_single_modality_model_exports(modality, batch):
         program = torch.export.export(model, (), inputs, dynamic_shapes={name: {0: rows} for name in inputs})
     assert_equals_eager(program.module(), model, inputs)
     assert_equals_eager(program.module(), model, {name: value[:3] for name, value in inputs.items()})
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
+def test_an_image_tokenizer_is_one_graph_each_way_and_exports_for_any_batch(quantizer):
+    model = make_image_tokenizer(quantizer)
+    pixels, other = (make_pixels(model.config, rows=rows, seed=rows) for rows in (4, 7))
+    rows = torch.export.Dim("rows")
+
+    class Half(torch.nn.Module):
+        def __init__(self, function):
+            super().__init__()
+            self.model, self.function = model, function
+
+        def forward(self, inputs):
+            return self.function(inputs)
+
+    with torch.no_grad():
+        ids = model.encode(pixels)
+        for function, inputs, more in ((model.encode, pixels, other), (model.decode, ids, model.encode(other))):
+            compiled = torch.compile(function, backend="eager", fullgraph=True)
+            torch.testing.assert_close(compiled(inputs), function(inputs), rtol=0, atol=1e-5)
+            program = torch.export.export(Half(function), (inputs,), dynamic_shapes=({0: rows},)).module()
+            torch.testing.assert_close(program(inputs), function(inputs), rtol=0, atol=1e-5)
+            torch.testing.assert_close(program(more), function(more), rtol=0, atol=1e-5)
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        assert_equals_eager(compiled, model, {"pixel_values": pixels})
+
+
+@pytest.mark.parametrize("decoder", ["gpt2", "llama"])
+def test_a_text_to_image_model_is_one_graph_in_training(decoder):
+    model = without_dropout(make_text_to_image(decoder, text_dropout=0)).train()
+    inputs = {"input_ids": make_prompts(), "image_token_ids": make_tokens()}
+    gradients = []
+    for one in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
+        model.zero_grad()
+        one(**inputs).loss.backward()
+        gradients.append({name: p.grad.clone() for name, p in model.text_model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 from test_fusion_model import make_model
+from test_image_tokenizer import make_image_tokenizer
 from test_processor import make_image_processor, make_tokenizer
+from test_text_to_image import make_text_to_image
+from test_text_to_image_processor import make_text_to_image_processor
 from transformers import PreTrainedModel
 
 import hf_multimodal.models
@@ -182,6 +185,8 @@ TRAVELS = {
     RobustFusionForImageTextClassification: ALWAYS | CLASSIFIER | {"modeling_robust_fusion"},
     AlignerModel: ALWAYS | {"modeling_aligner", "losses"},
 }
+IMAGE_TOKENIZER = {"configuration_vision_text", "configuration_image_tokenizer", "modeling_image_tokenizer"}
+TEXT_TO_IMAGE = {"configuration_text_to_image", "modeling_text_to_image", "processing_text_to_image"}
 OWN = {"torchvision:resnet18": {"modeling_torchvision"}, "recurrent_text:gru": {"modeling_recurrent_text"}}
 
 
@@ -196,22 +201,51 @@ def test_what_travels_is_what_the_model_needs(family, vision, text, tmp_path):
     assert len(found) <= 10
 
 
+def test_what_travels_with_an_image_tokenizer(tmp_path):
+    make_image_tokenizer().save_pretrained(tmp_path)
+    make_image_processor().save_pretrained(tmp_path)
+    assert {path.stem for path in tmp_path.glob("*.py")} == IMAGE_TOKENIZER
+
+
+def test_what_travels_with_a_text_to_image_model(tmp_path):
+    make_text_to_image().save_pretrained(tmp_path)
+    model_alone = {path.stem for path in tmp_path.glob("*.py")}
+    make_text_to_image_processor(12).save_pretrained(tmp_path)
+    found = {path.stem for path in tmp_path.glob("*.py")}
+    assert found == model_alone == IMAGE_TOKENIZER | TEXT_TO_IMAGE | {"processing_multimodal"}
+    assert len(found) <= 10
+
+
 WITHOUT_TORCH = """
-import importlib.machinery, sys
+import importlib, importlib.machinery, sys, types
 find = importlib.machinery.PathFinder.find_spec
 def found(name, path=None, target=None):
     return None if name.partition(".")[0] in ("torch", "torchvision") else find(name, path, target)
 importlib.machinery.PathFinder.find_spec = found
-sys.path.insert(0, sys.argv[1])
-module = __import__(sys.argv[2])
-assert module.VisionTextConfig(vision_config={"model_type": "vit"}).vision_config.hidden_size == 768
+travelled = sys.modules["travelled"] = types.ModuleType("travelled")
+travelled.__path__ = [sys.argv[1]]
+module = importlib.import_module("travelled." + sys.argv[2])
+config = getattr(module, sys.argv[3])(**eval(sys.argv[4]))
+assert eval(sys.argv[5], {"config": config})
 assert not {"torch", "torchvision"} & set(sys.modules)
 """
 
 
+CONFIGURATIONS = {  # file: its class, its fields, and what is asked of it
+    "configuration_vision_text": (
+        "VisionTextConfig",
+        '{"vision_config": {"model_type": "vit"}}',
+        "config.vision_config.hidden_size == 768",
+    ),
+    "configuration_image_tokenizer": ("ImageTokenizerConfig", "{'image_size': 32}", "config.vocab_size == 512"),
+    "configuration_text_to_image": ("TextToImageConfig", "{}", "config.text_config.vocab_size == 50257 + 1 + 512"),
+}
+
+
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("configuration_*.py")), ids=lambda path: path.stem)
 def test_configurations_are_built_where_there_is_no_torch(path):
-    subprocess.run([sys.executable, "-c", WITHOUT_TORCH, str(FOLDER), path.stem], check=True)
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(FOLDER), path.stem, *CONFIGURATIONS[path.stem]]
+    subprocess.run(command, check=True)
 
 
 THE_PACKAGE_AFTERWARDS = """

@@ -10,8 +10,11 @@ import pytest
 import torch
 from conftest import make_batch
 from test_fusion_model import make_model
+from test_image_tokenizer import make_image_tokenizer
 from test_processor import make_image_processor, make_tokenizer, pil_image
-from transformers import AutoModel
+from test_text_to_image import make_text_to_image
+from test_text_to_image_processor import make_text_to_image_processor
+from transformers import AutoModel, AutoModelForMultimodalLM, AutoProcessor
 
 from hf_multimodal import (
     AlignerModel,
@@ -92,6 +95,61 @@ def test_a_saved_folder_loads_without_the_package(name, told):
             name for name, tensor in model.state_dict().items() if torch.equal(tensor, loaded.state_dict()[name])
         }
         assert travelled == set(model.state_dict())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """The same for what makes images."""
+    folder, models, jobs = tmp_path_factory.mktemp("maker"), {}, []
+    for quantizer in ("fsq", "vq"):
+        models[f"{quantizer} tokenizer"] = make_image_tokenizer(quantizer)
+    for decoder, quantizer in (("gpt2", "fsq"), ("llama", "vq")):
+        models[f"{decoder} generator"] = make_text_to_image(decoder, quantizer)
+    for name, model in models.items():
+        own = folder / name.replace(" ", "_")
+        model.save_pretrained(own / "model")
+        processor = make_text_to_image_processor(12)
+        (processor if "generator" in name else processor.image_processor).save_pretrained(own / "model")
+        task = "generate" if "generator" in name else "reconstruct"
+        jobs.append({"task": task, "source": own / "model", "results": own / "results.pt", "again": own / "again"})
+    return folder, models, dict(zip(models, ask_stranger(jobs, folder), strict=True))
+
+
+@pytest.mark.parametrize("name", ["fsq tokenizer", "vq tokenizer"])
+def test_an_image_tokenizer_loads_without_the_package(name, made):
+    folder, models, answers = made
+    own, model = folder / name.replace(" ", "_"), models[name]
+    assert answers[name] == {"config": "ImageTokenizerConfig", "module": "transformers_modules"}
+    pixels, ids, images = torch.load(own / "results.pt", weights_only=False)
+    for source in (own / "model", own / "again"):
+        loaded = AutoModel.from_pretrained(source, trust_remote_code=False)
+        assert type(loaded) is type(model)
+        assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in model.state_dict().items())
+        assert torch.equal(loaded.encode(torch.as_tensor(pixels[0])[None]), ids)
+        with torch.no_grad():
+            torch.testing.assert_close(loaded.decode(ids), images, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["gpt2 generator", "llama generator"])
+def test_a_text_to_image_model_loads_without_the_package(name, made):
+    folder, models, answers = made
+    own, model, said = folder / name.replace(" ", "_"), models[name], answers[name]
+    assert said == {
+        "config": "TextToImageConfig",
+        "module": "transformers_modules",
+        "processor": "TextToImageProcessor",
+        "same": [True] * 3,
+    }
+    prompts, found, images = torch.load(own / "results.pt")
+    here = AutoProcessor.from_pretrained(own / "model", trust_remote_code=False)
+    assert here(text=["a red dog", None, "cat"])["input_ids"] == prompts.tolist()
+    for source in (own / "model", own / "again"):
+        loaded = AutoModelForMultimodalLM.from_pretrained(source, trust_remote_code=False)
+        assert type(loaded) is type(model)
+        assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in model.state_dict().items())
+        for sequences in found:
+            assert torch.equal(loaded.generate(prompts, guidance_scale=2.0), sequences)
+        torch.testing.assert_close(loaded.decode_image_tokens(found[0]), images, rtol=0, atol=1e-6)
 
 
 def test_importing_the_package_leaves_out_what_only_retrieval_needs():
