@@ -66,7 +66,9 @@ def nearest_codes(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor
     """
     # |vector - code|² = |vector|² - 2 (vector · code - |code|² / 2), and the first term is the same for all codes.
     bias = codebook.square().sum(dim=1) / -2
-    chunks = vectors.split(CHUNK) if len(vectors) else (vectors,)
+    # An exported program takes any number of vectors, so that it cannot count chunks.
+    whole = torch.compiler.is_exporting() or not len(vectors)
+    chunks = (vectors,) if whole else vectors.split(CHUNK)
     return torch.cat([torch.addmm(bias, chunk, codebook.T).argmax(dim=1) for chunk in chunks])
 
 
@@ -371,6 +373,17 @@ class ImageTokenizerOutput(ModelOutput):
     reconstruction_loss: torch.Tensor | None = None
 
 
+class _AutoMap(dict[str, Any]):
+    """Names by which classes are found, one each.
+
+    In saving, transformers takes any class with "Tokenizer" in its name for a tokenizer of texts, and enters a pair of
+    a slow and a fast one, which no model is loaded by.
+    """
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        super().__setitem__(name, value if isinstance(value, str) else next(one for one in value if one is not None))
+
+
 class CheckedModel(PreTrainedModel):
     """A model whose checkpoint is whole, finite and read from safetensors, or refused.
 
@@ -384,7 +397,8 @@ class CheckedModel(PreTrainedModel):
         file = type(self).__module__.split(".")[-1]
         own = dict.fromkeys(self.auto_classes, f"{file}.{type(self).__name__}")
         config = type(self.config)
-        self.config.auto_map = own | {"AutoConfig": f"{config.__module__.split('.')[-1]}.{config.__name__}"}
+        own["AutoConfig"] = f"{config.__module__.split('.')[-1]}.{config.__name__}"
+        self.config.auto_map = _AutoMap(own)
         super().save_pretrained(save_directory, **kwargs)
 
     @classmethod
@@ -501,7 +515,7 @@ class ImageTokenizerModel(CheckedModel):
             ValueError: If the images are of another size than the configuration's.
         """
         quantized = self._quantize(pixel_values)
-        reconstruction = self._decode(quantized.vectors, len(pixel_values))
+        reconstruction = self._decode(quantized.vectors, pixel_values.shape[0])
         reconstruction_loss = functional.mse_loss(reconstruction.float(), pixel_values.float())
         return ImageTokenizerOutput(
             loss=reconstruction_loss + quantized.loss if return_loss else None,
@@ -545,7 +559,7 @@ class ImageTokenizerModel(CheckedModel):
             raise ValueError(
                 f"image token ids must be in 0..{self.config.vocab_size - 1}, got {ids.min()} to {ids.max()}."
             )
-        return self._decode(self.quantizer.lookup(ids.flatten()), len(ids))
+        return self._decode(self.quantizer.lookup(ids.flatten()), ids.shape[0])
 
     def _quantize(self, pixel_values: torch.Tensor) -> Quantized:
         size = self.config.image_size

@@ -195,6 +195,22 @@ def test_saved_and_loaded_bit_for_bit(decoder, tied, tmp_path):
         assert torch.equal(loaded.generate(prompts), model.generate(prompts))
 
 
+def test_states_of_tied_heads_load_where_they_are_saved_once(tmp_path):
+    """`Trainer` gives the file that was saved, which names a tied weight once, to `load_state_dict`."""
+    model, other = make_text_to_image(tied=True), make_text_to_image(tied=True, seed=1)
+    model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    assert len(saved) == len(model.state_dict()) - 1
+    result = other.load_state_dict(saved, strict=True)
+    assert result.missing_keys == result.unexpected_keys == []
+    assert other.get_output_embeddings().weight is other.get_input_embeddings().weight
+    for name, value in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value), name
+    del saved["text_model.transformer.ln_f.bias"]
+    with pytest.raises(RuntimeError, match="text_model.transformer.ln_f.bias"):
+        other.load_state_dict(saved, strict=True)
+
+
 @pytest.mark.keys_do_not_fit
 @pytest.mark.parametrize("name", ["text_model.transformer.h.1.mlp.c_fc.bias", "image_tokenizer.quantizer.codebook"])
 def test_a_checkpoint_without_a_tensor_is_refused(name, tmp_path):
