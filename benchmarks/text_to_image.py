@@ -8,6 +8,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ QUANTIZERS = {
     "vq": ["--quantizer", "vq"],
     "tutorial": ["--quantizer", "vq_grad", "--codebook_dim", "64"],
 }
+SHOWN = {"psnr": 2, "codes_in_use": 0, "perplexity": 0}  # digits
 STEPS, LONGER = 750, 1500
 CAPTIONS, CANDIDATES = 400, 16
 IMAGES = 500  # that are read back
@@ -122,7 +124,9 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
 def main() -> None:
     """Train, draw, read, write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="*", help="Stages: tokenizers, plain, longer, held_out, aligners, large.")
+    parser.add_argument(
+        "--only", nargs="*", help="Stages: fsq, vq, tutorial, plain, longer, held_out, aligners, large."
+    )
     asked = parser.parse_args().only
     torch.set_num_threads(1)
 
@@ -138,34 +142,21 @@ def main() -> None:
         return {name: float(read(reader, shown, attributes)["all"].float().mean()) for name, shown in pairs.items()}
 
     print("reader", kept("reader", reader_check))
-    if due("tokenizers"):
-        jobs = {
-            f"{name}-{seed}": tokenizer_job(SEEN, seed, *flags) for name, flags in QUANTIZERS.items() for seed in SEEDS
-        }
-        rows = series("tokenizers", jobs, train_image_tokenizer)
-        table = []
-        for name in QUANTIZERS:
-            runs = [rows[f"{name}-{seed}"]["metrics"] for seed in SEEDS]
-            back = [
-                kept(f"back-{name}-{seed}", lambda n=name, s=seed: read_back(reader, FOLDER / f"{n}-{s}"))["all"]
-                for seed in SEEDS
-            ]
-            table.append(
-                [
-                    name,
-                    f"{runs[0]['run']['parameters']:,}",
-                    *(
-                        spread([run["test"][key] for run in runs], digits)
-                        for key, digits in (("psnr", 2), ("codes_in_use", 0), ("perplexity", 0))
-                    ),
-                    spread(back),
-                ]
-            )
-        text = markdown_table(
-            table, ["quantizer", "parameters", "PSNR, dB", "codes in use of 512", "perplexity", "all read back"]
-        )
+    table = []
+    for name, flags in QUANTIZERS.items():
+        if not due(name):
+            continue
+        jobs = {f"{name}-{seed}": tokenizer_job(SEEN, seed, *flags) for seed in SEEDS}
+        runs = [row["metrics"] for row in series(name, jobs, train_image_tokenizer).values()]
+        back = [kept(f"back-{job}", partial(read_back, reader, FOLDER / job))["all"] for job in jobs]
+        found = [spread([run["test"][key] for run in runs], digits) for key, digits in SHOWN.items()]
+        table.append([name, f"{runs[0]['run']['parameters']:,}", *found, spread(back)])
+    if table:
+        columns = ["PSNR, dB", "codes in use of 512", "perplexity", "all read back"]
+        text = markdown_table(table, ["quantizer", "parameters", *columns])
         print(text)
-        write("image-tokenizers", text)
+        if len(table) == len(QUANTIZERS):
+            write("image-tokenizers", text)
     if due("aligners"):
         jobs = {
             f"aligner-{name}": ["--data", data, "--from_scratch", "--seed", "1"]
@@ -179,9 +170,9 @@ def main() -> None:
         part = "held" if stage == "held_out" else "fsq"
         if stage == "held_out":
             jobs = {f"held-{seed}": tokenizer_job(HELD_OUT, seed) for seed in SEEDS}
-            series("tokenizers", jobs, train_image_tokenizer)
+            series("held", jobs, train_image_tokenizer)
         jobs = {f"{stage}-{seed}": decoder_job(data, seed, f"{part}-{seed}", steps) for seed in SEEDS}
-        series("decoders", jobs, train_text_to_image)
+        series(stage, jobs, train_text_to_image)
         aligner = str(FOLDER / f"aligner-{'held_out' if stage == 'held_out' else 'seen'}")
         ways = {"plain": (PLAIN, None), "guidance 3, top-k 50": (GUIDED, None)}
         ways |= {f"best of {CANDIDATES} by our aligner, guidance 2, top-k 50": (RERANKED, aligner)}
@@ -211,9 +202,9 @@ def main() -> None:
 
 def large(reader: Any) -> None:
     """Images of 64 × 64 with 16 × 16 tokens, one seed."""
-    rows = series("tokenizers", {"large": tokenizer_job(SEEN, 1, side=64, steps=1500)}, train_image_tokenizer)
+    rows = series("large", {"large": tokenizer_job(SEEN, 1, side=64, steps=1500)}, train_image_tokenizer)
     back = kept("back-large", lambda: read_back(reader, FOLDER / "large"))
-    decoders = series("decoders", {"large-drawn": decoder_job(SEEN, 1, "large", STEPS)}, train_text_to_image)
+    decoders = series("large-drawn", {"large-drawn": decoder_job(SEEN, 1, "large", STEPS)}, train_text_to_image)
     found = kept("drawn-large", lambda: drawn(reader, FOLDER / "large-drawn", GUIDED, None, None))
     test = rows["large"]["metrics"]["test"]
     minutes = (rows["large"]["seconds"] + decoders["large-drawn"]["seconds"]) / 60

@@ -166,7 +166,7 @@ takes as `--image_tokenizer`.
         {
             **TRAINING_DEFAULTS,
             "output_dir": "runs/tokenizer",
-            "learning_rate": 2e-3,
+            "learning_rate": 4e-3,
             "num_train_epochs": 10.0,
             "lr_scheduler_type": "cosine",
             "metric_for_best_model": "psnr",

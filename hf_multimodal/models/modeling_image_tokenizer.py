@@ -20,7 +20,7 @@ from .configuration_image_tokenizer import ImageTokenizerConfig
 CHUNK = 1024  # feature vectors that are compared with all codes at once
 KMEANS_STEPS = 10
 NORM_GROUPS = 8  # where the channels can be divided by it
-FEATURE_DEVIATION = 1.6  # of the encoder's output at the start
+SPREAD = 1.4  # deviation of the channels that `fsq` rounds: all levels are then in use
 FADED = 0.1  # a code that is drawn less often than this share of its fair one is put back on data
 
 
@@ -92,18 +92,34 @@ def sum_over_processes(*tensors: torch.Tensor) -> None:
             distributed.all_reduce(tensor)
 
 
-class FiniteScalarQuantizer(nn.Module):
+class Float32Module(nn.Module):
+    """A module whose buffers follow a model to a device, but not to another dtype."""
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        before = dict(self.named_buffers())
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            *path, last = name.split(".")
+            owner = self.get_submodule(".".join(path))
+            moved = owner._buffers[last]
+            if moved is not None and moved.dtype != buffer.dtype:
+                owner._buffers[last] = buffer.to(moved.device)
+        return self
+
+
+class FiniteScalarQuantizer(Float32Module):
     """Round each channel to one of a few levels; a code is one level a channel.
 
-    There is no codebook that could die, no loss of its own and nothing to share between processes. Finite scalar
-    quantization of [Mentzer et al., 2023](https://arxiv.org/abs/2309.15505).
+    There is no codebook that could die and no loss of its own. Finite scalar quantization of
+    [Mentzer et al., 2023](https://arxiv.org/abs/2309.15505). Each channel is first normalised over the batch, so that
+    none can shrink into one of its levels: without that 86 to 478 of 512 codes were in use, by the seed.
 
     Args:
         config: Its `levels` are the numbers of values, one a channel.
 
     Example:
 
-    >>> quantizer = FiniteScalarQuantizer(ImageTokenizerConfig(levels=[3, 5]))
+    >>> quantizer = FiniteScalarQuantizer(ImageTokenizerConfig(levels=[3, 5])).eval()
     >>> quantized = quantizer(torch.tensor([[-9.0, 0.0], [9.0, 9.0]]))
     >>> quantized.vectors, quantized.ids
     (tensor([[-1.,  0.],
@@ -115,9 +131,11 @@ class FiniteScalarQuantizer(nn.Module):
         self.levels = tuple(config.levels)
         self.width = len(self.levels)
         self.steps = tuple(math.prod(self.levels[:channel]) for channel in range(self.width))  # of an id, a level
+        self.norm = nn.BatchNorm1d(self.width, affine=False)
 
     def forward(self, features: torch.Tensor) -> Quantized:
         """Quantize (vectors, width)."""
+        features = SPREAD * self.norm(features)
         levels = features.new_tensor(self.levels)
         half = (levels - 1) * (1 + 1e-3) / 2
         offset = 0.5 * (levels % 2 == 0)  # an even number of levels lies around a half
@@ -134,7 +152,7 @@ class FiniteScalarQuantizer(nn.Module):
         return (digits - levels // 2).float() / (levels // 2)
 
 
-class MovingAverageQuantizer(nn.Module):
+class MovingAverageQuantizer(Float32Module):
     """Take the nearest code of a codebook that follows the features by moving averages.
 
     The codebook starts at the means that k-means finds in the first batch, and a code that is hardly drawn any more is
@@ -222,16 +240,6 @@ class MovingAverageQuantizer(nn.Module):
         self.codebook.copy_(self.sums / self.counts[:, None])
         self.updates += 1
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
-        """Follow the model to a device, but not to another dtype: a slow average stands still in bfloat16."""
-        before = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
-        super()._apply(fn, recurse)
-        for name, buffer in before.items():
-            moved = self._buffers[name]
-            if moved is not None and moved.dtype != buffer.dtype:
-                self._buffers[name] = buffer.to(moved.device)
-        return self
-
 
 class GradientQuantizer(nn.Module):
     """Take the nearest code of a codebook that gradients pull to the features, as in the first paper.
@@ -287,13 +295,6 @@ class ResidualBlock(nn.Module):
         return features + self.second(functional.relu(self.first(functional.relu(self.norm(features)))))
 
 
-class FeatureProjection(nn.Conv2d):
-    """The last convolution of the encoder; its outputs begin so wide that `fsq` begins with all of its levels.
-
-    It reads features that are normalised and rectified, of mean square 1/2.
-    """
-
-
 class ImageEncoder(nn.Module):
     """Pixels to features, a vector a token.
 
@@ -310,7 +311,7 @@ class ImageEncoder(nn.Module):
         self.mixing = nn.Conv2d(hidden, hidden, 3, padding=1)
         self.blocks = nn.ModuleList(ResidualBlock(hidden) for _ in range(config.num_residual_blocks))
         self.norm = nn.GroupNorm(1, hidden)
-        self.projection = FeatureProjection(hidden, width, 1)
+        self.projection = nn.Conv2d(hidden, width, 1)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -325,7 +326,7 @@ class ImageEncoder(nn.Module):
         features = self.mixing(features)
         for block in self.blocks:
             features = block(features)
-        return self.projection(functional.relu(self.norm(features)))
+        return self.projection(self.norm(features))
 
 
 class ImageDecoder(nn.Module):
@@ -486,10 +487,7 @@ class ImageTokenizerModel(CheckedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, FeatureProjection):
-            init.normal_(module.weight, std=FEATURE_DEVIATION * (module.in_channels / 2) ** -0.5)
-            init.zeros_(module.bias)
-        elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             # As torch does, not zeros: finite scalar codes are 0 at first, and no gradient passes a decoder of zeros.
             bound = 1 / math.sqrt(module.weight[0].numel())

@@ -135,7 +135,7 @@ def test_generate_refuses(capsys, tmp_path, tokenizer, text_to_image):
         (["--model", str(text_to_image), "--text", "a", "--guidance_scale", "0.5"], "must be 1 or more"),
         (["--model", str(text_to_image), "--text", "a", "--n", "0"], "n must be 1 or more, got 0"),
         (["--model", str(text_to_image), "--text", "a", "--candidates", "4"], "ordered by --rerank"),
-        (["--model", str(text_to_image), "--text", "red " * 80], "the text of row 0 has 80 tokens, and a prompt"),
+        (["--model", str(text_to_image), "--text", "red " * 80], "the text of row 0 has 82 tokens, and a prompt 13"),
         (["--model", str(text_to_image), "--text", "a", "--rerank", str(tokenizer)], "an aligner or a CLIP orders"),
     ):
         assert run("generate", [*flags, *output]) == 2

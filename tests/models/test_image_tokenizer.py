@@ -20,6 +20,7 @@ from hf_multimodal import ImageTokenizerConfig, ImageTokenizerModel
 from hf_multimodal.models import modeling_image_tokenizer
 from hf_multimodal.models.modeling_image_tokenizer import (
     QUANTIZERS,
+    SPREAD,
     FiniteScalarQuantizer,
     GradientQuantizer,
     MovingAverageQuantizer,
@@ -328,8 +329,15 @@ def test_gradient_at_the_features_is_that_at_the_codes(quantizer):
     assert torch.equal(features.grad, vectors.grad)
 
 
+def make_fsq(levels: list[int]) -> FiniteScalarQuantizer:
+    """In evaluation, where the running statistics let features pass as they are."""
+    quantizer = FiniteScalarQuantizer(make_config(levels=levels)).eval()
+    quantizer.norm.running_var.fill_(SPREAD**2 - quantizer.norm.eps)
+    return quantizer
+
+
 def test_fsq_gradient_is_that_of_the_bound():
-    quantizer = FiniteScalarQuantizer(make_config(levels=[5, 3]))
+    quantizer = make_fsq([5, 3])
     features = make_vectors(30, 2).requires_grad_()
     weight = make_vectors(30, 2, seed=1)
     (quantizer(features).vectors * weight).sum().backward()
@@ -343,7 +351,7 @@ def test_fsq_gradient_is_that_of_the_bound():
 
 @pytest.mark.parametrize("levels", LEVELS)
 def test_fsq_every_code_is_reached_and_looked_up(levels):
-    quantizer = FiniteScalarQuantizer(make_config(levels=levels))
+    quantizer = make_fsq(levels)
     codes = math.prod(levels)
     ids = torch.arange(codes)
     vectors = quantizer.lookup(ids)
@@ -360,7 +368,7 @@ def test_fsq_every_code_is_reached_and_looked_up(levels):
 
 @pytest.mark.parametrize("levels", LEVELS)
 def test_fsq_values_are_those_of_a_loop(levels):
-    quantizer = FiniteScalarQuantizer(make_config(levels=levels))
+    quantizer = make_fsq(levels)
     features = make_vectors(40, len(levels)) * 3
     expected_ids, expected_codes = [], []
     for row in features.tolist():
@@ -379,10 +387,19 @@ def test_fsq_values_are_those_of_a_loop(levels):
     torch.testing.assert_close(quantized.vectors, torch.tensor(expected_codes))
 
 
+def test_fsq_channels_keep_their_levels_whatever_the_scale():
+    """In training no channel can shrink into one of its levels, or drift to an end of them."""
+    quantizer = FiniteScalarQuantizer(make_config(levels=[8, 8])).train()
+    features = make_vectors(500, 2)
+    ids = quantizer(features).ids
+    assert len(ids.unique()) > 50
+    assert torch.equal(quantizer(features * torch.tensor([0.01, 50.0]) + torch.tensor([3.0, -7.0])).ids, ids)
+
+
 @pytest.mark.parametrize("levels", [[2000, 3], [2001, 2], [300, 300, 300]])
 def test_fsq_many_levels_stay_within_the_vocabulary(levels):
     """Squashing to a little more than the outermost level must not round beyond it, nor may ids lose digits."""
-    quantizer = FiniteScalarQuantizer(make_config(levels=levels))
+    quantizer = make_fsq(levels)
     corners = torch.tensor(list(itertools.product([-99.0, 99.0], repeat=len(levels))))
     quantized = quantizer(corners)
     assert quantized.ids.min() == 0 and quantized.ids.max() == math.prod(levels) - 1
