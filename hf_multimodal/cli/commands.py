@@ -154,7 +154,7 @@ name. `--gradient_cache_chunk_size 32` trains large batches on small memory.
 It needs images alone: captions and labels of the data are not read. What it leaves is what `train-text-to-image`
 takes as `--image_tokenizer`.
 
-    hf-multimodal train-image-tokenizer --data controlled:retrieval --image_size 32 --output_dir runs/tokenizer""",
+    hf-multimodal train-image-tokenizer --data controlled:retrieval --image_size 32""",
         {
             "tokenizer": ImageTokenizerArguments,
             "source": SourceArguments,

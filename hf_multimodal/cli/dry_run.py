@@ -56,11 +56,12 @@ def dry_run(
         "warnings": list(data.warnings),
         "image_values": data.report.get("image_values"),
     }
-    if processor.tokenizer is not None:
-        longest = processor.tokenizer.model_max_length
+    tokenizer = getattr(processor, "tokenizer", None)  # an image processor has none
+    if tokenizer is not None:
+        longest = tokenizer.model_max_length
         report["max_length"] = longest
         report["tokens_cut"] = {
-            name: int((token_lengths(rows, processor.tokenizer) - longest).clip(min=0).sum())
+            name: int((token_lengths(rows, tokenizer) - longest).clip(min=0).sum())
             for name, rows in data.splits.items()
         }
     report |= parameter_counts(model)
