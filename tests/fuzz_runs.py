@@ -18,10 +18,11 @@ from hf_multimodal.cli.rows import run_arguments
 from hf_multimodal.evaluation.predictions import read_predictions
 from hf_multimodal.hub.card import write_card
 from hf_multimodal.inference.prediction import load_model
+from hf_multimodal.models.inner_models import MismatchedSizesError
 from hf_multimodal.training.checkpoints import find_checkpoint
 
 SAVED = Path(__file__).with_name("saved_by_190fc8f")
-DOCUMENTED = (ValueError, OSError, FileNotFoundError)  # as such, not what is derived from them
+DOCUMENTED = (ValueError, OSError, FileNotFoundError, MismatchedSizesError)  # as such, not what is derived from them
 
 
 def doors(folder: Path) -> dict[str, tuple[str, Callable[[], Any]]]:

@@ -211,7 +211,7 @@ sixteen is kept.
     ),
     "evaluate": Command(
         "evaluate",
-        """evaluate a trained model on labelled data, or an aligner on pairs
+        """evaluate a trained model: a classifier on labelled data, the others on pairs or images
 
 `--against other/predictions.csv` adds the 95 % interval of the difference to another run on the same rows;
 `--output_dir` writes metrics, predictions and plots. Column names, and how splits are made, are those of the model's

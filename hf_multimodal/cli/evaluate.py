@@ -94,7 +94,7 @@ def evaluate(args: EvaluationArguments, source: SourceArguments, labels: LabelAr
     if model.config.model_type in GENERATORS:
         return evaluate_generator(args, source, model, processor)
     if model.config.model_type not in CLASSIFIERS:
-        known = ", ".join((ALIGNER, *GENERATORS, *CLASSIFIERS))
+        known = " or ".join((ALIGNER, *CLASSIFIERS, *GENERATORS))
         raise ValueError(
             f"models to be evaluated are of type {known}, {args.model!r} is a {model.config.model_type}. Retriever "
             "and ZeroShotClassifier take CLIP and SigLIP."

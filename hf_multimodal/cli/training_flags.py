@@ -12,6 +12,11 @@ from hf_multimodal.models.processing_multimodal import check_value_range
 from hf_multimodal.training.arguments import USUAL_BATCH_SIZE
 from hf_multimodal.training.checkpoints import refuse_finished_run
 
+NO_LABELS = {
+    "train-aligner": "an aligner",
+    "train-image-tokenizer": "an image tokenizer",
+    "train-text-to-image": "a text-to-image model",
+}
 LOWER_IS_BETTER = ("loss", "nll", "brier", "ece", "mse", "mae")
 
 
@@ -44,7 +49,7 @@ def parse_training(name: str, argv: list[str] | None = None) -> Any:
     if batch is None and given["total_train_batch_size"] is not None:
         line.parser.set_defaults(per_device_train_batch_size=USUAL_BATCH_SIZE)
     if given["label_names"] is not None and "classes" not in command.groups:
-        raise ValueError(f"label_names {given['label_names']} have no use: {name} reads no labels.")
+        raise ValueError(f"label_names {given['label_names']} have no use: {NO_LABELS[name]} reads no labels.")
     flags = line.parse()
     training = flags.training
     if "model" in command.groups:

@@ -483,7 +483,6 @@ class MultimodalProcessor(ProcessorMixin):
         if not any(lengths):
             raise ValueError("a processor needs at least one example, got empty lists.")
         merged = self._merge_kwargs(
-            MultimodalProcessorKwargs,  # transformers 5.20 does not look into `valid_processor_kwargs`
             tokenizer_init_kwargs=self.tokenizer.init_kwargs if self.tokenizer is not None else {},
             **kwargs,
         )
