@@ -108,7 +108,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     for name, model in models.items():
         own = folder / name.replace(" ", "_")
         model.save_pretrained(own / "model")
-        processor = make_text_to_image_processor(12)
+        processor = make_text_to_image_processor(12 if "generator" in name else 16)
         (processor if "generator" in name else processor.image_processor).save_pretrained(own / "model")
         task = "generate" if "generator" in name else "reconstruct"
         jobs.append({"task": task, "source": own / "model", "results": own / "results.pt", "again": own / "again"})
