@@ -14,6 +14,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
+from transformers.utils import can_return_tuple
 
 from .configuration_image_tokenizer import ImageTokenizerConfig
 
@@ -476,12 +477,17 @@ class ImageTokenizerModel(CheckedModel):
     accepts_loss_kwargs = False  # the loss is a mean over the batch
     _auto_class = "AutoModel"
     _no_split_modules: list[str] = []
-    _keep_in_fp32_modules_strict = ["quantizer"]
+    _supports_sdpa = True  # it has no attention, so that a model around it may take any
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
 
     def __init__(self, config: ImageTokenizerConfig) -> None:
         super().__init__(config)
         quantizer: Any = QUANTIZERS[config.quantizer](config)
         self.quantizer = quantizer
+        if quantizer.state_dict():  # a codebook is loaded in float32, whatever the rest
+            self._keep_in_fp32_modules_strict = ["quantizer"]
         self.encoder = ImageEncoder(config, quantizer.width)
         self.decoder = ImageDecoder(config, quantizer.width)
         self.post_init()
@@ -501,6 +507,7 @@ class ImageTokenizerModel(CheckedModel):
             for name, value in module.beginning().items():
                 init.copy_(getattr(module, name), value)
 
+    @can_return_tuple
     def forward(self, pixel_values: torch.Tensor, return_loss: bool = True, **kwargs: Any) -> ImageTokenizerOutput:
         """Reconstruct images through their tokens.
 

@@ -78,7 +78,6 @@ class TextToImageModel(CheckedModel, GenerationMixin):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _is_composite = True
-    _keep_in_fp32_modules_strict = ["quantizer"]
 
     def __init__(self, config: TextToImageConfig) -> None:
         super().__init__(config)

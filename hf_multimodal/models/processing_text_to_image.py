@@ -6,7 +6,9 @@ import torch
 from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
 
-from .processing_multimodal import MultimodalProcessor
+from .processing_multimodal import MultimodalProcessor, MultimodalProcessorKwargs
+
+UNREAD = ("padding", "max_length", "truncation", "return_tensors", "text_kwargs", "common_kwargs")  # by images
 
 
 def unit_pixels(pixel_values: torch.Tensor, image_processor: Any) -> torch.Tensor:
@@ -38,6 +40,10 @@ def to_images(pixel_values: torch.Tensor, image_processor: Any) -> list[Image.Im
     return [Image.fromarray(image.numpy()) for image in colours.movedim(1, -1)]
 
 
+class TextToImageProcessorKwargs(MultimodalProcessorKwargs, total=False):  # type: ignore[call-arg]
+    _defaults = {}
+
+
 class TextToImageProcessor(MultimodalProcessor):
     """Prompts of one length for [`TextToImageModel`], and images of what it gives.
 
@@ -52,6 +58,8 @@ class TextToImageProcessor(MultimodalProcessor):
     Raises:
         ValueError: If a part lacks, or `prompt_length` is below 1.
     """
+
+    valid_processor_kwargs = TextToImageProcessorKwargs
 
     def __init__(
         self,
@@ -92,19 +100,19 @@ class TextToImageProcessor(MultimodalProcessor):
         """
         if images is None and text is None:
             raise ValueError("a processor needs images, text, or both; got neither.")
-        truncation = kwargs.pop("truncation", False)
-        tensors = kwargs.pop("return_tensors", None)
+        asked = self._merge_kwargs(TextToImageProcessorKwargs, **kwargs)["text_kwargs"]
+        tensors = asked.get("return_tensors")
         data: dict[str, Any] = {}
         if text is not None:
             texts = [text] if isinstance(text, str) else list(text)
             if not texts:
                 raise ValueError("a processor needs at least one example, got an empty list of texts.")
-            data |= self._prompts(texts, bool(truncation))
+            data |= self._prompts(texts, bool(asked.get("truncation")))
         if images is not None:
             missing = [row for row, image in enumerate(images) if image is None] if isinstance(images, list) else []
             if missing:
                 raise ValueError(f"the image of row {missing[0]} is missing, and there is no image of nothing.")
-            options = {name: value for name, value in kwargs.items() if name not in ("padding", "max_length")}
+            options = {name: value for name, value in kwargs.items() if name not in UNREAD}
             pixels = super().__call__(images=images, return_tensors="pt", **options)["pixel_values"]
             data["pixel_values"] = pixels if tensors else list(pixels)
         return BatchFeature(data, tensor_type=tensors)

@@ -249,6 +249,17 @@ def test_resizing_the_vocabulary_is_refused():
     assert model.resize_token_embeddings() is model.get_input_embeddings() is model.resize_token_embeddings(33)
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "flex_attention"])
+def test_attention_is_chosen_as_of_the_decoder(attention, tmp_path):
+    model = make_text_to_image("llama")
+    model.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path, attn_implementation=attention)
+    assert loaded.text_model.config._attn_implementation == attention
+    if attention != "flex_attention":  # which compiles
+        loss = model(make_prompts(), image_token_ids=make_tokens()).loss
+        torch.testing.assert_close(loaded(make_prompts(), image_token_ids=make_tokens()).loss, loss)
+
+
 # Learning
 
 
@@ -287,7 +298,7 @@ def test_forward_reads_padding_as_the_processor_gives_it():
 
 
 def test_forward_gives_states_attentions_and_tuples():
-    model = make_text_to_image(text_config=DECODERS["gpt2"](attn_implementation="eager"))
+    model = make_text_to_image()
     model.set_attn_implementation("eager")
     prompts, tokens = make_prompts(), make_tokens()
     output = model(prompts, image_token_ids=tokens, output_hidden_states=True, output_attentions=True)
@@ -551,6 +562,62 @@ def test_image_tokens_only_comes_after_processors_of_the_callers():
     assert ImageTokensOnly(1)(None, torch.zeros(1, 3)).tolist() == [[-math.inf, *[pytest.approx(-math.log(2))] * 2]]
 
 
+# What transformers' `GenerationTesterMixin` holds generating models to; its own file is in no distribution.
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}, {"do_sample": True}], ids=str)
+def test_generate_returns_what_is_asked_for(decoder, options):
+    model = make_text_to_image(decoder)
+    model.set_attn_implementation("eager")  # which tells its attentions
+    output = model.generate(
+        make_prompts(),
+        return_dict_in_generate=True,
+        output_scores=True,
+        output_logits=True,
+        output_hidden_states=True,
+        output_attentions=True,
+        **options,
+    )
+    rows = 4 * options.get("num_beams", 1)
+    assert output.sequences.shape == (4, PROMPT + 1 + TOKENS)
+    assert len(output.scores) == len(output.logits) == len(output.hidden_states) == len(output.attentions) == TOKENS
+    assert output.logits[0].shape == (rows, TEXT_IDS + 1 + CODES)
+    assert len(output.hidden_states[1]) == 3 and output.hidden_states[1][0].shape == (rows, 1, 16)
+    assert len(output.attentions[1]) == 2 and output.attentions[1][0].shape == (rows, 2, 1, PROMPT + 2)
+    assert output.past_key_values.get_seq_length() == PROMPT + TOKENS
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@torch.no_grad()
+def test_generate_goes_on_from_a_cache(decoder):
+    model = make_text_to_image(decoder)
+    whole = model.generate(make_prompts())
+    begun = model.generate(make_prompts(), max_new_tokens=3, return_dict_in_generate=True)
+    found = model.generate(begun.sequences, past_key_values=begun.past_key_values)
+    assert torch.equal(found, whole)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@torch.no_grad()
+def test_generate_with_a_static_cache(decoder):
+    model = make_text_to_image(decoder)
+    expected = model.generate(make_prompts())
+    assert torch.equal(model.generate(make_prompts(), cache_implementation="static", disable_compile=True), expected)
+
+
+@torch.no_grad()
+def test_generate_stops_by_a_criterion_and_streams():
+    model = make_text_to_image()
+
+    class Stop(hf.StoppingCriteria):
+        def __call__(self, input_ids, scores, **kwargs):
+            return torch.full((len(input_ids),), input_ids.shape[1] >= PROMPT + 4)
+
+    found = model.generate(make_prompts(), stopping_criteria=hf.StoppingCriteriaList([Stop()]))
+    assert torch.equal(found, model.generate(make_prompts())[:, : PROMPT + 4])
+
+
 BEGUN = torch.full((4, TOKENS), TEXT_IDS + 1)
 
 
@@ -770,7 +837,7 @@ def test_the_matching_caption_of_controlled_images_scores_highest():
     model = TextToImageModel(
         TextToImageConfig(
             text_config=hf.GPT2Config(n_positions=32, n_embd=32, n_layer=2, n_head=2),
-            image_tokenizer_config=make_image_tokenizer_config(),
+            image_tokenizer_config=make_image_tokenizer_config(levels=[8, 4, 4]),
             text_vocab_size=len(words),
             prompt_length=15,
         )

@@ -67,6 +67,7 @@ def test_a_text_that_is_too_long_is_named_by_its_row(processor):
     with pytest.raises(ValueError, match="the text of row 2 has 6 tokens, and a prompt 5: shorten it, or give trunc"):
         processor(text=["cat", None, "a a a a", "a a a a a a"])
     cut = processor(text=["cat", None, "a red dog cat"], truncation=True)["input_ids"]
+    assert processor(text=["cat", None, "a red dog cat"], text_kwargs={"truncation": True})["input_ids"] == cut
     assert cut[2] == [2, 4, 5, 6, 7, BEGIN] and cut[0] == [0, 0, 2, 7, 3, BEGIN]
 
 
@@ -133,6 +134,17 @@ def test_pixels_beyond_black_and_white_are_cut(processor):
     pixels = torch.stack([torch.full((3, 16, 16), value) for value in (-9.0, 9.0)]).bfloat16().requires_grad_()
     black, white = processor.post_process_multimodal_output(pixels, generation_mode="image")
     assert black.getextrema() == ((0, 0),) * 3 and white.getextrema() == ((255, 255),) * 3
+
+
+def test_options_of_images_and_texts(processor):
+    images, text = [noise(size=(20, 30))], ["a red dog cat"]
+    options = {"text_kwargs": {"truncation": True}, "images_kwargs": {"do_normalize": False}}
+    batch = processor(images=images, text=text, return_tensors="pt", **options)
+    assert batch.pixel_values.min() >= 0 and batch.input_ids.shape == (1, 6)
+    flat = processor(images=images, text=text, return_tensors="pt", truncation=True, do_normalize=False, padding=True)
+    assert all(torch.equal(batch[name], flat[name]) for name in flat)
+    with pytest.raises(ValueError, match="truncation"):
+        processor(text=text, truncation=True, text_kwargs={"truncation": False})
 
 
 @pytest.mark.parametrize("mode", [None, "text", "audio"])
