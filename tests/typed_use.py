@@ -10,10 +10,15 @@ from hf_multimodal import (
     AlignerConfig,
     AlignerModel,
     AlignerTrainer,
+    CaptionCollator,
     EpochCallback,
     FusionConfig,
     FusionForImageTextClassification,
+    ImageCollator,
     ImageTextClassificationPipeline,
+    ImageTokenizerConfig,
+    ImageTokenizerModel,
+    ImageTokenizerTrainer,
     ModalityDropout,
     MultimodalCollator,
     MultimodalProcessor,
@@ -26,6 +31,10 @@ from hf_multimodal import (
     RobustFusionCallback,
     RobustFusionConfig,
     RobustFusionForImageTextClassification,
+    TextToImageConfig,
+    TextToImageModel,
+    TextToImageProcessor,
+    TokenCache,
     TorchvisionConfig,
     TorchvisionModel,
     ZeroShotClassifier,
@@ -91,6 +100,23 @@ def align(folder: Path, vision: str, text: str) -> str:
     ZeroShotClassifier(model, processor, ["dog", "cat"], ["a photo of a {}."]).predict(["a.jpg"])
     retrieval_ceiling([["square", "red"]])
     return retrieval_table(found)
+
+
+def draw(folder: Path, image_processor: object, words: object) -> list[float]:
+    rows = make_retrieval(100)
+    tokenizer = ImageTokenizerModel(ImageTokenizerConfig(image_size=32, quantizer="vq"))
+    args = MultimodalTrainingArguments(str(folder), head_learning_rate=4e-3)
+    ImageTokenizerTrainer(tokenizer, args, ImageCollator(image_processor), train_dataset=rows).train()
+    config = TextToImageConfig(image_tokenizer_config=tokenizer.config, text_vocab_size=100, prompt_length=16)
+    model = TextToImageModel(config)
+    processor = TextToImageProcessor(image_processor, words, prompt_length=16)
+    cache = TokenCache(folder, model.image_tokenizer, image_processor, rows["image"][:])
+    MultimodalTrainer(model, args, CaptionCollator(processor, token_cache=cache), train_dataset=rows).train()
+    images = model.generate_images(processor, ["a red circle", None], num_images_per_prompt=2, seed=0)
+    images[0].save(folder / "image.png")
+    prompts = processor(text=["a red circle"], return_tensors="pt").input_ids
+    likelihoods = model.score(prompts, tokenizer.encode(torch.zeros(1, 3, 32, 32)))
+    return [float(value) for value in likelihoods.flatten()]
 
 
 def configure() -> list[str]:
