@@ -31,7 +31,9 @@ SAME = 0.01  # relative difference up to which the logged loss is the NLL: half 
 TRAINING = "training loss"
 LOSSES = {"nll": "NLL", "mse": "squared error"}
 VALIDATION = {name: f"validation {label}" for name, label in LOSSES.items()}
+OWN_LOSS = "validation loss"
 SCORE_TITLE = "Validation scores"
+PSNR_TITLE = "Validation PSNR, dB"
 MISSING_LABELS = {"image": "no image", "text": "no text", "both": "half no image, half no text"}
 SCORES = {"accuracy": "accuracy", "label_accuracy": "label accuracy", "macro_f1": "macro-F1", "mAP": "mAP"}
 SCORES |= {"r2": "R²", "pearson": "Pearson's r"}
@@ -75,7 +77,7 @@ def plot_history(log_history: Sequence[Mapping[str, Any]], path: str | Path | No
             marker = "" if label == TRAINING and len(points) > 1 else "o"
             style: dict[str, Any] = {"color": LINE_COLOURS.get(label, BLUE), "marker": marker, "markersize": 4}
             axes.plot(list(points), list(points.values()), label=label, clip_on=False, **style)
-            if label in VALIDATION.values():
+            if label in (*VALIDATION.values(), OWN_LOSS):
                 best = min(points, key=lambda when: (points[when], when))
                 axes.axvline(best, color=BLUE, linestyle=":", linewidth=1, label=f"lowest, {along} {best:.4g}")
         values = [value for points in lines.values() for value in points.values()]
@@ -106,10 +108,13 @@ def _history_panels(log_history: Sequence[Mapping[str, Any]], along: str) -> dic
     training, validation = logged({"loss": TRAINING}), logged({f"eval_{name}": to for name, to in VALIDATION.items()})
     scores = logged({f"eval_{name}": label for name, label in SCORES.items()})
     own_loss = _points(log_history, "eval_loss", along)
+    if own_loss and not validation:  # of a model that has no other measure
+        validation = {OWN_LOSS: own_loss}
     if training and any(_agree(own_loss, points) for points in validation.values()):
         panels = {"Loss": training | validation}
     else:
         panels = {"Training loss": training} | {f"V{label[1:]}": {label: validation[label]} for label in validation}
+    panels[PSNR_TITLE] = logged({"eval_psnr": PSNR_TITLE.lower()})
     return {title: lines for title, lines in {**panels, SCORE_TITLE: scores}.items() if lines}
 
 

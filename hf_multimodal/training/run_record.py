@@ -13,6 +13,7 @@ from hf_multimodal.synthetic.classification import CONTROLLED_TASKS, ceiling
 from hf_multimodal.synthetic.retrieval import retrieval_ceiling
 
 CHOOSING = ("metric_for_best_model", "early_stopping_patience")  # of use only where a checkpoint is chosen
+CODEBOOK = ("codebook_size", "codebook_dim", "codebook_decay", "commitment_weight")  # which `fsq` has not
 
 
 def run_record(values: Mapping[str, Any], data: LoadedData) -> dict[str, Any]:
@@ -33,6 +34,8 @@ def run_record(values: Mapping[str, Any], data: LoadedData) -> dict[str, Any]:
     without = () if values["load_best_model_at_end"] else CHOOSING
     if data.problem_type != "multi_label_classification":
         without = (*without, "threshold")
+    if "quantizer" in values:
+        without = (*without, *(CODEBOOK if values["quantizer"] == "fsq" else ("levels",)))
     chosen = {name: values[name] for name in HYPERPARAMETERS if name in values and name not in without}
     kind = data.report.get("kind")
     facts: dict[str, Any] = {

@@ -343,3 +343,12 @@ def test_plots_leave_pyplot_alone(tmp_path):
     before = dict(matplotlib.rcParams)
     plot_prediction(None, CHINESE, ["a"], [1.0], tmp_path / "p.png")
     assert dict(matplotlib.rcParams) == before
+
+
+def test_plot_history_of_models_without_classes():
+    """An image tokenizer has its PSNR in axes of its own, a text-to-image model both losses in one."""
+    log = [{"loss": 0.05, "epoch": 1.0}, {"eval_psnr": 22.0, "epoch": 1.0}]
+    assert [axes.get_title(loc="left") for axes in plot_history(log).axes] == ["Training loss", "Validation PSNR, dB"]
+    figure = plot_history([{"loss": 4.0, "epoch": 1.0}, {"eval_loss": 4.0, "epoch": 1.0}])
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["Loss"]
+    assert [line.get_label() for line in figure.axes[0].lines][:2] == ["training loss", "validation loss"]
