@@ -1,6 +1,7 @@
 """The console command `hf-multimodal`: which command runs, its help, and what a mistake ends with."""
 
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -66,6 +67,9 @@ def run(name: str, flags: list[str] | None = None) -> int:
         module = importlib.import_module(f"hf_multimodal.cli.{COMMANDS[name].module}")
         with plain_messages():
             report: Any = getattr(module, COMMANDS[name].function)(given)
+    except BrokenPipeError:  # whoever read the output, as `head`, has seen enough
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  Python writes what is left as it exits
+        return 141  # as of a command that SIGPIPE ended
     except MISTAKES as error:
         if "--traceback" in given:
             raise

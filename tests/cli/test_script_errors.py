@@ -3,7 +3,10 @@
 import csv
 import json
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +221,16 @@ def test_a_model_of_transformers_that_does_not_fit_is_named(tmp_path: Path) -> N
     broken = edited(tmp_path / "bert", tmp_path / "broken", {"intermediate_size": 48})
     with pytest.raises(ValueError, match=rf"^{broken} does not fit .*dense.bias is \(\d+,\) and should be \(48,\)"):
         load_model(broken, "text_config")
+
+
+def test_run_ends_quietly_when_nobody_reads_on(tmp_path):
+    """`hf-multimodal ... | head -1` is no mistake: no message, and the status of a command that SIGPIPE ended."""
+    program = (
+        "import sys\nfrom hf_multimodal.cli import main, predict\n"
+        "def shout(flags):\n    for number in range(10**6):\n        print('row', number)\n"
+        "predict.main = shout\nsys.exit(main.run('predict', []))"
+    )
+    command = f"{sys.executable} -c {shlex.quote(program)} | head -1; echo ${{PIPESTATUS[0]}}"
+    found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert found.stdout.splitlines() == ["row 0", "141"]
+    assert "error" not in found.stderr and "Traceback" not in found.stderr
