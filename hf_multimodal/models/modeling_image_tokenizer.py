@@ -501,6 +501,10 @@ class ImageTokenizerModel(CheckedModel):
         elif isinstance(module, nn.GroupNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm1d):
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+            init.zeros_(module.num_batches_tracked)
         elif isinstance(module, nn.Embedding):
             init.uniform_(module.weight, -1 / module.num_embeddings, 1 / module.num_embeddings)
         elif isinstance(module, MovingAverageQuantizer):

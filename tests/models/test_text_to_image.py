@@ -57,10 +57,11 @@ def make_text_to_image(decoder: str = "gpt2", quantizer: str = "fsq", tied: bool
     """Random weights, larger than at a start, so that tokens differ in their probability."""
     torch.manual_seed(seed)
     model = TextToImageModel(make_text_to_image_config(decoder, quantizer, tied, **fields))
+    torch.manual_seed(seed)
     with torch.no_grad():
         for name, value in model.text_model.named_parameters():
             if value.ndim > 1:
-                value.mul_(4)
+                value.normal_(std=0.4)
             if name.endswith("bias"):
                 value.normal_(std=0.1)
     if quantizer == "vq":
@@ -414,7 +415,7 @@ def test_greedy_generation_alone_and_in_a_batch_with_and_without_cache(decoder, 
     for row in (0, 3, 49):
         assert torch.equal(model.generate(prompts[row : row + 1], use_cache=use_cache)[0], found[row])
         assert (found[row, PROMPT + 1 :] - TEXT_IDS - 1).tolist() == greedy(model, prompts[row])
-    assert len(found[:, PROMPT + 1 :].unique(dim=0)) > 2  # texts matter
+    assert len(found[:, PROMPT + 1 :].unique(dim=0)) > 20  # texts matter
 
 
 def test_generation_hides_no_padding():
@@ -537,8 +538,7 @@ def test_beams_end_with_the_likelihood_of_their_image(decoder):
     scores = model.score(prompts, tokens)
     own = scores[torch.arange(6), torch.arange(3).repeat_interleave(2)]
     torch.testing.assert_close(output.sequences_scores * TOKENS, own, rtol=1e-4, atol=1e-4)
-    plain = (model.generate(prompts)[:, PROMPT + 1 :] - TEXT_IDS - 1).view(3, *GRID)
-    assert (own[::2] >= model.score(prompts, plain).diagonal() - 1e-4).all()
+    assert (own[::2] >= own[1::2]).all()
 
 
 def test_scores_of_generation_are_log_likelihoods_of_image_tokens():
