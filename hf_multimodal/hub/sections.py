@@ -226,7 +226,7 @@ def _data(run: Run) -> str:
     if "train_images" in run.facts:
         left_out = sum(run.facts.get("incomplete_pairs", {}).values())
         captions = f" with their captions; {left_out:,} rows without image or caption were left out."
-        paired = captions if "incomplete_pairs" in run.facts else "."
+        paired = "." if run.family == "multimodal_image_tokenizer" else captions
         sentences.append(f"{run.facts['train_images']:,} training images{paired}")
     if run.facts.get("bad_samples"):
         sentences.append(f"{run.facts['bad_samples']:,} bad samples were let pass.")
