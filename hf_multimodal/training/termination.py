@@ -1,7 +1,6 @@
 """The end of a run from outside: SIGTERM saves a checkpoint and exits with 143."""
 
-import atexit
-import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -30,13 +29,16 @@ class Termination(TrainerCallback):
         self.told = False
         self.leaving = False
         self.previous: Any = None
+        self.training = torch.zeros((), dtype=torch.bool).share_memory_()  # which the workers see
 
     def __enter__(self) -> "Termination":
         if threading.current_thread() is threading.main_thread():  # elsewhere Python takes no handlers
             self.previous = signal.signal(signal.SIGTERM, self._listen)
+        self.training.fill_(True)
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.training.fill_(False)
         if self.previous is not None:
             signal.signal(signal.SIGTERM, self.previous)
             self.previous = None
@@ -87,26 +89,22 @@ class Termination(TrainerCallback):
             raise SystemExit(128 + signal.SIGTERM)
 
 
-def start_worker(then: Callable[[int], None] | None, worker: int) -> None:
-    """Start a worker of a data loader: it goes on when the whole job is told to end, and ends with its process.
+def start_worker(then: Callable[[int], None] | None, training: torch.Tensor, worker: int) -> None:
+    """Start a worker of a data loader: while training goes on it stays when the whole job is told to end.
+
+    Afterwards it ends as any other process does. Python itself tells it to when an error ends the main process, and
+    waits until it has.
 
     Args:
         then: What else a worker starts with.
+        training: Whether training goes on, in shared memory.
         worker: Its number.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def listen(number: int, frame: FrameType | None) -> None:
+        if not training:
+            os._exit(0)  # torch takes any other status for a fault
+
+    signal.signal(signal.SIGTERM, listen)
     if then is not None:
         then(worker)
-
-
-@atexit.register
-def end_workers() -> None:
-    """End the workers that are left when Python exits, as after an error: it would wait for them for ever.
-
-    It tells them to end by SIGTERM, which they ignore.
-    """
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would tell of each
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()

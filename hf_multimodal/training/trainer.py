@@ -242,7 +242,7 @@ class MultimodalTrainer(SharingTrainer):
         # that live on are made once in a whole run, and once more in a resumed one.
         base = getattr(loader, "base_dataloader", loader)
         base.generator = torch.Generator()
-        base.worker_init_fn = partial(start_worker, base.worker_init_fn)
+        base.worker_init_fn = partial(start_worker, base.worker_init_fn, self.termination.training)
         if is_training:
             base.collate_fn = WithRows(base.collate_fn)
         return loader

@@ -1,6 +1,8 @@
 """The commands of image tokenizers and text-to-image models, on small generated data."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +108,18 @@ def test_train_image_tokenizer_resumes_bit_equal(tmp_path, quantizer):
     one, other = (AutoModel.from_pretrained(tmp_path / name).state_dict() for name in ("whole", "cut"))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert quantizer == "fsq" or one["quantizer.updates"] == 8
+
+
+def test_train_that_fails_after_its_last_step_ends(tmp_path):
+    """Workers that live on ignore the job's end while training goes on; afterwards nobody may wait for them."""
+    flags = [*TOKENIZER, "--dataloader_num_workers", "1", "--output_dir", str(tmp_path / "run")]
+    program = (
+        "from hf_multimodal.cli import main, train_image_tokenizer\n"
+        "def fail(folder):\n    raise RuntimeError('after training')\n"
+        f"train_image_tokenizer.write_card = fail\nmain.run('train-image-tokenizer', {flags!r})"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=180)
+    assert found.returncode == 1 and found.stderr.strip().endswith("RuntimeError: after training"), found.stderr
 
 
 def test_generate_draws_the_same_for_the_same_seed(tmp_path, text_to_image):
