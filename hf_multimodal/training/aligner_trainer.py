@@ -3,14 +3,12 @@
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
-from transformers.trainer_utils import EvalLoopOutput
 
 from hf_multimodal.data.pair_collator import PairCollator
 from hf_multimodal.evaluation.retrieval import DIRECTIONS
 from hf_multimodal.inference.retrieval_measures import measure_retrieval
 from hf_multimodal.training.gradient_cache import backward_in_chunks
-from hf_multimodal.training.trainer import MultimodalTrainer
+from hf_multimodal.training.measuring_trainer import MeasuringTrainer
 
 
 def flat_metrics(found: dict[str, Any]) -> dict[str, float]:
@@ -19,7 +17,7 @@ def flat_metrics(found: dict[str, Any]) -> dict[str, float]:
     return {"rsum": found["rsum"], **ways}
 
 
-class AlignerTrainer(MultimodalTrainer):
+class AlignerTrainer(MeasuringTrainer):
     """A `MultimodalTrainer` whose examples are images with captions.
 
     Evaluation searches the whole validation split, as one pool; in a distributed run each process does so, since
@@ -51,23 +49,8 @@ class AlignerTrainer(MultimodalTrainer):
         assert output.loss is not None
         return output.loss / share
 
-    def evaluation_loop(
-        self,
-        dataloader: DataLoader,
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
+    def measure(self, model: Any, rows: Any, **options: Any) -> dict[str, float]:
         """Recalls and ranks in both directions, the pool beside them, and their rsum."""
-        images: Any = dataloader.dataset
-        found = measure_retrieval(
-            self.accelerator.unwrap_model(self.model),
-            self.data_collator.processor,
-            images,
-            batch_size=self.args.eval_batch_size,
-            num_workers=self.args.dataloader_num_workers,
-            feature_cache=self.data_collator.feature_cache,
-        )
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in flat_metrics(found).items()}
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(images))
+        collator = self.data_collator
+        options["feature_cache"] = collator.feature_cache
+        return flat_metrics(measure_retrieval(model, collator.processor, rows, **options))
