@@ -241,14 +241,20 @@ class PairArguments:
 
 
 @dataclass
-class ImageReadingArguments:
+class RowArguments:
+    """How a training run uses the examples."""
+
+    image_value_range: list[float] | None = flag("Black and white of images that are not of 8 bits: 0 4095.")
+    max_train_samples: int | None = flag("Use only the first N training examples.")
+    max_eval_samples: int | None = flag("Use only the first N validation examples.")
+
+
+@dataclass
+class ImageReadingArguments(RowArguments):
     """How a training run uses the images."""
 
     augment: bool = flag("Random crop, flip and light colour on training images.", False)
     whole_images: bool = flag("Resize images and cut nothing off their borders.", False)
-    image_value_range: list[float] | None = flag("Black and white of images that are not of 8 bits: 0 4095.")
-    max_train_samples: int | None = flag("Use only the first N training examples.")
-    max_eval_samples: int | None = flag("Use only the first N validation examples.")
 
 
 @dataclass
@@ -265,13 +271,10 @@ class ReadingArguments(ImageReadingArguments):
 
 
 @dataclass
-class CaptionReadingArguments:
+class CaptionReadingArguments(RowArguments):
     """How a training run uses the examples."""
 
     feature_cache: str | None = flag("Folder for the tokens of each image, computed once.")
-    image_value_range: list[float] | None = flag("Black and white of images that are not of 8 bits: 0 4095.")
-    max_train_samples: int | None = flag("Use only the first N training examples.")
-    max_eval_samples: int | None = flag("Use only the first N validation examples.")
 
 
 @dataclass
@@ -485,6 +488,39 @@ class SearchArguments(LoadingArguments):
 
 
 @dataclass(kw_only=True)
+class GenerationArguments(LoadingArguments):
+    """What is drawn, and where it goes."""
+
+    model: str = field(metadata={"help": "Folder of the run, or name of the model on the Hub."})
+    text: list[str] = field(metadata={"help": "One text or several."})
+    n: int = flag("Images a text.", 4)
+    output: str = flag("PNG of all of them, a row a text.", "sheet.png")
+    output_dir: str | None = flag("Folder for each image as a file of its own.")
+    seed: int = flag("Same seed, same images.", 0)
+    guidance_scale: float = flag("How far each step is moved away from the empty text; 1: not at all.", 3.0)
+    top_k: int = flag("Draw from the K likeliest tokens; 0: from all.", 50)
+    top_p: float = flag("Draw from the likeliest tokens of together this probability.", 1.0)
+    temperature: float = flag("Below 1 draws likelier tokens more often.", 1.0)
+    rerank: str | None = flag("Aligner or CLIP that orders the images of each text, best first.")
+    candidates: int | None = flag("Images drawn a text, of which --rerank keeps the best --n.")
+    batch_size: int = flag("Images a forward pass.", 64)
+
+    def __post_init__(self) -> None:
+        for name in ("n", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}.")
+        if self.guidance_scale < 1:
+            raise ValueError(f"guidance_scale must be 1 or more, where 1 is none, got {self.guidance_scale}.")
+        if self.candidates is not None and self.rerank is None:
+            raise ValueError("candidates are ordered by --rerank: name an aligner or a CLIP there.")
+        if self.candidates is not None and self.candidates < self.n:
+            raise ValueError(f"candidates must be at least n, {self.n}, got {self.candidates}.")
+        check_choice("the suffix of output", Path(self.output).suffix.lower(), (".png",))
+        if self.rerank is not None:
+            check_folder("rerank", self.rerank)
+
+
+@dataclass(kw_only=True)
 class WriteCardArguments(CardArguments):
     """Whose card is written where, and what it says beside the run's own."""
 
@@ -522,36 +558,3 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return float("nan")
-
-
-@dataclass(kw_only=True)
-class GenerationArguments(LoadingArguments):
-    """What is drawn, and where it goes."""
-
-    model: str = field(metadata={"help": "Folder of the run, or name of the model on the Hub."})
-    text: list[str] = field(metadata={"help": "One text or several."})
-    n: int = flag("Images a text.", 4)
-    output: str = flag("PNG of all of them, a row a text.", "sheet.png")
-    output_dir: str | None = flag("Folder for each image as a file of its own.")
-    seed: int = flag("Same seed, same images.", 0)
-    guidance_scale: float = flag("How far each step is moved away from the empty text; 1: not at all.", 3.0)
-    top_k: int = flag("Draw from the K likeliest tokens; 0: from all.", 50)
-    top_p: float = flag("Draw from the likeliest tokens of together this probability.", 1.0)
-    temperature: float = flag("Below 1 draws likelier tokens more often.", 1.0)
-    rerank: str | None = flag("Aligner or CLIP that orders the images of each text, best first.")
-    candidates: int | None = flag("Images drawn a text, of which --rerank keeps the best --n.")
-    batch_size: int = flag("Images a forward pass.", 64)
-
-    def __post_init__(self) -> None:
-        for name in ("n", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}.")
-        if self.guidance_scale < 1:
-            raise ValueError(f"guidance_scale must be 1 or more, where 1 is none, got {self.guidance_scale}.")
-        if self.candidates is not None and self.rerank is None:
-            raise ValueError("candidates are ordered by --rerank: name an aligner or a CLIP there.")
-        if self.candidates is not None and self.candidates < self.n:
-            raise ValueError(f"candidates must be at least n, {self.n}, got {self.candidates}.")
-        check_choice("the suffix of output", Path(self.output).suffix.lower(), (".png",))
-        if self.rerank is not None:
-            check_folder("rerank", self.rerank)

@@ -46,13 +46,13 @@ from hf_multimodal.inference.prediction import (
 )
 from hf_multimodal.inference.reconstruction import measure_reconstruction
 from hf_multimodal.inference.retrieval_measures import measure_retrieval
+from hf_multimodal.models import ImageTokenizerConfig
 from hf_multimodal.training.preparation import keep_complete
 from hf_multimodal.training.run_folder import refuse_folder
 
 ABOUT_TEST = ("difference", "missing_curve", "baselines")  # entries of metrics.json that go with its `test`
 CLASSIFIERS_ONLY = ("against", "missing", "missing_curve", "curve_models")
 ALIGNER = "multimodal_aligner"
-IMAGE_TOKENIZER = GENERATORS[0]
 SHOWN_LABELS = 20
 CLASSIFIERS = ("multimodal_fusion", "multimodal_robust_fusion")
 
@@ -364,7 +364,7 @@ def evaluate_generator(
         if getattr(args, name) is not None:
             raise ValueError(f"{name} is for aligners, and {args.model!r} is a {model.config.model_type}.")
     options: dict[str, Any] = {"batch_size": args.batch_size, "num_workers": args.num_workers, "show_progress": True}
-    if model.config.model_type == IMAGE_TOKENIZER:
+    if model.config.model_type == ImageTokenizerConfig.model_type:
         rows, bad_samples, folder = pairs_to_measure(args, source, model, processor, "image")
         found = measure_reconstruction(model, processor, unique_images(rows), **options)
     else:

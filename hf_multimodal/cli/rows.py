@@ -13,7 +13,7 @@ from hf_multimodal.cli.arguments import (
     ClassArguments,
     LabelArguments,
     MissingArguments,
-    ReadingArguments,
+    RowArguments,
     RunArguments,
     SourceArguments,
 )
@@ -155,7 +155,7 @@ def _listed(error: ValueError, samples: Sequence[BadSample], listing: Path | Non
 
 def training_rows(
     source: SourceArguments,
-    reading: ReadingArguments | None = None,
+    reading: RowArguments | None = None,
     run: RunArguments | None = None,
     labels: LabelArguments | None = None,
     classes: ClassArguments | None = None,
@@ -187,7 +187,7 @@ def training_rows(
         ValueError: If there is nothing to train on, the data lack a column that the modality needs, there is a bad
             sample that the policy does not allow, or a class has no training row.
     """
-    reading, run, missing = reading or ReadingArguments(), run or RunArguments(), missing or MissingArguments()
+    reading, run, missing = reading or RowArguments(), run or RunArguments(), missing or MissingArguments()
     labelled, classes = labels is not None, classes or ClassArguments()
     sizes = {"train_size": reading.max_train_samples, "validation_size": reading.max_eval_samples}
     options |= {name: size for name, size in sizes.items() if size is not None}
@@ -254,7 +254,7 @@ def _check_classes(
     data: LoadedData,
     all_training: Dataset,
     source: SourceArguments,
-    reading: ReadingArguments,
+    reading: RowArguments,
     classes: ClassArguments,
     dry_run: bool,
     bad_samples: Sequence[BadSample],

@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         checkpoint = checkpoint_of(args, flags.run.accept_other_processes)
         value_range = flags.reading.image_value_range
         model, processor = build_text_to_image(
-            texts=rows["train"]["text"][:], seed=args.seed, image_value_range=value_range, **vars(flags.decoder)
+            rows=rows["train"], seed=args.seed, image_value_range=value_range, **vars(flags.decoder)
         )
         processor.tokenizer.model_max_length = processor.prompt_length
         lengths = {str(name): token_lengths(kept, processor.tokenizer) for name, kept in rows.items()}
