@@ -1,6 +1,7 @@
 """The sections of the cards of image tokenizers and text-to-image models, in Markdown."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,11 +49,7 @@ def summary(run: Run) -> str:
     side = config["image_size"] // 2 ** config["num_downsamplings"]
     tokens = f"{side} × {side} tokens"
     size = f"{config['image_size']} × {config['image_size']} pixels"
-    codes = 1
-    for level in config["levels"]:
-        codes *= level
-    if config["quantizer"] != "fsq":
-        codes = config["codebook_size"]
+    codes = math.prod(config["levels"]) if config["quantizer"] == "fsq" else config["codebook_size"]
     if _is_tokenizer(run):
         what = (
             f"An image tokenizer (VQ-VAE): an image of {size} to {tokens} of {codes:,} codes, and back. Quantizer: "

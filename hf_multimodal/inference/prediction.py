@@ -22,6 +22,7 @@ from hf_multimodal.hub.storage import naming_damage, recover
 from hf_multimodal.models.configuration_vision_text import AlignerConfig, VisionTextConfig
 from hf_multimodal.models.inner_models import check_sizes
 from hf_multimodal.models.modeling_fusion import warn_of_missing
+from hf_multimodal.models.modeling_image_tokenizer import CheckedModel
 from hf_multimodal.models.modeling_vision_text import VisionTextPreTrainedModel, check_finite
 from hf_multimodal.validation import check_folder
 
@@ -60,7 +61,7 @@ def load_model(
         loading = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
         model, info = AutoModel.from_pretrained(folder, **loading, **options)
     check_sizes(folder, info)
-    if not isinstance(model, VisionTextPreTrainedModel):  # ours look at themselves
+    if not isinstance(model, VisionTextPreTrainedModel | CheckedModel):  # ours look at themselves
         lost = sorted(info["missing_keys"])
         if lost:
             kind = type(model).__name__

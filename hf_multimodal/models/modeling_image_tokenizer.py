@@ -477,6 +477,7 @@ class ImageTokenizerModel(CheckedModel):
     accepts_loss_kwargs = False  # the loss is a mean over the batch
     _auto_class = "AutoModel"
     _no_split_modules: list[str] = []
+    _keep_in_fp32_modules_strict = ["quantizer"]  # codes and their statistics, whatever the rest is loaded in
     _supports_sdpa = True  # it has no attention, so that a model around it may take any
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -486,8 +487,6 @@ class ImageTokenizerModel(CheckedModel):
         super().__init__(config)
         quantizer: Any = QUANTIZERS[config.quantizer](config)
         self.quantizer = quantizer
-        if quantizer.state_dict():  # a codebook is loaded in float32, whatever the rest
-            self._keep_in_fp32_modules_strict = ["quantizer"]
         self.encoder = ImageEncoder(config, quantizer.width)
         self.decoder = ImageDecoder(config, quantizer.width)
         self.post_init()

@@ -1,9 +1,8 @@
 """Image tokenizers and text-to-image models from arguments: configurations, image processors and tokenizers."""
 
-from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
+from datasets import Dataset
 from transformers import AutoConfig, AutoTokenizer, CLIPImageProcessor, PreTrainedConfig, set_seed
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
@@ -16,6 +15,7 @@ from hf_multimodal.models import (
     TextToImageProcessor,
 )
 from hf_multimodal.training.from_scratch import train_tokenizer
+from hf_multimodal.training.preparation import token_lengths
 from hf_multimodal.validation import check_choice
 
 LONGEST_PROMPT = 64  # where no other is asked for
@@ -99,7 +99,7 @@ def decoder_config(
 
 def build_text_to_image(
     image_tokenizer: str,
-    texts: Iterable[str | None],
+    rows: Dataset,
     *,
     decoder: str,
     hidden_size: int,
@@ -116,7 +116,7 @@ def build_text_to_image(
 
     Args:
         image_tokenizer: Folder or Hub name.
-        texts: Of the training rows.
+        rows: For training, with `text`.
         decoder: Model type of transformers.
         hidden_size: Width of the decoder.
         num_hidden_layers: Its layers.
@@ -137,13 +137,11 @@ def build_text_to_image(
             f"image_tokenizer {image_tokenizer!r} is a {trained.config.model_type!r}: `hf-multimodal "
             "train-image-tokenizer` makes one."
         )
-    given = [text for text in texts if text]
-    words: Any = train_tokenizer(given) if tokenizer is None else AutoTokenizer.from_pretrained(tokenizer)
+    words: Any = train_tokenizer(rows["text"][:]) if tokenizer is None else AutoTokenizer.from_pretrained(tokenizer)
     if words.pad_token is None:
         words.pad_token = words.eos_token
     if prompt_length is None:
-        lengths = [len(ids) for ids in words(given, truncation=False, verbose=False)["input_ids"]]
-        prompt_length = min(int(np.max(lengths, initial=1)), LONGEST_PROMPT)
+        prompt_length = min(int(token_lengths(rows, words).max(initial=1)), LONGEST_PROMPT)
     text_config = decoder_config(
         decoder,
         hidden_size=hidden_size,
