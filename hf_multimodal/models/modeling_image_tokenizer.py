@@ -108,6 +108,36 @@ class Float32Module(nn.Module):
         return self
 
 
+class BatchNormOverProcesses(nn.BatchNorm1d):
+    """Batch normalisation whose mean and variance are those of all processes together, with their gradient.
+
+    torch's SyncBatchNorm needs a GPU.
+    """
+
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
+    momentum: float
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(vectors, width) to the same."""
+        alone = not (distributed.is_available() and distributed.is_initialized())
+        if alone or not self.training:
+            return super().forward(features)
+        from torch.distributed.nn.functional import all_reduce  # not in all builds of torch
+
+        count = torch.tensor(len(features), device=features.device)
+        sum_over_processes(count)
+        mean = all_reduce(features.sum(dim=0)) / count
+        centred = features - mean
+        variance = all_reduce(centred.square().sum(dim=0)) / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            self.num_batches_tracked += 1
+        return centred * (variance + self.eps).rsqrt()
+
+
 class FiniteScalarQuantizer(Float32Module):
     """Round each channel to one of a few levels; a code is one level a channel.
 
@@ -132,7 +162,7 @@ class FiniteScalarQuantizer(Float32Module):
         self.levels = tuple(config.levels)
         self.width = len(self.levels)
         self.steps = tuple(math.prod(self.levels[:channel]) for channel in range(self.width))  # of an id, a level
-        self.norm = nn.BatchNorm1d(self.width, affine=False)
+        self.norm = BatchNormOverProcesses(self.width, affine=False)
 
     def forward(self, features: torch.Tensor) -> Quantized:
         """Quantize (vectors, width)."""

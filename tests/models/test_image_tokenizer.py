@@ -14,7 +14,7 @@ from conftest import make_batch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel
-from two_ranks_codebook import CASES, train_codebook
+from two_ranks_codebook import CASES, train_codebook, train_scalars
 
 from hf_multimodal import ImageTokenizerConfig, ImageTokenizerModel
 from hf_multimodal.models import modeling_image_tokenizer
@@ -605,8 +605,9 @@ def test_vectors_of_one_process_are_its_own():
     assert gather_vectors(vectors) is vectors
 
 
-def test_two_processes_train_the_codebook_of_one(tmp_path):
-    """Start, several steps, codes put back; halves alike, of unlike length, and one of them without any image."""
+def test_two_processes_train_the_quantizers_of_one(tmp_path):
+    """`vq`: start, several steps, codes put back; `fsq`: statistics, ids and gradients. Halves alike, of unlike
+    length, and one of them without any image."""
     program = Path(__file__).parents[1].joinpath("two_ranks_codebook.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(program)]
     path = os.pathsep.join(sys.path)  # tests of other rooms are read
@@ -622,6 +623,14 @@ def test_two_processes_train_the_codebook_of_one(tmp_path):
             for name, value in expected.items():
                 torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5, msg=f"{case} {name}")
         assert expected["revived"] > 0, "the test wants codes put back"
+        expected = train_scalars(case, None)
+        ranks = [torch.load(tmp_path / f"{case}-{rank}-fsq.pt") for rank in range(2)]
+        for name in ("ids", "gradient"):
+            found = torch.cat([rank[name] for rank in ranks])
+            torch.testing.assert_close(found, expected[name], rtol=1e-4, atol=1e-5, msg=f"{case} {name}")
+        for name in ("norm.running_mean", "norm.running_var", "norm.num_batches_tracked"):
+            assert torch.equal(ranks[0][name], ranks[1][name]), (case, name)
+            torch.testing.assert_close(ranks[0][name], expected[name], rtol=1e-5, atol=1e-5, msg=f"{case} {name}")
 
 
 def test_a_batch_of_other_tests_is_refused_by_size():
