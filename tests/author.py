@@ -1,4 +1,4 @@
-"""The author of three models: pushes each of them in another way, and pulls them back with the package imported.
+"""The author of models of every family: pushes each of them in another way, and pulls them back with the package imported.
 
 Run as a process of its own, `python author.py folder`, with HF_ENDPOINT and HF_TOKEN set. `TOKEN` and `WRONG_TOKEN`
 are two more tokens, the first as good as HF_TOKEN. Leaves `answers.json`, and a batch and logits of each model.
@@ -17,6 +17,7 @@ from datasets import Dataset
 from huggingface_hub import HfApi
 from PIL import Image
 from test_fusion_model import make_model
+from test_generators import DECODER, TOKENIZER
 from test_processor import make_image_processor, make_tokenizer
 from test_scripts import script, write_table
 from test_train_aligner import FAST, make_rows
@@ -119,6 +120,16 @@ def push_aligner():
     return API.model_info("me/aligner").sha, pushed["revision"]
 
 
+def push_generators():
+    """By their training commands, the second with the image tokenizer that the first has pushed."""
+    push = ["--push_to_hub", "--hub_token", os.environ["TOKEN"], "--hub_model_id"]
+    tokenizer, decoder = "me/image_tokenizer", "me/text_to_image"
+    script("train_image_tokenizer")([*TOKENIZER, "--output_dir", str(FOLDER / "image_tokenizer"), *push, tokenizer])
+    flags = ["--image_tokenizer", tokenizer, "--output_dir", str(FOLDER / "text_to_image")]
+    script("train_text_to_image")([*DECODER, *flags, *push, decoder])
+    return {name: API.model_info(f"me/{name}").sha for name in ("image_tokenizer", "text_to_image")}
+
+
 def push_in_shards():
     """The weights of a larger model, in shards, over those in one file; what is pulled are the new ones."""
     processor = MultimodalProcessor(make_image_processor(), make_tokenizer())
@@ -195,6 +206,7 @@ if __name__ == "__main__":
     moved = now.classifier.bias - models["fusion"].classifier.bias
     answers["newer"] = {"main": API.model_info("me/fusion").sha == newer, "moved": moved.unique().tolist()}
     answers["own"] = push_own()
+    answers["generators"] = push_generators()
     answers["shards"] = push_in_shards()
     answers["page"] = run_page()
     answers["refusals"] = refusals(private, older)

@@ -22,7 +22,7 @@ SETTINGS = ("config.json", "processor_config.json", "preprocessor_config.json", 
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", INDEX)
 SHARED = (
     *(*SETTINGS, *WEIGHTS, "README.md", "LICENSE"),
-    *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+    *("generation_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
     # Whatever the tokenizers of transformers call their vocabularies.
     *("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "merges.txt", "normalizer.json", "emoji.json"),
     *("*spiece.model", "sentencepiece*.model", "spm*.model", "source.spm", "target.spm", "target_vocab.json"),
@@ -118,7 +118,7 @@ def shared_files(folder: str | Path) -> list[str]:
     if lacking:
         hint = " It holds a LoRA adapter alone: merge it and save the model." if "adapter_config.json" in names else ""
         raise FileNotFoundError(f"{folder} holds no whole model, it lacks {lacking}.{hint}")
-    if "processor_config.json" not in names:
+    if not names & {"processor_config.json", "preprocessor_config.json"}:
         logger.warning("%s holds no processor: AutoProcessor will not load from where it is pushed to.", folder)
     shared = {name for name in names if any(fnmatch(name, pattern) for pattern in SHARED)} | code_files(folder)
     if (folder / EVAL_RESULTS).is_file():

@@ -19,6 +19,7 @@ import pytest
 import torch
 from hub_double import HubDouble, hub_double
 from test_without_package import ask_stranger
+from transformers import AutoModel
 
 from hf_multimodal import AlignerModel, FusionForImageTextClassification, RobustFusionForImageTextClassification
 
@@ -151,6 +152,33 @@ def pull_as_stranger(pushed: Pushed, folder: Path, python: str) -> None:
 
 def test_a_stranger_pulls_predicts_and_fine_tunes(pushed: Pushed, tmp_path: Path) -> None:
     pull_as_stranger(pushed, tmp_path, sys.executable)
+
+
+def test_a_stranger_pulls_and_draws(pushed: Pushed, tmp_path: Path) -> None:
+    """Tokens, images and all weights are those of the author's folders, bit for bit."""
+    tasks = {"image_tokenizer": "reconstruct", "text_to_image": "generate"}
+    jobs = [
+        {
+            "task": task,
+            "source": f"me/{name}",
+            "results": tmp_path / f"{name}.pt",
+            "again": tmp_path / f"{name}.again",
+        }
+        for name, task in tasks.items()
+    ]
+    said = ask_stranger(jobs, tmp_path, **pushed.hub.environment(tmp_path / "home"))
+    assert "holds no processor" not in pushed.said
+    assert [answer["module"] for answer in said] == ["transformers_modules"] * 2 and said[1]["same"] == [True] * 3
+    authors = {name: AutoModel.from_pretrained(pushed.folder / name).eval() for name in tasks}
+    for name, model in authors.items():
+        files = files_of(pushed.hub, name, pushed.answers["generators"][name])
+        assert b"pipeline_tag" in files["README.md"] and not [path for path in files if path.endswith((".bin", ".pt"))]
+        pulled = AutoModel.from_pretrained(tmp_path / f"{name}.again").state_dict()
+        assert all(torch.equal(value, pulled[key]) for key, value in model.state_dict().items())
+    pixels, ids, _ = torch.load(tmp_path / "image_tokenizer.pt", weights_only=False)
+    assert torch.equal(authors["image_tokenizer"].encode(torch.as_tensor(pixels[0])[None]), ids)
+    prompts, found, _ = torch.load(tmp_path / "text_to_image.pt")
+    assert torch.equal(authors["text_to_image"].generate(prompts, guidance_scale=2.0), found[0])
 
 
 @pytest.mark.slow

@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_generators import DECODER, TOKENIZER
 from test_interrupted_runs import assert_same_weights
 from test_scripts import FAST, make_rows, script, write_table
 
 KILLS = 20
-RUN = [*FAST, "--num_train_epochs", "2", "--save_strategy", "steps", "--save_steps", "1", "--save_total_limit", "2"]
-RUN += ["--eval_strategy", "no", "--load_best_model_at_end", "false", "--augment"]
+RUN = ["--num_train_epochs", "2", "--save_strategy", "steps", "--save_steps", "1", "--save_total_limit", "2"]
+RUN += ["--eval_strategy", "no", "--load_best_model_at_end", "false"]
 FAMILIES = {
-    "train_fusion": ["--ema_decay", "0.9"],
-    "train_robust_fusion": ["--missing", "both:0.4"],
-    "train_aligner": [],
+    "train_fusion": [*FAST, "--augment", "--ema_decay", "0.9"],
+    "train_robust_fusion": [*FAST, "--augment", "--missing", "both:0.4"],
+    "train_aligner": [*FAST, "--augment"],
+    "train_image_tokenizer": [*TOKENIZER, "--per_device_train_batch_size", "4", "--quantizer", "vq"],
+    "train_text_to_image": [*DECODER, "--per_device_train_batch_size", "4"],
 }
 
 
@@ -37,9 +40,13 @@ def start(main: Callable[[list[str]], Any], flags: list[str]) -> multiprocessing
 def test_a_killed_run_resumes_to_the_weights_of_the_whole_run(name: str, tmp_path: Path) -> None:
     main = script(name)
     table = write_table(tmp_path / "table.csv", make_rows(tmp_path))
-    flags = ["--data", str(table), *RUN, *FAMILIES[name]]
+    flags = [*FAMILIES[name], *RUN, "--data", str(table)]
     if name == "train_aligner":
         flags[flags.index("--hidden_size")] = "--projection_dim"
+    if name == "train_text_to_image":
+        tokenizer = str(tmp_path / "tokenizer")
+        script("train_image_tokenizer")([*TOKENIZER, "--output_dir", tokenizer])
+        flags += ["--image_tokenizer", tokenizer]
     whole = start(main, [*flags, "--output_dir", str(tmp_path / "whole")])
     whole.join()
     assert whole.exitcode == 0
