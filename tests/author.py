@@ -1,4 +1,4 @@
-"""The author of models of every family: pushes each of them in another way, and pulls them back with the package imported.
+"""The author of models of every family: pushes each in another way, and pulls them back with the package imported.
 
 Run as a process of its own, `python author.py folder`, with HF_ENDPOINT and HF_TOKEN set. `TOKEN` and `WRONG_TOKEN`
 are two more tokens, the first as good as HF_TOKEN. Leaves `answers.json`, and a batch and logits of each model.
