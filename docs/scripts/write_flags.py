@@ -24,10 +24,16 @@ def groups() -> dict[type, list[str]]:
     return found
 
 
-def row(field: Field) -> list[str]:
-    """Flag, default and help of one field."""
+def row(field: Field, commands: list[str]) -> list[str]:
+    """Flag, default and help of one field; each default with its commands where they differ."""
     usual = field.default_factory() if field.default_factory is not MISSING else field.default
-    default = "required" if usual is MISSING else "" if usual is None or usual is False else f"`{text_of(usual)}`"
+    found: dict[str, list[str]] = {}
+    for name in commands:
+        value = COMMANDS[name].defaults.get(field.name, usual)
+        text = "required" if value is MISSING else "" if value is None or value is False else f"`{text_of(value)}`"
+        found.setdefault(text, []).append(f"`{name}`")
+    parts = [f"{text or 'none'} ({', '.join(names)})" for text, names in found.items()]
+    default = next(iter(found)) if len(found) == 1 else ", ".join(parts)
     return [f"`--{field.name}`", default, field.metadata["help"].replace("<", "&lt;")]
 
 
@@ -42,7 +48,7 @@ def tables() -> str:
     for group, commands in groups().items():
         title = " ".join(re.findall("[A-Z][a-z]+", group.__name__)[:-1])  # RobustTrainingFlags: Robust Training
         says = " ".join((group.__doc__ or "").split())
-        table = markdown_table([row(field) for field in fields(group)], ["flag", "default", "what it does"])
+        table = markdown_table([row(field, commands) for field in fields(group)], ["flag", "default", "what it does"])
         parts.append(f"## {title}\n\n{says}\n\n{', '.join(f'`{name}`' for name in commands)}\n\n{table}")
     return "\n\n".join(parts)
 

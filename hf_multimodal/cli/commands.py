@@ -192,6 +192,7 @@ A decoder learns to write the tokens of an image after those of its caption, the
         {
             **TRAINING_DEFAULTS,
             "output_dir": "runs/text_to_image",
+            "learning_rate": 3e-3,
             "num_train_epochs": 10.0,
             "per_device_train_batch_size": 64,
             "lr_scheduler_type": "cosine",
