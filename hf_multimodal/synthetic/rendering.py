@@ -105,6 +105,26 @@ def draw_placed_image(shape: int, colour: int, place: int, generator: np.random.
     return _compose(IMAGE_CHANNELS["shape"][shape], list(COLOURS.values())[colour], False, spot, ground, generator)
 
 
+def draw_scene(shapes: Sequence[tuple[int, int, int]], generator: np.random.Generator) -> bytes:
+    """Draw sharp shapes in cells of a grid of nine, with noise and without marks, which could be counted as shapes.
+
+    Args:
+        shapes: Shape, colour and place of each, as for `draw_placed_image`; no place twice.
+        generator: Source of the nuisance.
+
+    Returns:
+        A BMP of `IMAGE_SIZE` × `IMAGE_SIZE` pixels, mode RGB.
+    """
+    image = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), _draw_ground(generator))
+    canvas = ImageDraw.Draw(image)
+    for shape, colour, place in shapes:
+        row, column = divmod(place, 3)
+        radius = int(generator.integers(7, 10))
+        x, y = (10 + 21 * np.array([column, row]) + generator.integers(0, 3, size=2)).tolist()
+        _draw_shape(canvas, IMAGE_CHANNELS["shape"][shape], x, y, radius, list(COLOURS.values())[colour], OUTLINE)
+    return _encode_with_noise(image, generator)
+
+
 def draw_noise(generator: np.random.Generator) -> bytes:
     """Draw an image that shows nothing: independent noise around grey.
 
@@ -194,6 +214,10 @@ def _compose(
     for _ in range(int(generator.integers(2, 6))):
         left, top, width, height, which = generator.integers((0, 0, 1, 1, 0), (61, 61, 4, 4, len(others))).tolist()
         canvas.rectangle((left, top, left + width, top + height), fill=others[which])
+    return _encode_with_noise(image, generator)
+
+
+def _encode_with_noise(image: Image.Image, generator: np.random.Generator) -> bytes:
     noise = 10.0 * generator.standard_normal((IMAGE_SIZE, IMAGE_SIZE, 1), dtype=np.float32)  # brightness only
     return _encode(np.asarray(image) + noise)
 
