@@ -46,7 +46,11 @@ if TYPE_CHECKING:
         TextToImageProcessor,
         TorchvisionConfig,
         TorchvisionModel,
+        VisionLanguageConfig,
+        VisionLanguageForConditionalGeneration,
+        VisionLanguageProcessor,
     )
+    from hf_multimodal.synthetic.questions import make_questions
     from hf_multimodal.synthetic.retrieval import make_retrieval, retrieval_ceiling
     from hf_multimodal.training.aligner_trainer import AlignerTrainer
     from hf_multimodal.training.arguments import MultimodalTrainingArguments
@@ -90,6 +94,9 @@ _MODULES = {
     "TokenCache": ".training.token_cache",
     "TorchvisionConfig": ".models",
     "TorchvisionModel": ".models",
+    "VisionLanguageConfig": ".models",
+    "VisionLanguageForConditionalGeneration": ".models",
+    "VisionLanguageProcessor": ".models",
     "ZeroShotClassifier": ".inference.zero_shot",
     "add_lengths": ".training.preparation",
     "classification_metrics": ".evaluation.metrics",
@@ -99,6 +106,7 @@ _MODULES = {
     "fit_stack": ".training.stacking",
     "group_pairs": ".data.pairs",
     "load_data": ".data.loading",
+    "make_questions": ".synthetic.questions",
     "make_retrieval": ".synthetic.retrieval",
     "multilabel_metrics": ".evaluation.metrics",
     "predict_dataset": ".inference.prediction",
@@ -143,6 +151,9 @@ __all__ = [
     "TokenCache",
     "TorchvisionConfig",
     "TorchvisionModel",
+    "VisionLanguageConfig",
+    "VisionLanguageForConditionalGeneration",
+    "VisionLanguageProcessor",
     "ZeroShotClassifier",
     "add_lengths",
     "classification_metrics",
@@ -152,6 +163,7 @@ __all__ = [
     "fit_stack",
     "group_pairs",
     "load_data",
+    "make_questions",
     "make_retrieval",
     "multilabel_metrics",
     "predict_dataset",

@@ -18,7 +18,7 @@ from hf_multimodal import (
     TextToImageModel,
     TextToImageProcessor,
 )
-from hf_multimodal.models.modeling_image_tokenizer import CheckedModel
+from hf_multimodal.models.checked_model import CheckedModel
 
 BATCH, WIDTH, HEADS, LAYERS, TEXT_IDS, PROMPT, TOKENS, CODES = 5, 16, 2, 2, 30, 6, 16, 24
 TOKENIZER = {"image_size": 16, "hidden_size": 8, "levels": [4, 3, 2], "codebook_size": CODES, "codebook_dim": 4}

@@ -16,6 +16,7 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
+    AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
     AutoProcessor,
     Trainer,
@@ -102,13 +103,34 @@ def generate(job):
     }
 
 
+def answer(job):
+    """What a vision-language model writes behind a question, by both classes and by the pipeline."""
+    processor = AutoProcessor.from_pretrained(job["source"], trust_remote_code=True)
+    content = [{"type": "image", "image": Image.new("RGB", (9, 7), "red")}, {"type": "text", "text": "what is this"}]
+    messages = [{"role": "user", "content": content}]
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    inputs = processor.apply_chat_template(messages, **options)
+    found = []
+    for auto_class in (AutoModel, AutoModelForImageTextToText):
+        model = auto_class.from_pretrained(job["source"], trust_remote_code=True).eval()
+        found.append(model.generate(**inputs, max_new_tokens=6))
+    torch.save((dict(inputs), found), job["results"])
+    model.save_pretrained(job["again"])
+    pipe = pipeline("image-text-to-text", model=job["source"], trust_remote_code=True)
+    (record,) = pipe(text=messages, max_new_tokens=6, return_full_text=False)
+    module = type(model).__module__.partition(".")[0]
+    return {"config": type(model.config).__name__, "module": module, "pipeline": record["generated_text"]}
+
+
+TASKS = {"reconstruct": reconstruct, "generate": generate, "answer": answer}
+
 if __name__ == "__main__":
     with open(sys.argv[1], encoding="utf-8") as file:
         jobs = json.load(file)
     answers = []
     for job in jobs:
         if "results" in job:
-            answers.append({"reconstruct": reconstruct, "generate": generate}[job["task"]](job))
+            answers.append(TASKS[job["task"]](job))
             continue
         model, batch, said = predict(job)
         if "trained" in job:

@@ -70,7 +70,53 @@ def to_config(config: PreTrainedConfig | dict[str, Any] | None) -> PreTrainedCon
     return AutoConfig.for_model(model_type, **given)
 
 
-class VisionTextConfig(PreTrainedConfig):
+def own_reference(instance: Any) -> str:
+    """Where code from the Hub finds the class of a model or configuration: `file.Class`."""
+    own = type(instance)
+    return f"{own.__module__.split('.')[-1]}.{own.__name__}"
+
+
+def auto_map_of(model: Any) -> dict[str, str]:
+    """Where code from the Hub finds a model's class, its configuration's, and those of inner models of ours."""
+    found = dict.fromkeys(model.auto_classes, own_reference(model)) | {"AutoConfig": own_reference(model.config)}
+    for side in ("vision_config", "text_config"):
+        inner = getattr(model.config, side, None)
+        if getattr(inner, "_auto_class", None) is not None:  # no model of transformers: its code goes along
+            found[side] = own_reference(inner)
+    return found
+
+
+class TravellingConfig(PreTrainedConfig):
+    """A configuration of two models, either of which may be one of ours, whose code then travels with it."""
+
+    vision_config: Any = None
+    text_config: Any = None
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict[str, Any], Any]:
+        """As in transformers; where this file has travelled to the Hub, so has the code of our own inner models.
+
+        A repository holds the code of one only if its model has one, and `auto_map` then names it beside the other
+        classes.
+        """
+        settings, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if __name__.startswith("transformers_modules"):  # whoever loads this has agreed to run the repository's code
+            for side in ("vision_config", "text_config"):
+                if side in settings.get("auto_map", {}):
+                    reference = settings["auto_map"][side]
+                    own = get_class_from_dynamic_module(reference, pretrained_model_name_or_path, **kwargs)
+                    AutoConfig.register(own.model_type, own, exist_ok=True)
+        return settings, unused
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """As in transformers, with the code of the inner models that are ours."""
+        super().save_pretrained(save_directory, **kwargs)
+        for inner in (self.vision_config, self.text_config):
+            if getattr(inner, "_auto_class", None) is not None:
+                custom_object_save(inner, save_directory)
+
+
+class VisionTextConfig(TravellingConfig):
     """A vision model and a text model of any type; either may be None, which makes a single-modality model.
 
     Args:
@@ -117,29 +163,6 @@ class VisionTextConfig(PreTrainedConfig):
             label2id = {name: int(index) for index, name in id2label.items()}
         self.id2label, self.label2id = id2label, label2id
         super().__post_init__(**kwargs)
-
-    @classmethod
-    def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict[str, Any], Any]:
-        """As in transformers; where this file has travelled to the Hub, so has the code of our own inner models.
-
-        A repository holds the code of one only if its model has one, and `auto_map` then names it beside the other
-        classes.
-        """
-        settings, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        if __name__.startswith("transformers_modules"):  # whoever loads this has agreed to run the repository's code
-            for side in ("vision_config", "text_config"):
-                if side in settings.get("auto_map", {}):
-                    reference = settings["auto_map"][side]
-                    own = get_class_from_dynamic_module(reference, pretrained_model_name_or_path, **kwargs)
-                    AutoConfig.register(own.model_type, own, exist_ok=True)
-        return settings, unused
-
-    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
-        """As in transformers, with the code of the inner models that are ours."""
-        super().save_pretrained(save_directory, **kwargs)
-        for inner in (self.vision_config, self.text_config):
-            if getattr(inner, "_auto_class", None) is not None:
-                custom_object_save(inner, save_directory)
 
     @classmethod
     def check_fields(cls, names: Iterable[str]) -> None:

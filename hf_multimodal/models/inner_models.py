@@ -116,7 +116,7 @@ UNREAD_OF_TYPE: dict[str, tuple[str, ...]] = {
     "visual_bert": ("visual_token_type_embeddings", "visual_position_embeddings", "visual_projection"),
     "xlnet": ("mask_emb", "r_s_bias", "seg_embed"),  # segments tell a question from a passage: we have one text
 }
-# What a model pools with itself beside its `pooler`, by the first part of the name. Nothing reads it where another
+# What a model pools with itself beside its `pooler`, by the beginning of the name. Nothing reads it where another
 # pooling is chosen.
 OWN_POOLING_OF_TYPE = {
     "aimv2_vision_model": "head",
@@ -130,6 +130,7 @@ OWN_POOLING_OF_TYPE = {
     "siglip2_text_model": "head",
     "siglip_text_model": "head",
     "siglip_vision_model": "head",
+    "torchvision_backbone": "network.classifier",
 }
 # Their `hidden_size` is not the width of what they return.
 PROBED = (
@@ -268,12 +269,11 @@ def freeze_unread(model: PreTrainedModel, pooling: str) -> PreTrainedModel:
         pooling: `auto` or `pooler` where what the model itself pools is read.
     """
     unread = (*UNREAD, *UNREAD_OF_TYPE.get(model.config.model_type, ()))
-    own = ("pooler", OWN_POOLING_OF_TYPE.get(model.config.model_type))
+    own = ("pooler.", f"{OWN_POOLING_OF_TYPE.get(model.config.model_type, 'pooler')}.")
     for name, parameter in model.named_parameters():
-        parts = name.split(".")
-        if parts[0] in own:
+        if name.startswith(own):
             parameter.requires_grad_(pooling in ("auto", "pooler"))
-        elif any(part in unread for part in parts):
+        elif any(part in unread for part in name.split(".")):
             parameter.requires_grad_(False)
     return model
 

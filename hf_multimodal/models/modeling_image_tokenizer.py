@@ -4,18 +4,18 @@ In order: the quantizers and their table, the two halves, the model.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import distributed, nn
 from torch.nn import functional
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils import can_return_tuple
 
+from .checked_model import CheckedModel
 from .configuration_image_tokenizer import ImageTokenizerConfig
 
 CHUNK = 1024  # feature vectors that are compared with all codes at once
@@ -403,84 +403,6 @@ class ImageTokenizerOutput(ModelOutput):
     reconstruction: torch.Tensor | None = None
     image_token_ids: torch.Tensor | None = None
     reconstruction_loss: torch.Tensor | None = None
-
-
-class _AutoMap(dict[str, Any]):
-    """Names by which classes are found, one each.
-
-    In saving, transformers takes any class with "Tokenizer" in its name for a tokenizer of texts, and enters a pair of
-    a slow and a fast one, which no model is loaded by.
-    """
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        super().__setitem__(name, value if isinstance(value, str) else next(one for one in value if one is not None))
-
-
-class CheckedModel(PreTrainedModel):
-    """A model whose checkpoint is whole, finite and read from safetensors, or refused.
-
-    Its code travels under all of its `auto_classes`.
-    """
-
-    auto_classes: ClassVar[tuple[str, ...]] = ("AutoModel",)
-
-    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
-        """As in transformers, with the names by which its classes are found."""
-        file = type(self).__module__.split(".")[-1]
-        own = dict.fromkeys(self.auto_classes, f"{file}.{type(self).__name__}")
-        config = type(self.config)
-        own["AutoConfig"] = f"{config.__module__.split('.')[-1]}.{config.__name__}"
-        self.config.auto_map = _AutoMap(own)
-        super().save_pretrained(save_directory, **kwargs)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: Any,
-        *args: Any,
-        use_safetensors: bool | None = None,
-        output_loading_info: bool = False,
-        **kwargs: Any,
-    ) -> Any:
-        """As in transformers, but a checkpoint that is not whole is an error, and no pickle is opened unasked.
-
-        Args:
-            pretrained_model_name_or_path: Folder, or name on the Hub.
-            *args, output_loading_info, **kwargs: As in transformers.
-            use_safetensors: False reads pickles as well, which can run code.
-
-        Raises:
-            ValueError: If weights are missing, left over, or not finite; the message names them.
-        """
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path,
-            *args,
-            use_safetensors=use_safetensors is not False,
-            output_loading_info=True,
-            **kwargs,
-        )
-        if pretrained_model_name_or_path is None:
-            return (model, info) if output_loading_info else model
-        missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
-        if missing or unexpected:
-            raise ValueError(
-                f"{pretrained_model_name_or_path} holds no whole {cls.__name__}: missing {missing[:5]}, unexpected "
-                f"{unexpected[:5]} ({len(missing)} and {len(unexpected)} in all). Take another checkpoint."
-            )
-        values = model.state_dict().items()
-        broken = [name for name, value in values if value.is_floating_point() and not value.isfinite().all()]
-        if broken:
-            raise ValueError(
-                f"{pretrained_model_name_or_path} holds weights that are NaN or infinite: {broken[:5]} "
-                f"({len(broken)} tensors in all). Take another checkpoint."
-            )
-        return (model, info) if output_loading_info else model
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As in torch, but of a weight with two names (tied embeddings) one is enough, as it is saved under one."""
-        names = self.all_tied_weights_keys.items()
-        tied = {name: state_dict[other] for name, other in names if name not in state_dict and other in state_dict}
-        return super().load_state_dict({**state_dict, **tied}, *args, **kwargs)
 
 
 class ImageTokenizerModel(CheckedModel):

@@ -13,8 +13,9 @@ from transformers.generation import LogitsProcessor, LogitsProcessorList
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
+from .checked_model import CheckedModel
 from .configuration_text_to_image import TextToImageConfig
-from .modeling_image_tokenizer import CheckedModel, ImageTokenizerModel
+from .modeling_image_tokenizer import ImageTokenizerModel
 
 if TYPE_CHECKING:
     from .processing_text_to_image import TextToImageProcessor  # noqa: F401  travels with it

@@ -17,7 +17,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import logging
 
-from .configuration_vision_text import FIXED_LENGTH_TEXT, VisionTextConfig
+from .configuration_vision_text import FIXED_LENGTH_TEXT, VisionTextConfig, auto_map_of
 from .inner_models import (
     TEXT_POOLERS,
     ImagePooling,
@@ -263,12 +263,6 @@ def check_finite(name_or_path: Any, model: nn.Module) -> None:
             f"{name_or_path} holds weights that are NaN or infinite: {broken[:5]} ({len(broken)} tensors in all). The "
             "training diverged, or the file was damaged: take another checkpoint."
         )
-
-
-def own_reference(instance: Any) -> str:
-    """Where code from the Hub finds the class of a model or configuration: `file.Class`."""
-    own = type(instance)
-    return f"{own.__module__.split('.')[-1]}.{own.__name__}"
 
 
 class VisionTextPreTrainedModel(PreTrainedModel):
@@ -683,12 +677,7 @@ class VisionTextPreTrainedModel(PreTrainedModel):
 
         The code that travels follows from the configuration: that of this class, and that of an inner model of ours.
         """
-        auto_map = dict.fromkeys(self.auto_classes, own_reference(self)) | {"AutoConfig": own_reference(self.config)}
-        for side in ("vision_config", "text_config"):
-            inner = getattr(self.config, side)
-            if getattr(inner, "_auto_class", None) is not None:  # no model of transformers: its code goes along
-                auto_map[side] = own_reference(inner)
-        self.config.auto_map = auto_map
+        self.config.auto_map = auto_map_of(self)
         super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)
 
     @classmethod

@@ -18,6 +18,8 @@ from test_image_tokenizer import make_image_tokenizer
 from test_processor import make_image_processor, make_tokenizer
 from test_text_to_image import make_text_to_image
 from test_text_to_image_processor import make_text_to_image_processor
+from test_vision_language import make_model as make_vision_language
+from test_vision_language import make_processor as make_vision_language_processor
 from transformers import PreTrainedModel
 
 import hf_multimodal.models
@@ -185,8 +187,11 @@ TRAVELS = {
     RobustFusionForImageTextClassification: ALWAYS | CLASSIFIER | {"modeling_robust_fusion"},
     AlignerModel: ALWAYS | {"modeling_aligner", "losses"},
 }
-IMAGE_TOKENIZER = {"configuration_vision_text", "configuration_image_tokenizer", "modeling_image_tokenizer"}
+IMAGE_TOKENIZER = {"checked_model", "configuration_vision_text"}
+IMAGE_TOKENIZER |= {"configuration_image_tokenizer", "modeling_image_tokenizer"}
 TEXT_TO_IMAGE = {"configuration_text_to_image", "modeling_text_to_image", "processing_text_to_image"}
+VISION_LANGUAGE = {"checked_model", "configuration_vision_text", "inner_models"}
+VISION_LANGUAGE |= {"configuration_vision_language", "modeling_vision_language", "processing_vision_language"}
 OWN = {"torchvision:resnet18": {"modeling_torchvision"}, "recurrent_text:gru": {"modeling_recurrent_text"}}
 
 
@@ -216,6 +221,15 @@ def test_what_travels_with_a_text_to_image_model(tmp_path):
     assert len(found) <= 10
 
 
+@pytest.mark.parametrize("vision", ["vit", "torchvision:resnet18"])
+def test_what_travels_with_a_vision_language_model(vision, tmp_path):
+    make_vision_language(vision).save_pretrained(tmp_path)
+    model_alone = {path.stem for path in tmp_path.glob("*.py")}
+    make_vision_language_processor().save_pretrained(tmp_path)
+    found = {path.stem for path in tmp_path.glob("*.py")}
+    assert found == model_alone == VISION_LANGUAGE | OWN.get(vision, set())
+
+
 WITHOUT_TORCH = """
 import importlib, importlib.machinery, sys, types
 find = importlib.machinery.PathFinder.find_spec
@@ -238,6 +252,7 @@ CONFIGURATIONS = {  # file: its class, its fields, and what is asked of it
         "config.vision_config.hidden_size == 768",
     ),
     "configuration_image_tokenizer": ("ImageTokenizerConfig", "{'image_size': 32}", "config.vocab_size == 512"),
+    "configuration_vision_language": ("VisionLanguageConfig", "{}", "config.image_token_id == 32000 - 1"),
     "configuration_text_to_image": ("TextToImageConfig", "{}", "config.text_config.vocab_size == 50257 + 1 + 512"),
 }
 

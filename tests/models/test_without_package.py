@@ -14,6 +14,7 @@ from test_image_tokenizer import make_image_tokenizer
 from test_processor import make_image_processor, make_tokenizer, pil_image
 from test_text_to_image import make_text_to_image
 from test_text_to_image_processor import make_text_to_image_processor
+from test_vision_language import make_with_processor as make_vision_language_with_processor
 from transformers import AutoModel, AutoModelForMultimodalLM, AutoProcessor
 
 from hf_multimodal import (
@@ -150,6 +151,27 @@ def test_a_text_to_image_model_loads_without_the_package(name, made):
         for sequences in found:
             assert torch.equal(loaded.generate(prompts, guidance_scale=2.0), sequences)
         torch.testing.assert_close(loaded.decode_image_tokens(found[0]), images, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("vision", ["vit", "torchvision:resnet18"])
+def test_a_vision_language_model_answers_without_the_package(vision, tmp_path):
+    """By both classes, by the pipeline, and saved again: the words and weights that it has here."""
+    model, processor = make_vision_language_with_processor(vision)
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "model")
+    job = {"task": "answer", "source": tmp_path / "model", "results": tmp_path / "results.pt"}
+    (said,) = ask_stranger([{**job, "again": tmp_path / "again"}], tmp_path)
+    assert said["config"] == "VisionLanguageConfig" and said["module"] == "transformers_modules"
+    inputs, found = torch.load(tmp_path / "results.pt", weights_only=False)
+    here = AutoProcessor.from_pretrained(tmp_path / "model", trust_remote_code=False)
+    assert type(here) is type(processor)
+    for source in (tmp_path / "model", tmp_path / "again"):
+        loaded = AutoModel.from_pretrained(source, trust_remote_code=False)
+        assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in model.state_dict().items())
+        for sequences in found:
+            assert torch.equal(loaded.generate(**inputs, max_new_tokens=6), sequences)
+    answer = here.decode(found[0][0][inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert said["pipeline"].strip() == answer
 
 
 def test_importing_the_package_leaves_out_what_only_retrieval_needs():
