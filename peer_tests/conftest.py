@@ -10,15 +10,24 @@ from typing import Any
 import pytest
 import yaml
 from transformers import PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
 
-from hf_multimodal import FusionForImageTextClassification, RobustFusionForImageTextClassification
+from hf_multimodal import (
+    FusionForImageTextClassification,
+    RobustFusionForImageTextClassification,
+    VisionLanguageForConditionalGeneration,
+)
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / ".transformers"))
-# Without these two names the tests of problem types and of mismatched shapes pass by testing nothing.
+# Without these names the tests of problem types and of mismatched shapes pass by testing nothing, and labels lack.
 for model_class in (FusionForImageTextClassification, RobustFusionForImageTextClassification):
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[model_class.config_class.model_type] = model_class.__name__
+_conversing = VisionLanguageForConditionalGeneration
+MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[_conversing.config_class.model_type] = _conversing.__name__
 
 Test = tuple[str, str]  # class, name
 # CLIP under the same tests, by the beginning of our classes' names.

@@ -1,4 +1,4 @@
-"""The image tokenizer and the text-to-image model under the tests of transformers' own models, and its processor."""
+"""Image tokenizers, text-to-image and vision-language models under the tests of transformers' own models."""
 
 import unittest
 from typing import Any, ClassVar
@@ -8,7 +8,7 @@ import test_processor_mixin
 import torch
 from peer.generation.test_utils import GenerationTesterMixin
 from peer.test_modeling_common import ModelTesterMixin
-from transformers import GPT2Config, LlamaConfig, PreTrainedConfig, PreTrainedModel
+from transformers import GPT2Config, LlamaConfig, PreTrainedConfig, PreTrainedModel, ResNetConfig, ViTConfig
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from hf_multimodal import (
@@ -17,6 +17,8 @@ from hf_multimodal import (
     TextToImageConfig,
     TextToImageModel,
     TextToImageProcessor,
+    VisionLanguageConfig,
+    VisionLanguageForConditionalGeneration,
 )
 from hf_multimodal.models.checked_model import CheckedModel
 
@@ -135,6 +137,77 @@ class TextToImageLlamaTest(TextToImageTest, unittest.TestCase):
             num_attention_heads=HEADS,
             num_key_value_heads=1,
             intermediate_size=WIDTH,
+        )
+    )
+
+
+class VisionLanguageTest(GeneratorTest, GenerationTesterMixin):
+    all_model_classes = (VisionLanguageForConditionalGeneration,)
+    _is_composite = True
+    seq_length = 4 + PROMPT
+    parts: ClassVar[Any] = None
+
+    @unittest.skip("it holds a decoder with its head and a vision model, and is no head over one base model")
+    def test_model_base_model_prefix(self) -> None: ...
+
+    def get_config(self) -> VisionLanguageConfig:
+        vision, text = type(self).parts()
+        return VisionLanguageConfig(vision_config=vision, text_config=text, image_token_id=2, image_seq_length=4)
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[PreTrainedConfig, dict[str, Any]]:
+        texts = torch.randint(3, TEXT_IDS, (BATCH, PROMPT))
+        input_ids = torch.cat([torch.full((BATCH, 4), 2), texts], dim=1)
+        inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+        return self.get_config(), {**inputs, "pixel_values": torch.rand(BATCH, 3, 16, 16) * 4 - 2}
+
+
+LLAMA = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": 1}
+LLAMA |= {"intermediate_size": WIDTH, "vocab_size": TEXT_IDS, "max_position_embeddings": 64}
+LLAMA |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+
+
+class VisionLanguageViTLlamaTest(VisionLanguageTest, unittest.TestCase):
+    parts = staticmethod(
+        lambda: (
+            ViTConfig(
+                image_size=16,
+                patch_size=8,
+                hidden_size=WIDTH,
+                num_hidden_layers=LAYERS,
+                num_attention_heads=HEADS,
+                intermediate_size=WIDTH,
+            ),
+            LlamaConfig(**LLAMA),
+        )
+    )
+
+
+class VisionLanguageResNetGPT2Test(VisionLanguageTest, unittest.TestCase):
+    @unittest.skip("of models older than 2023 transformers does not ask it: GPT-2's layers draw in their constructor")
+    def test_can_init_all_missing_weights(self) -> None: ...
+
+    @unittest.skip("a convolutional vision model has no attentions")
+    def test_get_image_features_attentions(self) -> None: ...
+
+    @unittest.skip("ResNet's configuration names no hidden_size")
+    def test_get_image_features_output_0(self) -> None: ...
+
+    @unittest.skip("ResNet's configuration names no hidden_size")
+    def test_get_image_features_output_2(self) -> None: ...
+
+    parts = staticmethod(
+        lambda: (
+            ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"),
+            GPT2Config(
+                n_positions=64,
+                n_embd=WIDTH,
+                n_layer=LAYERS,
+                n_head=HEADS,
+                n_inner=WIDTH,
+                vocab_size=TEXT_IDS,
+                eos_token_id=1,
+                bos_token_id=1,
+            ),
         )
     )
 

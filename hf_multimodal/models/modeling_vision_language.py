@@ -1,12 +1,14 @@
 """Any vision model in front of any decoder: texts that read images, and answers written behind them."""
 
+import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, GenerationConfig, GenerationMixin
+from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import can_return_tuple
 
@@ -84,7 +86,7 @@ class VisionLanguageForConditionalGeneration(CheckedModel, GenerationMixin):
         self._image_pooling = ImagePooling(self.vision_model, "auto")
         _, width = image_widths(self.vision_model, self._image_pooling)
         hidden = self.language_model.get_input_embeddings().embedding_dim
-        # With torch's own initialisation: at .02, transformers' usual deviation, learning stalls.
+        # Initialised as torch does: with .02, transformers' usual deviation, learning stalls.
         self.projector = nn.Sequential(
             nn.LayerNorm(width),
             nn.Linear(width, hidden),
@@ -99,7 +101,14 @@ class VisionLanguageForConditionalGeneration(CheckedModel, GenerationMixin):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """The parts initialise themselves."""
+        """Of the projector, as torch does; the models initialise themselves."""
+        if isinstance(module, nn.Linear):
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            bound = 1 / math.sqrt(module.in_features)
+            init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
 
     @torch.no_grad()
     def count_image_tokens(self, size: tuple[int, int] | None = None) -> int:
@@ -113,7 +122,7 @@ class VisionLanguageForConditionalGeneration(CheckedModel, GenerationMixin):
         blank = torch.zeros(1, 3, height, width, dtype=weight.dtype, device=weight.device)
         was_training = self.vision_model.training
         self.vision_model.eval()
-        found = self._vision_tokens(blank).shape[1]
+        found = self._image_tokens(self.vision_model(blank)).shape[1]
         self.vision_model.train(was_training)
         return found
 
@@ -132,33 +141,41 @@ class VisionLanguageForConditionalGeneration(CheckedModel, GenerationMixin):
     def get_decoder(self) -> nn.Module:
         return self.language_model.get_decoder()
 
-    def _vision_tokens(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """(images, tokens, width of the vision model); a class token is left out."""
-        _, tokens = self._image_pooling(self.vision_model(pixel_values))
+    def _image_tokens(self, output: Any) -> torch.Tensor:
+        """(images, tokens, width of the vision model) of its output; a class token is left out."""
+        _, tokens = self._image_pooling(output)
         return tokens[:, int(self._image_pooling.has_class_token) :]
 
-    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    @can_return_tuple
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         """What takes the places of the image tokens.
 
         Args:
             pixel_values: (images, channels, height, width), as the image processor gives them.
-            kwargs: Unread.
+            kwargs: Of the vision model: `output_hidden_states`, `output_attentions`.
 
         Returns:
-            (images, image_seq_length, width of the decoder's embeddings).
+            What the vision model gives, with `pooler_output` (images, image_seq_length, width of the decoder's
+            embeddings).
 
         Raises:
             ValueError: If the images are of another size, so that they have not as many tokens.
         """
         weight: Any = self.projector[1].weight
-        tokens = self._vision_tokens(pixel_values.to(weight.dtype))
+        output = self.vision_model(pixel_values.to(weight.dtype), **kwargs)
+        tokens = self._image_tokens(output)
         if tokens.shape[1] != self.config.image_seq_length:
             raise ValueError(
                 f"an image has {self.config.image_seq_length} tokens (image_seq_length), and images of "
                 f"{tuple(pixel_values.shape[2:])} pixels have {tokens.shape[1]}: take the processor saved with the "
                 "model."
             )
-        return self.projector(tokens)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=output.last_hidden_state,
+            pooler_output=self.projector(tokens),
+            hidden_states=output.get("hidden_states"),
+            attentions=output.get("attentions"),
+        )
 
     @can_return_tuple
     def forward(
@@ -171,6 +188,7 @@ class VisionLanguageForConditionalGeneration(CheckedModel, GenerationMixin):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: Any = None,
+        shift_labels: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Read texts with images in them.
@@ -185,6 +203,7 @@ class VisionLanguageForConditionalGeneration(CheckedModel, GenerationMixin):
             labels: (batch, length) ids to be written, -100 where nothing is to be learned. The loss is their mean
                 negative log-likelihood.
             num_items_in_batch: By how many labels the sum is divided, as `Trainer` gives it.
+            shift_labels: (batch, length), the labels moved to the tokens before them, where that is done already.
             kwargs: Of the decoder: `use_cache`, `logits_to_keep`, `output_hidden_states`, ...
 
         Returns:
@@ -204,12 +223,13 @@ class VisionLanguageForConditionalGeneration(CheckedModel, GenerationMixin):
             inputs_embeds=inputs_embeds, attention_mask=attention_mask, past_key_values=past_key_values, **kwargs
         )
         loss = None
-        if labels is not None:
+        if labels is not None or shift_labels is not None:
             loss = self.loss_function(
                 logits=output.logits,
                 labels=labels,
                 vocab_size=output.logits.shape[-1],
                 num_items_in_batch=num_items_in_batch,
+                shift_labels=shift_labels,
             )
         return CausalLMOutputWithPast(
             loss=loss,
@@ -224,7 +244,7 @@ class VisionLanguageForConditionalGeneration(CheckedModel, GenerationMixin):
         embeds = self.get_input_embeddings()(input_ids)
         if pixel_values is None or not len(pixel_values):
             return embeds
-        features = self.get_image_features(pixel_values).to(embeds)
+        features = self.get_image_features(pixel_values).pooler_output.to(embeds)
         places = input_ids == self.config.image_token_id
         if not torch.compiler.is_compiling() and places.sum() != features.shape[0] * features.shape[1]:
             raise ValueError(

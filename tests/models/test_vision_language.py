@@ -111,7 +111,7 @@ def test_images_stand_where_their_tokens_are():
     model = make_model()
     batch = make_batch(model)
     with torch.no_grad():
-        features = model.get_image_features(batch["pixel_values"])
+        features = model.get_image_features(batch["pixel_values"]).pooler_output
         embeds = model.get_input_embeddings()(batch["input_ids"])
         embeds[batch["input_ids"] == IMAGE] = features.flatten(0, 1)
         expected = model(inputs_embeds=embeds, attention_mask=batch["attention_mask"]).logits
