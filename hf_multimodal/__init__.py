@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hf_multimodal.data.collator import MultimodalCollator
+    from hf_multimodal.data.conversation_collator import ConversationCollator
     from hf_multimodal.data.counts import presence
     from hf_multimodal.data.image_collators import CaptionCollator, ImageCollator
     from hf_multimodal.data.loading import load_data
@@ -67,6 +68,7 @@ _MODULES = {
     "AlignerModel": ".models",
     "AlignerTrainer": ".training.aligner_trainer",
     "CaptionCollator": ".data.image_collators",
+    "ConversationCollator": ".data.conversation_collator",
     "EpochCallback": ".training.sampling",
     "FusionConfig": ".models",
     "FusionForImageTextClassification": ".models",
@@ -124,6 +126,7 @@ __all__ = [
     "AlignerModel",
     "AlignerTrainer",
     "CaptionCollator",
+    "ConversationCollator",
     "EpochCallback",
     "FusionConfig",
     "FusionForImageTextClassification",
