@@ -100,18 +100,22 @@ def test_a_saved_folder_loads_without_the_package(name, told):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], dict[str, Any]]:
-    """The same for what makes images."""
+    """The same for what makes images, and for what answers."""
     folder, models, jobs = tmp_path_factory.mktemp("maker"), {}, []
     for quantizer in ("fsq", "vq"):
         models[f"{quantizer} tokenizer"] = make_image_tokenizer(quantizer)
     for decoder, quantizer in (("gpt2", "fsq"), ("llama", "vq")):
         models[f"{decoder} generator"] = make_text_to_image(decoder, quantizer)
+    processors = {name: make_text_to_image_processor(12) for name in models if "generator" in name}
+    for vision in ("vit", "torchvision:resnet18"):
+        name = f"{vision} conversation"
+        models[name], processors[name] = make_vision_language_with_processor(vision)
     for name, model in models.items():
         own = folder / name.replace(" ", "_")
         model.save_pretrained(own / "model")
-        processor = make_text_to_image_processor(12 if "generator" in name else 16)
-        (processor if "generator" in name else processor.image_processor).save_pretrained(own / "model")
-        task = "generate" if "generator" in name else "reconstruct"
+        processor = processors.get(name, make_text_to_image_processor(16).image_processor)
+        processor.save_pretrained(own / "model")
+        task = {"tokenizer": "reconstruct", "generator": "generate", "conversation": "answer"}[name.split()[-1]]
         jobs.append({"task": task, "source": own / "model", "results": own / "results.pt", "again": own / "again"})
     return folder, models, dict(zip(models, ask_stranger(jobs, folder), strict=True))
 
@@ -153,23 +157,19 @@ def test_a_text_to_image_model_loads_without_the_package(name, made):
         torch.testing.assert_close(loaded.decode_image_tokens(found[0]), images, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("vision", ["vit", "torchvision:resnet18"])
-def test_a_vision_language_model_answers_without_the_package(vision, tmp_path):
+@pytest.mark.parametrize("name", ["vit conversation", "torchvision:resnet18 conversation"])
+def test_a_vision_language_model_answers_without_the_package(name, made):
     """By both classes, by the pipeline, and saved again: the words and weights that it has here."""
-    model, processor = make_vision_language_with_processor(vision)
-    for part in (model, processor):
-        part.save_pretrained(tmp_path / "model")
-    job = {"task": "answer", "source": tmp_path / "model", "results": tmp_path / "results.pt"}
-    (said,) = ask_stranger([{**job, "again": tmp_path / "again"}], tmp_path)
+    folder, models, answers = made
+    own, model, said = folder / name.replace(" ", "_"), models[name], answers[name]
     assert said["config"] == "VisionLanguageConfig" and said["module"] == "transformers_modules"
-    inputs, found = torch.load(tmp_path / "results.pt", weights_only=False)
-    here = AutoProcessor.from_pretrained(tmp_path / "model", trust_remote_code=False)
-    assert type(here) is type(processor)
-    for source in (tmp_path / "model", tmp_path / "again"):
+    inputs, found = torch.load(own / "results.pt", weights_only=False)
+    for source in (own / "model", own / "again"):
         loaded = AutoModel.from_pretrained(source, trust_remote_code=False)
         assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in model.state_dict().items())
         for sequences in found:
             assert torch.equal(loaded.generate(**inputs, max_new_tokens=6), sequences)
+    here = AutoProcessor.from_pretrained(own / "model", trust_remote_code=False)
     answer = here.decode(found[0][0][inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     assert said["pipeline"].strip() == answer
 
