@@ -230,10 +230,10 @@ def large(reader: Any) -> None:
     minutes = (rows["large"]["seconds"] + decoders["large-drawn"]["seconds"]) / 60
     table = [
         [
-            test["psnr"],
+            f"{test['psnr']:.2f}",
             test["codes_in_use"],
-            back["all"],
-            *(found[name] for name in (*ATTRIBUTES, "all")),
+            f"{back['all']:.3f}",
+            *(f"{found[name]:.3f}" for name in (*ATTRIBUTES, "all")),
             round(minutes),
         ]
     ]
