@@ -210,8 +210,8 @@ def flickr8k(folder: Path) -> None:
     """Photos of 64 × 64 with 16 × 16 tokens, one seed, whatever comes of it: the cards show it."""
     data = str(folder / "captions.csv")
     photos = ["--image_root", str(folder / "images"), "--whole_images"]
-    rows = series("photos", {"photos": [*tokenizer_job(data, 1, side=64), *photos]}, train_image_tokenizer)
-    job = [*decoder_job(data, 1, "photos", 250), *photos[:2], "--prompt_length", "24"]
+    rows = series("photos", {"photos": [*tokenizer_job(data, 1, side=64, steps=400), *photos]}, train_image_tokenizer)
+    job = [*decoder_job(data, 1, "photos", 150), *photos[:2], "--prompt_length", "24"]
     decoders = series("photos-drawn", {"photos-drawn": job}, train_text_to_image)
     print(
         {name: rows["photos"]["metrics"]["test"][name] for name in SHOWN}, decoders["photos-drawn"]["metrics"]["test"]
