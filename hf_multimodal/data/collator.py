@@ -157,7 +157,7 @@ class MultimodalCollator:
         try:
             return open_rgb(image, value_range_of(self.processor), changed)
         except BadImageError as error:
-            where = f"{error.name} (row {_name(row, '?')}, column {self.image_column})"
+            where = f"{error.name} (row {row_name(row, '?')}, column {self.image_column})"
             unreadable = BadImageError(error.reason, where, error.detail)
             if self.on_bad_image == "error":
                 raise unreadable from error
@@ -169,7 +169,7 @@ class MultimodalCollator:
         return self.feature_cache.batch(images, None if self.augment is None else int(self.epoch))
 
     def _refuse_empty(self, rows: list[dict[str, Any]], modality_mask: torch.Tensor) -> None:
-        empty = [_name(rows[i], i) for i in (~modality_mask.any(dim=1)).nonzero()[:, 0].tolist()]
+        empty = [row_name(rows[i], i) for i in (~modality_mask.any(dim=1)).nonzero()[:, 0].tolist()]
         if empty:
             parts = (("image", self.processor.image_processor), ("text", self.processor.tokenizer))
             wanted = " nor ".join(name for name, part in parts if part is not None)
@@ -180,7 +180,7 @@ class MultimodalCollator:
 
     def _labels(self, rows: list[dict[str, Any]]) -> torch.Tensor | None:
         labels = [row.get(self.label_column) for row in rows]
-        unlabelled = [_name(row, number) for number, row in enumerate(rows) if labels[number] is None]
+        unlabelled = [row_name(row, number) for number, row in enumerate(rows) if labels[number] is None]
         if len(unlabelled) == len(rows):
             return None
         if unlabelled:
@@ -218,7 +218,7 @@ class MultimodalCollator:
         )
 
 
-def _name(row: dict[str, Any], default: Any) -> Any:
+def row_name(row: dict[str, Any], default: Any) -> Any:
     """What messages call a row."""
     return next((row[key] for key in ("id", "__key__", "index") if row.get(key) is not None), default)
 

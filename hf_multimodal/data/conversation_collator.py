@@ -4,8 +4,9 @@ import re
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
-from hf_multimodal.data.collator import MultimodalCollator
+from hf_multimodal.data.collator import MultimodalCollator, row_name
 from hf_multimodal.data.conversations import messages_of
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -45,7 +46,7 @@ class ConversationCollator(MultimodalCollator):
             `input_ids`, `attention_mask` and `labels` (batch, length), -100 where nothing is to be learned, and
             `pixel_values` (images, channels, height, width) where there are images.
         """
-        names = [row.get("id", row.get("index", number)) for number, row in enumerate(rows)]
+        names = [row_name(row, number) for number, row in enumerate(rows)]
         conversations = [self._conversation(row, name) for row, name in zip(rows, names, strict=True)]
         batch = self.processor.apply_chat_template(
             conversations,
@@ -58,16 +59,12 @@ class ConversationCollator(MultimodalCollator):
             self._cut(ids, learned, name)
             for ids, learned, name in zip(batch["input_ids"], batch["assistant_masks"], names, strict=True)
         ]
-        longest = max(len(ids) for ids, _ in examples)
         padding = self.processor.tokenizer.pad_token_id
-        input_ids = torch.full((len(rows), longest), padding)
-        labels = torch.full_like(input_ids, IGNORED)
-        attention_mask = torch.zeros_like(input_ids)
-        for row, (ids, learned) in enumerate(examples):  # on the left, as generation needs it
-            input_ids[row, longest - len(ids) :] = ids
-            attention_mask[row, longest - len(ids) :] = 1
-            labels[row, longest - len(ids) :] = ids.masked_fill(~learned, IGNORED)
-        found = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        found = {
+            "input_ids": _padded([ids for ids, _ in examples], padding),
+            "attention_mask": _padded([torch.ones_like(ids) for ids, _ in examples], 0),
+            "labels": _padded([ids.masked_fill(~learned, IGNORED) for ids, learned in examples], IGNORED),
+        }
         if "pixel_values" in batch:
             found["pixel_values"] = torch.stack([torch.as_tensor(image) for image in batch["pixel_values"]])
         return found
@@ -96,3 +93,8 @@ class ConversationCollator(MultimodalCollator):
                 "of an image or all that the assistant says: give more, or leave the row out."
             )
         return ids[: self.max_length], learned[: self.max_length]
+
+
+def _padded(rows: list[torch.Tensor], value: int) -> torch.Tensor:
+    """(rows, length), padded on the left, as generation needs it."""
+    return pad_sequence(rows, batch_first=True, padding_value=value, padding_side="left")

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from hf_multimodal.data.collator import MultimodalCollator
+from hf_multimodal.data.collator import MultimodalCollator, row_name
 
 
 class ImageCollator(MultimodalCollator):
@@ -62,8 +62,7 @@ class ImageCollator(MultimodalCollator):
                     "remove_unused_columns=False."
                 )
             if row[column] is None:
-                name = row.get("id", row.get("index", number))
-                raise ValueError(f"row {name!r} has no {what} in column {column!r}: leave it out.")
+                raise ValueError(f"row {row_name(row, number)!r} has no {what} in column {column!r}: leave it out.")
 
 
 class CaptionCollator(ImageCollator):

@@ -23,7 +23,9 @@ DRAWING = """from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 model = AutoModelForMultimodalLM.from_pretrained({name}, trust_remote_code=True).eval()
 processor = AutoProcessor.from_pretrained({name}, trust_remote_code=True)
-images = model.generate_images(processor, [{text}], num_images_per_prompt=4, guidance_scale=3.0, seed=0)
+images = model.generate_images(
+    processor, [{text}], num_images_per_prompt=4, guidance_scale=3.0, seed=0
+)
 images[0].save("image.png")"""
 SCORES = {
     "psnr": "PSNR in dB, values between 0 and 1",

@@ -230,7 +230,7 @@ class Run:
     def hyperparameters(self) -> dict[str, Any]:
         """All that the run told, of an older run those that differed from their defaults; none that is off."""
         known = dict(self.facts.get("hyperparameters") or self.arguments)
-        if known.get("max_steps", self.arguments.get("max_steps", -1)) > 0:
+        if self.arguments.get("max_steps", -1) > 0:
             known.pop("num_train_epochs", None)  # steps were counted in their place
         return {name: known[name] for name in HYPERPARAMETERS if known.get(name) not in (None, False)}
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from transformers import PreTrainedModel
+from torch import nn
+from transformers import GenerationMixin, PreTrainedModel
 
 from .configuration_vision_text import auto_map_of
 
@@ -80,3 +81,27 @@ class CheckedModel(PreTrainedModel):
         names = self.all_tied_weights_keys.items()
         tied = {name: state_dict[other] for name, other in names if name not in state_dict and other in state_dict}
         return super().load_state_dict({**state_dict, **tied}, *args, **kwargs)
+
+
+class DecoderModel(CheckedModel, GenerationMixin):
+    """A model around a decoder of transformers, its `text_model`, whose embeddings are its own."""
+
+    text_model: Any
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _is_composite = True
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.text_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.text_model.get_output_embeddings()
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.text_model.set_output_embeddings(value)

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, GenerationConfig, GenerationMixin
+from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.generation import LogitsProcessor, LogitsProcessorList
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
-from .checked_model import CheckedModel
+from .checked_model import DecoderModel
 from .configuration_text_to_image import TextToImageConfig
 from .modeling_image_tokenizer import ImageTokenizerModel
 
@@ -44,7 +44,7 @@ class ImageTokensOnly(LogitsProcessor):
         return functional.pad(images, (self.offset, 0), value=-torch.inf)
 
 
-class TextToImageModel(CheckedModel, GenerationMixin):
+class TextToImageModel(DecoderModel):
     """A DALL-E: any decoder of transformers over `[text tokens | begin of image | image tokens]`.
 
     It holds its image tokenizer as a frozen part. The loss is the mean negative log-likelihood of the image tokens. In
@@ -71,14 +71,8 @@ class TextToImageModel(CheckedModel, GenerationMixin):
     input_modalities = ("image", "text")
     output_modalities = ("image",)
     accepts_loss_kwargs = False  # the loss is a mean over the batch, whose images have as many tokens each
-    supports_gradient_checkpointing = True
     _auto_class = "AutoModel"
     auto_classes: ClassVar[tuple[str, ...]] = ("AutoModel", "AutoModelForMultimodalLM")
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _is_composite = True
 
     def __init__(self, config: TextToImageConfig) -> None:
         super().__init__(config)
@@ -117,18 +111,6 @@ class TextToImageModel(CheckedModel, GenerationMixin):
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.image_tokenizer.requires_grad_(False)
         return loaded
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.text_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.text_model.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.text_model.get_output_embeddings()
-
-    def set_output_embeddings(self, value: nn.Module) -> None:
-        self.text_model.set_output_embeddings(value)
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
         """Refuse: image ids stand behind the text's, and would be taken for others.

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, GenerationConfig, GenerationMixin
+from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import can_return_tuple
 
-from .checked_model import CheckedModel
+from .checked_model import DecoderModel
 from .configuration_vision_language import VisionLanguageConfig
 from .inner_models import ImagePooling, accepted, build_model, image_size_of, image_widths
 
@@ -38,7 +38,7 @@ def check_decoder(config: Any) -> None:
         raise ValueError(f"a model of type {config.model_type!r} cannot be the decoder: {reason}.")
 
 
-class VisionLanguageForConditionalGeneration(CheckedModel, GenerationMixin):
+class VisionLanguageForConditionalGeneration(DecoderModel):
     """A vision model, a projector and a decoder: an image's tokens stand in a text like words.
 
     Each image takes the places of `image_seq_length` image tokens of a text. The vision model sees the images that
@@ -69,23 +69,17 @@ class VisionLanguageForConditionalGeneration(CheckedModel, GenerationMixin):
     input_modalities = ("image", "text")
     output_modalities = ("text",)
     accepts_loss_kwargs = True  # the loss is a mean over the tokens of all batches of a step
-    supports_gradient_checkpointing = True
     _auto_class = "AutoModel"
     auto_classes: ClassVar[tuple[str, ...]] = ("AutoModel", "AutoModelForImageTextToText")
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _is_composite = True
 
     def __init__(self, config: VisionLanguageConfig) -> None:
         super().__init__(config)
         check_decoder(config.text_config)
         self.vision_model: Any = build_model(config.vision_config, "vision_config", "mean")
-        self.language_model: Any = AutoModelForCausalLM.from_config(config.text_config)
+        self.text_model: Any = AutoModelForCausalLM.from_config(config.text_config)
         self._image_pooling = ImagePooling(self.vision_model, "auto")
         _, width = image_widths(self.vision_model, self._image_pooling)
-        hidden = self.language_model.get_input_embeddings().embedding_dim
+        hidden = self.text_model.get_input_embeddings().embedding_dim
         # Initialised as torch does: with .02, transformers' usual deviation, learning stalls.
         self.projector = nn.Sequential(
             nn.LayerNorm(width),
@@ -95,7 +89,7 @@ class VisionLanguageForConditionalGeneration(CheckedModel, GenerationMixin):
         )
         if config.image_seq_length is None:
             config.image_seq_length = self.count_image_tokens()
-        self._decoder_inputs = accepted(self.language_model, ("position_ids",))
+        self._takes_positions = bool(accepted(self.text_model, ("position_ids",)))
         self.generation_config = GenerationConfig.from_model_config(config)
         self.generation_config.suppress_tokens = [config.image_token_id]
         self.post_init()
@@ -126,20 +120,8 @@ class VisionLanguageForConditionalGeneration(CheckedModel, GenerationMixin):
         self.vision_model.train(was_training)
         return found
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.language_model.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.language_model.get_output_embeddings()
-
-    def set_output_embeddings(self, value: nn.Module) -> None:
-        self.language_model.set_output_embeddings(value)
-
     def get_decoder(self) -> nn.Module:
-        return self.language_model.get_decoder()
+        return self.text_model.get_decoder()
 
     def _image_tokens(self, output: Any) -> torch.Tensor:
         """(images, tokens, width of the vision model) of its output; a class token is left out."""
@@ -214,12 +196,12 @@ class VisionLanguageForConditionalGeneration(CheckedModel, GenerationMixin):
         """
         if inputs_embeds is None:
             inputs_embeds = self._embed(input_ids, pixel_values)
-        if "position_ids" in self._decoder_inputs:
+        if self._takes_positions:
             unknown = position_ids is None and past_key_values is None
             if unknown and attention_mask is not None and attention_mask.ndim == 2:
                 position_ids = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
             kwargs["position_ids"] = position_ids
-        output = self.language_model(
+        output = self.text_model(
             inputs_embeds=inputs_embeds, attention_mask=attention_mask, past_key_values=past_key_values, **kwargs
         )
         loss = None

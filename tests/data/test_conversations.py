@@ -131,5 +131,5 @@ def test_a_vision_language_model_learns_questions_by_our_trainer(tmp_path):
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[-1] < losses[0]
     after = model.state_dict()
-    for part in ("vision_model", "projector", "language_model"):
+    for part in ("vision_model", "projector", "text_model"):
         assert any(not torch.equal(after[name], value) for name, value in before.items() if name.startswith(part))

@@ -39,7 +39,7 @@ def make_model(vision="vit", decoder="llama", **fields):
     config = VisionLanguageConfig(vision_config=VISION_CONFIGS[vision](), text_config=DECODERS[decoder](), **fields)
     model = VisionLanguageForConditionalGeneration(config)
     model.config.image_seq_length = model.count_image_tokens((32, 32))
-    for parameter in model.language_model.parameters():  # no two tokens equally likely
+    for parameter in model.text_model.parameters():  # no two tokens equally likely
         parameter.data.add_(torch.randn_like(parameter), alpha=0.2)
     return model.eval()
 
