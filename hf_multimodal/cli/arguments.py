@@ -18,10 +18,9 @@ SPLITS = ("all", "train", "validation", "test")
 IMAGE_POOLINGS = ("auto", "cls", "mean", "cls_mean")
 TEXT_POOLINGS = ("auto", "cls", "mean", "last", "pooler")
 PROJECTIONS = ("linear", "mlp")
-QUANTIZERS = ("fsq", "vq", "vq_grad")
 TRIPLET_MININGS = ("semi_hard", "all", "hard")
 INDEX_KINDS = ("exact", "flat", "hnsw", "ivf")
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+PREDICTION_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 RECURRENT_CELLS = ("lstm", "gru")
 CLASS_WEIGHTS = ("none", "balanced")
 TUNED = "tuned"
@@ -149,48 +148,6 @@ class AlignerArguments:
 
 
 @dataclass
-class ImageTokenizerArguments:
-    """The image tokenizer."""
-
-    image_size: int = flag("Height and width of an image in pixels.", 64)
-    hidden_size: int = flag("Channels of the convolutions.", 64)
-    num_downsamplings: int = flag("How often height and width are halved: 2 makes 4 x 4 pixels a token.", 2)
-    num_residual_blocks: int = flag("In the encoder and in the decoder each.", 2)
-    quantizer: str = flag(f"One of {', '.join(QUANTIZERS)}.", "fsq")
-    levels: list[int] = flag("Of fsq: values of each channel of a code.", [8, 8, 8])
-    codebook_size: int = flag("Of vq: number of codes.", 512)
-    codebook_dim: int = flag("Of vq: width of the codes.", 16)
-    codebook_decay: float = flag("Of vq: decay of the moving averages a step.", 0.99)
-    commitment_weight: float = flag("Of vq: weight of the loss that keeps features near their codes.", 0.25)
-
-    def __post_init__(self) -> None:
-        check_choice("quantizer", self.quantizer, QUANTIZERS)
-
-
-@dataclass
-class TextToImageArguments:
-    """The decoder, and the image tokenizer whose tokens it writes."""
-
-    image_tokenizer: str | None = flag("Folder or Hub name of a trained image tokenizer.")
-    decoder: str = flag("Model type of transformers: gpt2, llama, qwen2, ...", "gpt2")
-    hidden_size: int = flag("Width of the decoder.", 128)
-    num_hidden_layers: int = flag("Layers of the decoder.", 3)
-    num_attention_heads: int = flag("Attention heads of the decoder; they divide its width.", 4)
-    dropout: float = flag("Dropout of the decoder, where it has some.", 0.0)
-    tokenizer: str | None = flag("Hub name or folder of a text tokenizer. Default: trained on the texts.")
-    prompt_length: int | None = flag("Text tokens of a prompt. Default: the longest training text, at most 64.")
-    text_dropout: float = flag("Share of training texts replaced by the empty one, for guidance.", 0.1)
-
-    def __post_init__(self) -> None:
-        if self.image_tokenizer is not None:
-            check_folder("image_tokenizer", self.image_tokenizer)
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"num_attention_heads must divide hidden_size {self.hidden_size}, got {self.num_attention_heads}."
-            )
-
-
-@dataclass
 class SourceArguments:
     """Where the examples come from, and how they are read and split."""
 
@@ -241,12 +198,18 @@ class PairArguments:
 
 
 @dataclass
-class RowArguments:
+class CountArguments:
+    """How many of the examples a training run uses."""
+
+    max_train_samples: int | None = flag("Use only the first N training examples.")
+    max_eval_samples: int | None = flag("Use only the first N validation examples.")
+
+
+@dataclass
+class RowArguments(CountArguments):
     """How a training run uses the examples."""
 
     image_value_range: list[float] | None = flag("Black and white of images that are not of 8 bits: 0 4095.")
-    max_train_samples: int | None = flag("Use only the first N training examples.")
-    max_eval_samples: int | None = flag("Use only the first N validation examples.")
 
 
 @dataclass
@@ -268,13 +231,6 @@ class ReadingArguments(ImageReadingArguments):
     def __post_init__(self) -> None:
         if self.cached_augmentations < 1:
             raise ValueError(f"cached_augmentations must be 1 or more, got {self.cached_augmentations}.")
-
-
-@dataclass
-class CaptionReadingArguments(RowArguments):
-    """How a training run uses the examples."""
-
-    feature_cache: str | None = flag("Folder for the tokens of each image, computed once.")
 
 
 @dataclass
@@ -341,13 +297,6 @@ class TrainingFlags(BasicTrainingFlags):
 
     learning_rate: float | None = flag("Of the pretrained parts. Default: 2e-5; with --from_scratch 1e-3.")
     head_learning_rate: float | None = flag("Of all other parts. Default: 1e-3; with --from_scratch as above.")
-
-
-@dataclass
-class GeneratorTrainingFlags(BasicTrainingFlags):
-    """Training: the flags that people change. `--help-all` shows what transformers has beside them."""
-
-    learning_rate: float = flag("Of all that learns.", 1e-3)
 
 
 @dataclass
@@ -434,7 +383,7 @@ class PredictionArguments(LoadingArguments):
         if self.split is not None:
             check_choice("split", self.split, ("predict", *SPLITS))
         if self.output is not None:
-            check_choice("the suffix of output", Path(self.output).suffix.lower(), TABLE_SUFFIXES)
+            check_choice("the suffix of output", Path(self.output).suffix.lower(), PREDICTION_SUFFIXES)
         for name in ("guid_tag_output", "output", "split"):
             if getattr(self, name) is not None and self.is_one_example:
                 raise ValueError(f"{name} is for --data, not for one example.")
@@ -485,39 +434,6 @@ class SearchArguments(LoadingArguments):
             raise ValueError("texts are found by --image, not by --text.")
         if self.find == "texts" and self.sheet is not None:
             raise ValueError("sheet shows images: it has no use with --find texts.")
-
-
-@dataclass(kw_only=True)
-class GenerationArguments(LoadingArguments):
-    """What is drawn, and where it goes."""
-
-    model: str = field(metadata={"help": "Folder of the run, or name of the model on the Hub."})
-    text: list[str] = field(metadata={"help": "One text or several."})
-    n: int = flag("Images a text.", 4)
-    output: str = flag("PNG of all of them, a row a text.", "sheet.png")
-    output_dir: str | None = flag("Folder for each image as a file of its own.")
-    seed: int = flag("Same seed, same images.", 0)
-    guidance_scale: float = flag("How far each step is moved away from the empty text; 1: not at all.", 3.0)
-    top_k: int = flag("Draw from the K likeliest tokens; 0: from all.", 50)
-    top_p: float = flag("Draw from the likeliest tokens of together this probability.", 1.0)
-    temperature: float = flag("Below 1 draws likelier tokens more often.", 1.0)
-    rerank: str | None = flag("Aligner or CLIP that orders the images of each text, best first.")
-    candidates: int | None = flag("Images drawn a text, of which --rerank keeps the best --n.")
-    batch_size: int = flag("Images a forward pass.", 64)
-
-    def __post_init__(self) -> None:
-        for name in ("n", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}.")
-        if self.guidance_scale < 1:
-            raise ValueError(f"guidance_scale must be 1 or more, where 1 is none, got {self.guidance_scale}.")
-        if self.candidates is not None and self.rerank is None:
-            raise ValueError("candidates are ordered by --rerank: name an aligner or a CLIP there.")
-        if self.candidates is not None and self.candidates < self.n:
-            raise ValueError(f"candidates must be at least n, {self.n}, got {self.candidates}.")
-        check_choice("the suffix of output", Path(self.output).suffix.lower(), (".png",))
-        if self.rerank is not None:
-            check_folder("rerank", self.rerank)
 
 
 @dataclass(kw_only=True)

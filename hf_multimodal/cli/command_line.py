@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import textwrap
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
@@ -96,6 +96,8 @@ class CommandLine:
         }
         self.parser = HfArgumentParser(types, description=command.description.replace("%", "%%"), **options)
         self.parser.error = _refuse  # type: ignore[method-assign]  # it would print the names of all flags
+        if command.positional is not None:
+            self.parser.add_argument(command.positional, nargs="?", default=SUPPRESS)
         self.parser.add_argument("--config", help=OTHERS["--config FILE"])
         self.parser.add_argument("--traceback", action="store_true", help=OTHERS["--traceback"])
         usual = {} if self.training_type is None else computed_defaults()

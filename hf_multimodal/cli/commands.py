@@ -7,18 +7,14 @@ from typing import Any
 from hf_multimodal.cli.arguments import (
     AlignerArguments,
     AlignerTrainingFlags,
-    CaptionReadingArguments,
     CardArguments,
     ClassArguments,
     ClassifierTrainingFlags,
     DemoArguments,
     EvaluationArguments,
     FusionArguments,
-    GenerationArguments,
-    GeneratorTrainingFlags,
     HubTrainingFlags,
     ImageReadingArguments,
-    ImageTokenizerArguments,
     IndexArguments,
     LabelArguments,
     MissingArguments,
@@ -33,9 +29,20 @@ from hf_multimodal.cli.arguments import (
     RunArguments,
     SearchArguments,
     SourceArguments,
-    TextToImageArguments,
     TrainingFlags,
     WriteCardArguments,
+)
+from hf_multimodal.cli.generator_arguments import (
+    AnswerColumnArguments,
+    AskArguments,
+    CaptionReadingArguments,
+    ConversationReadingArguments,
+    DecoderArguments,
+    GenerationArguments,
+    GeneratorTrainingFlags,
+    ImageTokenizerArguments,
+    TextToImageArguments,
+    VisionLanguageArguments,
 )
 
 # Where a training command differs from transformers and shows no flag of its own: it measures itself each epoch, keeps
@@ -69,6 +76,7 @@ class Command:
         defaults: What replaces the defaults of the dataclasses and of `MultimodalTrainingArguments`.
         from_scratch: The same with `--from_scratch`, whose small models ask for larger batches and more epochs.
         function: Takes the flags.
+        positional: Name of the flag that may also be given without it.
     """
 
     module: str
@@ -78,6 +86,7 @@ class Command:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     from_scratch: Mapping[str, Any] = field(default_factory=dict)
     function: str = "main"
+    positional: str | None = None
 
 
 CLASSIFIER: dict[str, type] = {"model": ModelArguments, "fusion": FusionArguments}
@@ -182,7 +191,8 @@ A decoder learns to write the tokens of an image after those of its caption, the
 
     hf-multimodal train-text-to-image --data controlled:retrieval --image_tokenizer runs/tokenizer""",
         {
-            "decoder": TextToImageArguments,
+            "text_to_image": TextToImageArguments,
+            "decoder": DecoderArguments,
             "source": SourceArguments,
             "reading": CaptionReadingArguments,
             "run": RunArguments,
@@ -199,6 +209,45 @@ A decoder learns to write the tokens of an image after those of its caption, the
             "metric_for_best_model": "loss",
             "train_sampling_strategy": "random",
         },
+    ),
+    "train-vision-language": Command(
+        "train_vision_language",
+        """train a model that reads images and answers (LLaVA), on conversations
+
+Any vision model stands in front of any decoder. The data are conversations (`messages`, or LLaVA's `conversations`),
+questions with answers, or with `--task caption` images with captions. With a pretrained `--text_model` the projector
+between the two learns alone first. `--dry_run` shows what is learned of a conversation.
+
+    hf-multimodal train-vision-language --data controlled:questions --from_aligner runs/aligner""",
+        {
+            "vision_language": VisionLanguageArguments,
+            "decoder": DecoderArguments,
+            "source": SourceArguments,
+            "columns": AnswerColumnArguments,
+            "reading": ConversationReadingArguments,
+            "run": RunArguments,
+            "card": CardArguments,
+        },
+        (TrainingFlags, HubTrainingFlags),
+        {
+            **TRAINING_DEFAULTS,
+            "output_dir": "runs/vision_language",
+            "decoder": "llama",
+            "num_hidden_layers": 2,
+            "lr_scheduler_type": "cosine",
+            "metric_for_best_model": "loss",
+        },
+    ),
+    "ask": Command(
+        "ask",
+        """ask about an image
+
+Without a question it reads one a line, each with those before it: `/image FILE` takes another image and begins anew,
+an empty line ends.
+
+    hf-multimodal ask --model runs/vision_language --image x.jpg "What is this?\"""",
+        {"asking": AskArguments},
+        positional="question",
     ),
     "generate": Command(
         "generate",

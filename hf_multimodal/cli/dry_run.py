@@ -25,6 +25,7 @@ def dry_run(
     model: Any,
     collator: Any,
     rows: Dataset,
+    rows_cut: dict[str, int] | None = None,
 ) -> dict[str, Any]:
     """Print counts of data and parameters, and run one training step. Nothing is written.
 
@@ -35,6 +36,7 @@ def dry_run(
         model: What would be trained.
         collator: What makes its batches.
         rows: What they are made of.
+        rows_cut: Of conversations, how many are cut at `max_length`, by split; None counts the tokens that texts lose.
 
     Returns:
         The report: `problem_type` of a classifier, `splits` (rows by class and by presence), `source` (kind,
@@ -60,6 +62,9 @@ def dry_run(
     if tokenizer is not None:
         longest = tokenizer.model_max_length
         report["max_length"] = longest
+    if rows_cut is not None:
+        report["rows_cut"] = rows_cut
+    elif tokenizer is not None:
         report["tokens_cut"] = {
             name: int((token_lengths(rows, tokenizer) - longest).clip(min=0).sum())
             for name, rows in data.splits.items()
@@ -116,6 +121,8 @@ def _print(report: dict[str, Any], on_bad_sample: str) -> None:
         print(f"image values: {report['image_values']}")
     if "tokens_cut" in report:
         print(f"tokens cut at {report['max_length']}: {report['tokens_cut']}")
+    if "rows_cut" in report:
+        print(f"rows cut at {report['max_length']} tokens: {report['rows_cut']}")
     print(f"parameters: {report['parameters']:,}, of which trainable: {report['trainable_parameters']:,}")
     print(f"loss of one step: {report['loss']:.4f}")
     print(

@@ -11,9 +11,9 @@ from transformers.utils import logging
 
 from hf_multimodal.cli.arguments import (
     ClassArguments,
+    CountArguments,
     LabelArguments,
     MissingArguments,
-    RowArguments,
     RunArguments,
     SourceArguments,
 )
@@ -155,7 +155,7 @@ def _listed(error: ValueError, samples: Sequence[BadSample], listing: Path | Non
 
 def training_rows(
     source: SourceArguments,
-    reading: RowArguments | None = None,
+    reading: CountArguments | None = None,
     run: RunArguments | None = None,
     labels: LabelArguments | None = None,
     classes: ClassArguments | None = None,
@@ -187,7 +187,7 @@ def training_rows(
         ValueError: If there is nothing to train on, the data lack a column that the modality needs, there is a bad
             sample that the policy does not allow, or a class has no training row.
     """
-    reading, run, missing = reading or RowArguments(), run or RunArguments(), missing or MissingArguments()
+    reading, run, missing = reading or CountArguments(), run or RunArguments(), missing or MissingArguments()
     labelled, classes = labels is not None, classes or ClassArguments()
     sizes = {"train_size": reading.max_train_samples, "validation_size": reading.max_eval_samples}
     options |= {name: size for name, size in sizes.items() if size is not None}
@@ -212,7 +212,10 @@ def training_rows(
     listing = None if run.dry_run or folder is None else folder / "bad_samples.csv"
     used_data = replace(data, splits=DatasetDict(used))
     # A dry run reports bad samples instead of stopping at them.
-    checks: dict[str, Any] = {"prediction": not labelled, "image_value_range": reading.image_value_range}
+    checks: dict[str, Any] = {
+        "prediction": not labelled,
+        "image_value_range": getattr(reading, "image_value_range", None),
+    }
     checked, bad_samples = check(source, used_data, modality, listing, refuse=not run.dry_run, **checks)
     hidden = dict(checked.splits)
     for name, rows in checked.splits.items():
@@ -254,7 +257,7 @@ def _check_classes(
     data: LoadedData,
     all_training: Dataset,
     source: SourceArguments,
-    reading: RowArguments,
+    reading: CountArguments,
     classes: ClassArguments,
     dry_run: bool,
     bad_samples: Sequence[BadSample],

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     """
     flags = parse_training("train-text-to-image", argv)
     args = flags.training
-    if flags.decoder.image_tokenizer is None:
+    if flags.text_to_image.image_tokenizer is None:
         raise ValueError(
             "image_tokenizer is needed, the folder or Hub name of one: `hf-multimodal train-image-tokenizer` makes it."
         )
@@ -64,7 +64,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         checkpoint = checkpoint_of(args, flags.run.accept_other_processes)
         value_range = flags.reading.image_value_range
         model, processor = build_text_to_image(
-            rows=rows["train"], seed=args.seed, image_value_range=value_range, **vars(flags.decoder)
+            rows=rows["train"],
+            seed=args.seed,
+            image_value_range=value_range,
+            **vars(flags.text_to_image),
+            **vars(flags.decoder),
         )
         processor.tokenizer.model_max_length = processor.prompt_length
         lengths = {str(name): token_lengths(kept, processor.tokenizer) for name, kept in rows.items()}

@@ -16,6 +16,7 @@ NO_LABELS = {
     "train-aligner": "an aligner",
     "train-image-tokenizer": "an image tokenizer",
     "train-text-to-image": "a text-to-image model",
+    "train-vision-language": "a vision-language model",
 }
 LOWER_IS_BETTER = ("loss", "nll", "brier", "ece", "mse", "mae")
 
@@ -52,8 +53,9 @@ def parse_training(name: str, argv: list[str] | None = None) -> Any:
         raise ValueError(f"label_names {given['label_names']} have no use: {NO_LABELS[name]} reads no labels.")
     flags = line.parse()
     training = flags.training
-    if "model" in command.groups:
-        rates = learning_rates(flags.model.from_scratch, training.learning_rate, training.head_learning_rate)
+    built = getattr(flags, "model", None) or getattr(flags, "vision_language", None)
+    if built is not None:
+        rates = learning_rates(built.from_scratch, training.learning_rate, training.head_learning_rate)
         training.learning_rate, training.head_learning_rate = rates
     else:
         training.head_learning_rate = training.learning_rate  # nothing is pretrained
@@ -64,7 +66,7 @@ def parse_training(name: str, argv: list[str] | None = None) -> Any:
     }
     if flags.source.data is None:
         raise ValueError("data is needed: a table, a folder, a Hub data set, or controlled:<task>.")
-    check_value_range(flags.reading.image_value_range)
+    check_value_range(getattr(flags.reading, "image_value_range", None))
     if flags.run.fit_on_validation:
         _check_final_fit(flags)
     if "model" in command.groups:

@@ -1,10 +1,15 @@
 """Conversations about images, in the forms that data sets have them, to the messages of chat templates."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from datasets import Dataset, List, Value
+
 IMAGE_TOKEN = "<image>"
+MESSAGES_FEATURE = List({"role": Value("string"), "content": Value("string")})
 ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
+CONVERSATION_COLUMNS = ("messages", "conversations", "question")
 FORMS = "`messages` (role, content), `conversations` (from, value), or `question` and `answer`"
 
 
@@ -57,26 +62,124 @@ def messages_of(row: Mapping[str, Any], images: int, name: Any = None) -> list[d
 
 
 def _turns(row: Mapping[str, Any], where: str) -> Sequence[tuple[str, Any]]:
-    if row.get("messages") is not None:
-        return [(turn["role"], turn["content"]) for turn in row["messages"]]
-    if row.get("conversations") is not None:
-        return [(turn["from"], turn["value"]) for turn in row["conversations"]]
+    for form in ("messages", "conversations"):
+        if row.get(form) is not None:
+            return [_turn(turn, f"{where}turn {number}") for number, turn in enumerate(row[form], 1)]
     if row.get("question") is not None:
         return [("user", row["question"]), ("assistant", row.get("answer"))]
     raise ValueError(f"{where}a conversation stands in {FORMS}, got the columns {sorted(row)}.")
 
 
+def _turn(turn: Any, where: str) -> tuple[str, Any]:
+    """Who speaks, and what is said."""
+    for speaker, said in (("role", "content"), ("from", "value")):
+        if isinstance(turn, Mapping) and turn.get(speaker) is not None and said in turn:
+            return turn[speaker], turn[said]
+    raise ValueError(f"{where} has neither `role` and `content` nor `from` and `value`: {str(turn)[:80]!r}.")
+
+
 def _parts(content: Any, where: str) -> list[dict[str, Any]]:
     """Text and images of one turn."""
-    given = [{"type": "text", "text": content}] if isinstance(content, str) or content is None else content
+    given = (
+        content if isinstance(content, list) else [{"type": "text", "text": "" if content is None else str(content)}]
+    )
     parts: list[dict[str, Any]] = []
     for part in given:
-        if part["type"] == "image":
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind == "image":
             parts.append({"type": "image"})
             continue
-        if part["type"] != "text":
-            raise ValueError(f"{where} has a part of type {part['type']!r}, which is neither text nor image.")
-        for number, text in enumerate((part["text"] or "").split(IMAGE_TOKEN)):
+        if kind != "text":
+            raise ValueError(f"{where} has a part of type {kind!r}, which is neither text nor image.")
+        for number, text in enumerate((part.get("text") or "").split(IMAGE_TOKEN)):
             parts += [{"type": "image"}] * (number > 0)
             parts += [{"type": "text", "text": text}] * bool(text)
     return parts
+
+
+def read_conversation(cell: Any, answer: Any, images: int) -> tuple[str, list[dict[str, str]]]:
+    """A cell of a table as messages of one form.
+
+    Args:
+        cell: A list of turns, such a list written as JSON, or a question.
+        answer: To the question; None where the cell is a conversation.
+        images: How many images the row has.
+
+    Returns:
+        All that is said, a turn a line, and the messages: `role` and `content`, a text in which `<image>` stands for
+        an image.
+
+    Raises:
+        ValueError: As `messages_of`, or if the cell is neither.
+
+    Example:
+
+    >>> read_conversation("What is this?", "A cat.", 1)[1][0]
+    {'role': 'user', 'content': '<image>What is this?'}
+    """
+    if isinstance(cell, str) and answer is None and cell.lstrip().startswith("["):
+        try:
+            cell = json.loads(cell)
+        except ValueError as error:
+            raise ValueError(f"the conversation is not JSON ({error}).") from None
+    if isinstance(cell, list):
+        row: dict[str, Any] = {"messages": cell}
+    elif answer is None and isinstance(cell, str):
+        raise ValueError("a question needs an answer (answer_column), a conversation is a list of turns.")
+    else:
+        row = {"question": cell, "answer": answer}
+    messages = [
+        {
+            "role": message["role"],
+            "content": "".join(part.get("text", IMAGE_TOKEN) for part in message["content"]),
+        }
+        for message in messages_of(row, images)
+    ]
+    return "\n".join(message["content"].replace(IMAGE_TOKEN, "").strip() for message in messages), messages
+
+
+def caption_messages(prompt: str, caption: str, has_image: bool = True) -> list[dict[str, str]]:
+    """A caption as the answer to a prompt.
+
+    Example:
+
+    >>> caption_messages("Describe the image.", "A dog runs.")[0]["content"]
+    '<image>Describe the image.'
+    """
+    return [
+        {"role": "user", "content": f"{IMAGE_TOKEN if has_image else ''}{prompt}"},
+        {"role": "assistant", "content": caption},
+    ]
+
+
+def with_captions_as_answers(rows: Dataset, prompt: str) -> Dataset:
+    """Add the column `messages`: each text of the rows is the answer to one prompt.
+
+    Args:
+        rows: Rows with `text`.
+        prompt: What the user says beside the image.
+    """
+    messages = [caption_messages(prompt, text) for text in rows["text"][:]]
+    return rows.add_column("messages", messages, feature=MESSAGES_FEATURE)
+
+
+def without_lost_images(rows: Dataset) -> Dataset:
+    """Take `<image>` out of the messages of rows whose image was taken away.
+
+    Args:
+        rows: Rows with `image` and `messages`.
+
+    Returns:
+        The rows; those of which a turn was the image alone are left out, and so are rows without messages.
+    """
+    lost = [image is None for image in rows.select_columns(["image"])[:]["image"]]
+    messages, kept = [], []
+    for row, (turns, gone) in enumerate(zip(rows["messages"][:], lost, strict=True)):
+        turns = turns or []
+        if gone:
+            turns = [{**turn, "content": turn["content"].replace(IMAGE_TOKEN, "")} for turn in turns]
+        if turns and all(turn["content"].strip() for turn in turns):
+            kept.append(row)
+            messages.append(turns)
+    left = rows.select(kept).remove_columns("messages")
+    return left.add_column("messages", messages, feature=MESSAGES_FEATURE)

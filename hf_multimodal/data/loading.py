@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets, load_dataset, load_from_disk
+from datasets import ClassLabel, Dataset, DatasetDict, Value, concatenate_datasets, load_dataset, load_from_disk
 from transformers.utils import logging
 
+from hf_multimodal.data.conversations import CONVERSATION_COLUMNS, FORMS
 from hf_multimodal.data.folders import SPLIT_NAMES, find_tables
 from hf_multimodal.data.labels import LabelError, check_label_columns, infer_scheme, notation_warnings
 from hf_multimodal.data.own_columns import own_columns
@@ -32,6 +33,7 @@ from hf_multimodal.data.tables import (
     read_table,
 )
 from hf_multimodal.synthetic.classification import CLASS_NAMES, CONTROLLED_TASKS, make_controlled
+from hf_multimodal.synthetic.questions import QUESTION_TASKS, make_questions
 from hf_multimodal.synthetic.retrieval import RETRIEVAL_TASKS, SHAPES, make_retrieval
 from hf_multimodal.validation import did_you_mean
 
@@ -98,7 +100,9 @@ def load_data(
     id_column: str | None = None,
     image_id_column: str | None = None,
     group_column: str | None = None,
+    answer_column: str | None = None,
     pairs: bool = False,
+    conversations: bool = False,
     image_root: str | Path | None = None,
     encoding: str | None = None,
     problem_type: str | None = None,
@@ -126,18 +130,22 @@ def load_data(
     and `test_without_label.txt`, beside `data/{guid}.jpg` and `data/{guid}.txt`.
 
     Args:
-        data: A CSV, TSV, JSONL or Parquet table; a folder of tables named by split; a folder in the `datasets`
+        data: A CSV, TSV, JSON, JSONL or Parquet table; a folder of tables named by split; a folder in the `datasets`
             ImageFolder convention (`metadata.csv` or `.jsonl`); a folder of images; a folder in the sidecar-text
             layout; a folder saved by `datasets`; `controlled:<task>`; else the name of a data set on the Hub.
         image_column: Name of the column of images; None looks for `image`, `image_path`, `file_name`.
-        text_column: None looks for `text`, with `pairs` first for `caption`.
+        text_column: None looks for `text`, with `pairs` first for `caption`, with `conversations` for `messages`,
+            `conversations` and `question`.
         label_column: None looks for `label`. Rows may be unlabelled. Several columns are one of 0 and 1 a label, each
             named by it.
         id_column: None looks for `id`, `guid`, else rows are numbered.
         image_id_column: Column that names the image of a row; rows of one image share it.
         group_column: Column kept as `group`, by which results are reported apart.
+        answer_column: Column of the answers to questions; with `conversations` None looks for `answer`.
         pairs: The rows are images with captions: no label is read, and the column `image_id` is there in any case.
             By default it is the path of the image, or a hash of it where it comes without a file.
+        conversations: The rows are conversations: no label is read, and there is a column `messages` (`role` and
+            `content`, in which `<image>` stands for an image); `text` is all that is said.
         image_root: Folder that image paths are relative to; by default the table's own.
         encoding: For texts that are not UTF-8, in place of a decision by plausibility.
         problem_type: As transformers names it; None reads it off the labels.
@@ -165,6 +173,9 @@ def load_data(
     named |= {"id_column": id_column, "image_id_column": image_id_column, "image_root": image_root}
     if name.startswith(_CONTROLLED):
         sizes = {"train": train_size, "validation": validation_size, "test": test_size}
+        if conversations:
+            _refuse_unused(name, "controlled", {**named, "encoding": encoding, "data_config": config_name})
+            return _generate_questions(name, {split: sizes[split] for split in splits or sizes}, seed)
         usual = SHAPES if name.removeprefix(_CONTROLLED) in RETRIEVAL_TASKS else CLASS_NAMES
         foreign = label_names is not None and list(label_names) != usual
         options = {**named, "encoding": encoding, "data_config": config_name}
@@ -180,6 +191,16 @@ def load_data(
     given |= {"image_id": image_id_column, "group": group_column}
     if pairs:
         asked = {"text": ("caption",), **asked, "label": ()}
+    if conversations:
+        given = {"image": image_column, "conversation": text_column, "id": id_column, "group": group_column}
+        given |= {"answer": answer_column}
+        asked = {
+            "image": ("image", "images"),
+            "answer": ("answer",),
+            **asked,
+            "conversation": (*asked.get("text", ()), *CONVERSATION_COLUMNS),
+        }
+        asked |= {"text": (), "label": (), "image_id": ()}
     asked |= {ours: column for ours, column in given.items() if column is not None}
     root = None if image_root is None else Path(image_root)
     path = Path(name)
@@ -197,6 +218,13 @@ def load_data(
         parts, columns, report = _load_lists(path, encoding)
     else:
         parts, columns, report = _load_folder(path, asked, root, encoding, keep_columns)
+    if conversations:
+        if "conversation" not in columns:
+            raise ValueError(
+                f"{name} has no conversations, which stand in {FORMS}; its columns are "
+                f"{list(report.get('columns', []))}: name the one that is meant with --text_column."
+            )
+        columns["text"] = columns.pop("conversation")
     found = _assemble(parts, columns, report, problem_type, label_names, untrained_names)
     return _name_all_images(found) if pairs else found
 
@@ -267,6 +295,8 @@ def _assemble(
 def _load_controlled(name: str, sizes: Mapping[str, int], seed: int, group: str | None) -> LoadedData:
     task = name.removeprefix(_CONTROLLED)
     known = [*CONTROLLED_TASKS, *RETRIEVAL_TASKS]
+    if task in QUESTION_TASKS:
+        raise ValueError(f"controlled task {task!r} is one of conversations: `train-vision-language` learns from it.")
     if task not in known:
         raise ValueError(f"the controlled task must be one of {known}, got {task!r}.{did_you_mean(task, known)}")
 
@@ -289,6 +319,34 @@ def _load_controlled(name: str, sizes: Mapping[str, int], seed: int, group: str 
         dict.fromkeys(sizes, name),
         {column: column for column in ("image", "text", "label", "id")},
         {"kind": "controlled", "encodings": {}},
+        generated=True,
+    )
+
+
+def _generate_questions(name: str, sizes: Mapping[str, int], seed: int) -> LoadedData:
+    task = name.removeprefix(_CONTROLLED)
+    known = list(QUESTION_TASKS)
+    if task not in known:
+        raise ValueError(
+            f"the controlled task of conversations must be one of {known}, got {task!r}.{did_you_mean(task, known)}"
+        )
+    splits = {}
+    for split, size in sizes.items():
+        rows = make_questions(size, seed=seed, split=split, **QUESTION_TASKS[task])
+        texts = ["\n".join(message["content"] for message in messages) for messages in rows["messages"][:]]
+        labels: list[None] = [None] * len(rows)
+        splits[split] = rows.add_column("text", texts, feature=Value("string")).add_column(
+            "label", labels, feature=Value("null")
+        )
+    columns = {"image": "image", "text": "messages", "id": "id"}
+    report = {"kind": "controlled", "encodings": {}}
+    return LoadedData(
+        DatasetDict(splits),
+        {},
+        "single_label_classification",
+        dict.fromkeys(sizes, name),
+        columns,
+        report,
         generated=True,
     )
 

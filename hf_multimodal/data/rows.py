@@ -14,6 +14,7 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image, List, Value, concatenate_datasets
 
 from hf_multimodal.data.archives import archives_in, locate
+from hf_multimodal.data.conversations import MESSAGES_FEATURE, read_conversation
 from hf_multimodal.data.images import IMAGE_SUFFIXES, is_url
 from hf_multimodal.data.labels import LabelScheme
 from hf_multimodal.data.tables import BadCell, ColumnNames
@@ -39,6 +40,7 @@ class SourceRows:
         faults: For each row, what is wrong with it.
         label_names: Class names where the source declares them.
         extra: Columns kept as words, by our name: `image_id`, `group`.
+        messages: Of conversations, those of each row, None where it has none that can be read.
         own: All columns of the source, where they are to be kept (`data.own_columns`).
     """
 
@@ -50,6 +52,7 @@ class SourceRows:
     faults: list[list[Fault]]
     label_names: list[str] | None = None
     extra: dict[str, list[str | None]] = field(default_factory=dict)
+    messages: list[Any] | None = None
     own: pa.Table | None = None
 
     def build(self, scheme: LabelScheme) -> Dataset:
@@ -65,6 +68,8 @@ class SourceRows:
         features |= {"index": Value("int64"), "faults": FAULT_FEATURE}
         columns |= self.extra
         features |= dict.fromkeys(self.extra, Value("string"))
+        if self.messages is not None:
+            columns["messages"], features["messages"] = self.messages, MESSAGES_FEATURE
         if isinstance(self.images, Dataset):
             return concatenate_datasets([self.images, Dataset.from_dict(columns, features=Features(features))], axis=1)
         return Dataset.from_dict(
@@ -150,10 +155,19 @@ def read_rows(
     elif columns.label is not None:
         label_names = list(columns.label)
         labels = _joined({name: cells[name] for name in columns.label}, faults)
+    images = _images(raw, columns.image, source, root, faults)
+    texts: list[str | None] = [None] * count
+    messages = None
+    if columns.conversation:
+        answers = cells[columns.answer] if columns.answer else [None] * count
+        texts, messages = _conversations(cells[columns.conversation], answers, _images_named(images, faults), faults)
+    elif columns.text:
+        texts = _texts(cells[columns.text], faults)
     return SourceRows(
         source=source,
-        images=_images(raw, columns.image, source, root, faults),
-        texts=_texts(cells[columns.text], faults) if columns.text else [None] * count,
+        images=images,
+        texts=texts,
+        messages=messages,
         labels=labels,
         ids=_ids(cells[columns.id], faults) if columns.id else [str(i) for i in range(count)],
         faults=faults,
@@ -164,6 +178,31 @@ def read_rows(
             if name in ("image_id", "group")
         },
     )
+
+
+def _images_named(images: list[Any] | Dataset, faults: list[list[Fault]]) -> list[int]:
+    """How many images each row names, those included that cannot be found."""
+    cells = images if isinstance(images, list) else images[:]["image"]
+    lost = [any(fault["column"] == "image" for fault in found) for found in faults]
+    return [int(cell is not None or gone) for cell, gone in zip(cells, lost, strict=True)]
+
+
+def _conversations(
+    cells: list[Any], answers: list[Any], images: list[int], faults: list[list[Fault]]
+) -> tuple[list[str | None], list[Any]]:
+    """All that is said, and the messages; None where there is no conversation, or one that cannot be read."""
+    texts: list[str | None] = []
+    conversations: list[Any] = []
+    for row, (cell, answer, number) in enumerate(zip(cells, answers, images, strict=True)):
+        text, messages = None, None
+        try:
+            if cell is not None:
+                text, messages = read_conversation(cell, answer, number)
+        except ValueError as error:
+            faults[row].append({"column": "text", "value": _shown(cell), "reason": str(error).rstrip(".")})
+        texts.append(text)
+        conversations.append(messages)
+    return texts, conversations
 
 
 def _texts(values: list[Any], faults: list[list[Fault]]) -> list[str | None]:

@@ -1,4 +1,4 @@
-"""Read CSV, TSV, JSONL and Parquet tables without changing what their cells say."""
+"""Read CSV, TSV, JSON, JSONL and Parquet tables without changing what their cells say."""
 
 import contextlib
 import csv
@@ -18,19 +18,21 @@ from hf_multimodal.data.archives import is_file, read_file
 from hf_multimodal.data.charsets import decode_file
 from hf_multimodal.validation import check_choice, did_you_mean
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 DEFAULT_COLUMNS = {
     "image": ("image", "image_path", "file_name"),
     "text": ("text",),
     "label": ("label",),
     "id": ("id", "guid"),
-    "image_id": (),  # these two are read where they are named
+    "image_id": (),  # these are read where they are named
     "group": (),
+    "conversation": (),
+    "answer": (),
 }
-FLAGS = {"group": "group_by"}  # all others are named like `image_column`
+FLAGS = {"group": "group_by", "conversation": "text_column"}  # all others are named like `image_column`
 
 
-MAX_DEPTH = 32  # of lists and objects within a cell of JSONL
+MAX_DEPTH = 32  # of lists and objects within a cell of JSON
 
 _HALF = re.compile(
     r"\\u[dD][89a-fA-F]"
@@ -77,6 +79,8 @@ class ColumnNames:
     id: str | None = None
     image_id: str | None = None
     group: str | None = None
+    conversation: str | None = None
+    answer: str | None = None
 
     def as_dict(self) -> dict[str, str]:
         """The columns that are there, by our name; several of labels are joined by commas."""
@@ -89,9 +93,8 @@ def find_columns(available: Sequence[str], asked: AskedColumns, source: str) -> 
 
     Args:
         available: The source's column names.
-        asked: For each of `image`, `text`, `label`, `id`, `image_id` and `group` the name the user gave, of `label`
-            perhaps a list of several, a tuple of names to look for before the usual ones (an empty one if the column
-            is not wanted), or None.
+        asked: For each of the fields of `ColumnNames` the name the user gave, of `label` perhaps a list of several, a
+            tuple of names to look for before the usual ones (an empty one if the column is not wanted), or None.
         source: The source's name, for messages.
 
     Names that are one word in different Unicode normal forms are the same name.
@@ -144,7 +147,7 @@ def find_columns(available: Sequence[str], asked: AskedColumns, source: str) -> 
         elif name != ():  # what names the images does not name the rows
             looked_for = (n for n in (*(name or ()), *usual) if n != asked.get("image_id"))
             found[ours] = next(filter(None, map(all_spelled, looked_for)), None)
-    if found.get("image") is None and found.get("text") is None:
+    if not any(found.get(name) for name in ("image", "text", "conversation")):
         delimiter = next((mark for mark in ";\t|" if len(available) == 1 and mark in available[0]), None)
         advice = "name them with image_column and text_column."
         if delimiter is not None:
@@ -196,8 +199,8 @@ def read_table(path: Path, encoding: str | None = None) -> Table:
         table = _parquet(path)
     else:
         text, found = decode_file(read_file(path), str(path), encoding)
-        if path.suffix.lower() == ".jsonl":
-            columns, bad = _jsonl(text, path)
+        if path.suffix.lower() in (".json", ".jsonl"):
+            columns, bad = _json(text, path)
         else:
             columns = _delimited(text, path)
         _check_names(columns, path)
@@ -287,27 +290,19 @@ def _delimited(text: str, path: Path) -> dict[str, list[str]]:
     return {name: [row[i] for row in rows] for i, name in enumerate(header)}
 
 
-def _jsonl(text: str, path: Path) -> tuple[dict[str, list[Any]], list[BadCell]]:
+def _json(text: str, path: Path) -> tuple[dict[str, list[Any]], list[BadCell]]:
     records: list[dict[str, Any]] = []
     bad: list[BadCell] = []
-    for number, line in enumerate(io.StringIO(text), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line, parse_int=_integer)
-        except RecursionError:
-            raise ValueError(f"{path}, line {number}: lists and objects are nested too deeply.") from None
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error}).") from None
+    for where, record, written in _records(text, path):
         if not isinstance(record, dict):
-            raise ValueError(f"{path}, line {number}: a JSON object is expected, got {line.strip()[:40]!r}.")
-        halves = _HALF.search(line) is not None
+            raise ValueError(f"{path}, {where}: a JSON object is expected, got {written.strip()[:40]!r}.")
+        halves = _HALF.search(written) is not None
         for name, value in record.items():
             if halves and not _is_unicode(name):
-                raise ValueError(f"{path}, line {number}: the column name {ascii(name)} holds half a character.")
+                raise ValueError(f"{path}, {where}: the column name {ascii(name)} holds half a character.")
             if isinstance(value, (list, dict)) and _is_deeper(value, MAX_DEPTH):
                 raise ValueError(
-                    f"{path}, line {number}, column {name!r}: lists and objects are nested more than {MAX_DEPTH} deep."
+                    f"{path}, {where}, column {name!r}: lists and objects are nested more than {MAX_DEPTH} deep."
                 )
             if halves and not _is_unicode(value):
                 reason = "half a character (a lone surrogate) is in it"
@@ -316,6 +311,30 @@ def _jsonl(text: str, path: Path) -> tuple[dict[str, list[Any]], list[BadCell]]:
         records.append(record)
     names = dict.fromkeys(name for record in records for name in record)
     return {name: [record.get(name) for record in records] for name in names}, bad
+
+
+def _records(text: str, path: Path) -> Iterator[tuple[str, Any, str]]:
+    """Where a row stands, the row, and what stands there: of JSONL a line each, of JSON one list of them."""
+    if path.suffix.lower() == ".json":
+        rows = _parsed(text, str(path))
+        if not isinstance(rows, list):
+            raise ValueError(f"{path}: a list of JSON objects is expected, a row each, got {text.strip()[:40]!r}.")
+        whole = text if _HALF.search(text) else ""
+        for number, row in enumerate(rows):
+            yield f"row {number}", row, whole or json.dumps(row)[:40]
+        return
+    for number, line in enumerate(io.StringIO(text), start=1):
+        if line.strip():
+            yield f"line {number}", _parsed(line, f"{path}, line {number}"), line
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text, parse_int=_integer)
+    except RecursionError:
+        raise ValueError(f"{where}: lists and objects are nested too deeply.") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: not JSON ({error}).") from None
 
 
 def _is_unicode(value: Any) -> bool:

@@ -29,7 +29,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hf_multimodal.data.spreadsheets import from_cell, write_csv
-from hf_multimodal.data.tables import TABLE_SUFFIXES
 from hf_multimodal.evaluation.metrics import IGNORE_INDEX, METRICS, metrics_from_outputs
 from hf_multimodal.evaluation.thresholds import decide
 from hf_multimodal.hub.storage import naming_damage, replaced, write_text
@@ -37,6 +36,7 @@ from hf_multimodal.validation import check_choice
 
 FIXED_COLUMNS = ["id", "label", "predicted", "has_image", "has_text"]
 PROBABILITY_PREFIX = "prob_"
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 ROW_COUNT = "row_count"
 
 
@@ -191,7 +191,7 @@ def write_predictions(path: str | Path, predictions: Predictions, own: pa.Table 
     Raises:
         ValueError: Another suffix, or `own` has another number of rows.
     """
-    suffix = check_choice("the suffix of predictions", Path(path).suffix.lower(), TABLE_SUFFIXES)
+    suffix = check_choice("the suffix of predictions", Path(path).suffix.lower(), SUFFIXES)
     names, problem_type = predictions.class_names, predictions.problem_type
     header = [*FIXED_COLUMNS, *(PROBABILITY_PREFIX + name for name in names)]
     header += [ROW_COUNT] if predictions.ids else []  # a table without rows has no place for it

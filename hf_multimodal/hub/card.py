@@ -6,15 +6,17 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from hf_multimodal.hub import generator_sections, sections
+from hf_multimodal.hub import conversation_sections, generator_sections, sections
 from hf_multimodal.hub.eval_results import write_eval_results
 from hf_multimodal.hub.metadata import card_metadata
-from hf_multimodal.hub.runs import GENERATORS, Run, keep_for_card, read_run
+from hf_multimodal.hub.runs import GENERATORS, VISION_LANGUAGE, Run, keep_for_card, read_run
 from hf_multimodal.hub.storage import naming_damage, replaced, write_text
 from hf_multimodal.hub.tables import inline, plain
 
 COLOURS = 128  # of a copied plot: a third of its bytes, and no eye sees it
-IMAGES = ("history.png", "confusion.png", "missing_curve.png", "reconstructions.png", "samples.png")
+IMAGES = ("history.png", "confusion.png", "missing_curve.png", "reconstructions.png", "samples.png", "answers.png")
+# Of all other families those of classifiers and aligners.
+SECTIONS = {**dict.fromkeys(GENERATORS, generator_sections), VISION_LANGUAGE: conversation_sections}
 
 
 def model_card(run: Run) -> str:
@@ -29,7 +31,7 @@ def model_card(run: Run) -> str:
     Returns:
         The card, its newline at the end included.
     """
-    own: Any = generator_sections if run.family in GENERATORS else sections
+    own: Any = SECTIONS.get(run.family, sections)
     title = inline(run.title or plain(run.name).rpartition("/")[2])
     parts = [f"---\n{card_metadata(run).to_yaml()}\n---", f"# {title}", own.summary(run)]
     for heading, text in (

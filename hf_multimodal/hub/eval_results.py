@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import EvalResultEntry, constants, eval_result_entries_to_yaml
 from huggingface_hub.utils import yaml_dump
 
-from hf_multimodal.hub.runs import GENERATORS, Run
+from hf_multimodal.hub.runs import Run
 from hf_multimodal.hub.storage import write_text
 
 EVAL_RESULTS = f"{constants.EVAL_RESULTS_FOLDER}/hf_multimodal.yaml"
@@ -27,7 +27,7 @@ def eval_results(run: Run) -> str:
         YAML with one entry: accuracy, mAP, Pearson's r, or recall@1 of text to image. Empty where the run has none.
     """
     if (
-        run.family in GENERATORS
+        not (run.is_classifier or run.is_aligner)
         or run.dataset_id is None
         or run.split is None
         or run.split in run.data.get("made_splits", ())

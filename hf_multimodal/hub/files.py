@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from transformers.dynamic_module_utils import get_relative_import_files
-from transformers.utils import logging
+from transformers.utils import CHAT_TEMPLATE_DIR, logging
 
 from hf_multimodal.hub.eval_results import EVAL_RESULTS
 from hf_multimodal.hub.pickles import INDEX, refuse_other_shards, refuse_pickles
@@ -29,6 +29,7 @@ SHARED = (
     *("bpe.codes", "byte_maps.json", "dict.txt", "entity_vocab.json", "prophetnet.tokenizer", "vocab-src.json"),
     *("vocab-tgt.json", "word_pronunciation.json", "word_shape.json"),
 )
+NAMED_TEMPLATES = f"{CHAT_TEMPLATE_DIR}/*.jinja"  # of a tokenizer that has several chat templates
 IMAGES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg")
 CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 SHOWN = re.compile(r"""!\[[^\]]*\]\(\s*(?:<([^>]+)>|([^)\s]+))|<img\s[^>]*src=["']([^"']+)""")
@@ -90,9 +91,9 @@ def _strings(nested: Any) -> Iterator[str]:
 def shared_files(folder: str | Path) -> list[str]:
     """Which files of a run's folder are shared.
 
-    The model (`config.json`, safetensors, the code that it names), its processor, the card (`README.md`) with the
-    images that it shows, the evaluation results beside it, and a `LICENSE`; nothing else, and nothing else of
-    subfolders.
+    The model (`config.json`, safetensors, the code that it names), its processor with all chat templates, the card
+    (`README.md`) with the images that it shows, the evaluation results beside it, and a `LICENSE`; nothing else, and
+    nothing else of subfolders.
 
     Args:
         folder: Folder of a run, or one that `save_pretrained` wrote.
@@ -121,6 +122,7 @@ def shared_files(folder: str | Path) -> list[str]:
     if not names & {"processor_config.json", "preprocessor_config.json"}:
         logger.warning("%s holds no processor: AutoProcessor will not load from where it is pushed to.", folder)
     shared = {name for name in names if any(fnmatch(name, pattern) for pattern in SHARED)} | code_files(folder)
+    shared |= {path.relative_to(folder).as_posix() for path in folder.glob(NAMED_TEMPLATES)}
     if (folder / EVAL_RESULTS).is_file():
         shared.add(EVAL_RESULTS)
     if "README.md" in shared:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hf_multimodal.hub.runs import Run
-from hf_multimodal.hub.sections import TRANSFORMERS, joined
+from hf_multimodal.hub.sections import joined, loading_notes, one_source, parameter_counts
 from hf_multimodal.hub.tables import inline, markdown_table
 
 TOKENIZING = """import torch
@@ -65,7 +65,7 @@ def summary(run: Run) -> str:
             f"an image of {size}."
         )
     if "parameters" in run.facts:
-        what += f" {run.facts['parameters']:,} parameters, {run.facts['trainable_parameters']:,} of them trained."
+        what += f" {parameter_counts(run)}"
     return what
 
 
@@ -74,18 +74,12 @@ def usage(run: Run) -> str:
     name = json.dumps(run.name, ensure_ascii=False)
     text = json.dumps("a red circle in the top left", ensure_ascii=False)
     snippet = TOKENIZING.format(name=name) if _is_tokenizer(run) else DRAWING.format(name=name, text=text)
-    folder = "" if "/" in run.name else f" {inline(run.name)} is the folder of this card: give its path."
     loaded = f'pipeline("any-to-any", model={name}, trust_remote_code=True)'
     drawing = (
         f'\n\n`{loaded}(text=["..."], generation_mode="image")` does the same, with `generate_kwargs` such as '
         "`guidance_scale`."
     )
-    return (
-        f"```python\n{snippet}\n```\n\n"
-        f"It needs Python 3.11, transformers {TRANSFORMERS} or later, torch, torchvision and pillow.{folder}\n\n"
-        "`trust_remote_code=True` runs the Python files of this repository: read them, and pin the `revision` that "
-        f"you have read. With `import hf_multimodal` first it is not needed." + ("" if _is_tokenizer(run) else drawing)
-    )
+    return f"```python\n{snippet}\n```\n\n{loading_notes(run)}" + ("" if _is_tokenizer(run) else drawing)
 
 
 def evaluation(run: Run) -> str:
@@ -106,10 +100,8 @@ def evaluation(run: Run) -> str:
 
 def limits(run: Run) -> str:
     """What it is not good for, as far as the run knows, and what its author adds."""
-    said = ["Trained and measured on one source of data; what it does on others was not measured."]
-    if run.data.get("kind") == "controlled":
-        said = ["The data are generated: it is of no use on others."]
-    elif not _is_tokenizer(run):
+    said = [one_source(run)]
+    if run.data.get("kind") != "controlled" and not _is_tokenizer(run):
         said.append(
             "Natural images are not learned from some thousand of them: colours and layouts come out, objects do not."
         )

@@ -4,7 +4,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from hf_multimodal.hub.runs import Run
+from hf_multimodal.hub.runs import VISION_LANGUAGE, Run
 from hf_multimodal.hub.tables import plain
 
 # Our name of a metric: the Hub's, and how people call it.
@@ -20,15 +20,26 @@ HUB_METRICS = {
     "mae": ("mae", "mean absolute error"),
     "pearson": ("pearsonr", "Pearson's r"),
 }
+# The same of models without classes.
+OTHER_METRICS = {
+    "psnr": ("psnr", "PSNR"),
+    "nll_per_token": ("nll_per_token", "NLL a token"),
+    "exact_match": ("exact_match", "exact match"),
+    "token_f1": ("f1", "token F1"),
+    "bleu_4": ("bleu", "BLEU-4"),
+    "cider": ("cider", "CIDEr"),
+}
 FAMILY_TASKS = {
     "multimodal_aligner": "zero-shot-image-classification",
     "multimodal_image_tokenizer": "image-feature-extraction",
     "multimodal_text_to_image": "text-to-image",
+    VISION_LANGUAGE: "image-text-to-text",
 }
 FAMILY_TAGS = {
     "multimodal_aligner": "image-text-retrieval",
     "multimodal_image_tokenizer": "vq-vae",
     "multimodal_text_to_image": "dall-e",
+    VISION_LANGUAGE: "llava",
 }
 TASKS = {"both": "text-classification", "text": "text-classification", "image": "image-classification"}
 
@@ -79,11 +90,9 @@ def _results(run: Run, task: str) -> list[EvalResult]:
             for way in ("image_to_text", "text_to_image")
             for k in (1, 5, 10)
         ]
-    elif not run.is_classifier:
-        names = {"psnr": "PSNR", "nll_per_token": "NLL a token"}
-        values = [(name, words, found[name]) for name, words in names.items() if name in found]
     else:
-        values = [(kind, words, found[name]) for name, (kind, words) in HUB_METRICS.items() if name in found]
+        known = HUB_METRICS if run.is_classifier else OTHER_METRICS
+        values = [(kind, words, found[name]) for name, (kind, words) in known.items() if name in found]
     return [
         EvalResult(
             task_type=task,

@@ -17,7 +17,12 @@ from hf_multimodal.hub.storage import naming_damage, replaced, write_text
 
 # What a card may repeat of a run's arguments. No path, name of a user or token is among them, whatever run.yaml holds.
 HYPERPARAMETERS = (
+    "task",
+    "prompt",
     "from_scratch",
+    "stage",
+    "projector_epochs",
+    "projector_learning_rate",
     "learning_rate",
     "head_learning_rate",
     "lr_scheduler_type",
@@ -33,6 +38,7 @@ HYPERPARAMETERS = (
     "vision_layers",
     "image_pooling",
     "text_pooling",
+    "freeze_vision",
     "freeze_vision_layers",
     "freeze_text_layers",
     "lora_rank",
@@ -78,6 +84,7 @@ HYPERPARAMETERS = (
     "text_dropout",
 )
 GENERATORS = ("multimodal_image_tokenizer", "multimodal_text_to_image")
+VISION_LANGUAGE = "multimodal_vision_language"
 # What the metrics.json and run.yaml of earlier runs call by another name.
 EARLIER_NAMES = {
     "weight_average": "ema_decay",
@@ -180,7 +187,7 @@ class Run:
     @property
     def is_classifier(self) -> bool:
         """Whether it has classes, or predicts a number."""
-        return self.family not in ("multimodal_aligner", *GENERATORS)
+        return self.family not in ("multimodal_aligner", *GENERATORS, VISION_LANGUAGE)
 
     @property
     def modality(self) -> str:
@@ -232,6 +239,10 @@ class Run:
         known = dict(self.facts.get("hyperparameters") or self.arguments)
         if self.arguments.get("max_steps", -1) > 0:
             known.pop("num_train_epochs", None)  # steps were counted in their place
+        if known.get("task") == "conversation":
+            known.pop("prompt", None)  # which captions alone have
+        if known.get("stage") == "decoder":
+            known = {name: value for name, value in known.items() if not name.startswith("projector_")}
         return {name: known[name] for name in HYPERPARAMETERS if known.get(name) not in (None, False)}
 
     @property

@@ -28,7 +28,7 @@ METRICS = {
 }
 READS = {"both": "an image and a text", "image": "an image", "text": "a text"}
 PATTERNS = {"both": "image and text", "image": "image only", "text": "text only", "neither": "neither"}
-SIZES = {"num_hidden_layers": "{} layers", "hidden_size": "width {}"}
+SIZES = {"num_hidden_layers": "{} layers", "n_layer": "{} layers", "hidden_size": "width {}", "n_embd": "width {}"}
 LOADING = """from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
@@ -92,12 +92,16 @@ def usage(run: Run) -> str:
         snippet += PREDICTIONS[kind]
     if run.modality == "text":
         snippet = snippet.removeprefix("from PIL import Image\n")
+    return f"```python\n{snippet}\n```\n\n{loading_notes(run)}{_naming_the_task(run)}"
+
+
+def loading_notes(run: Run) -> str:
+    """What the snippet of any family needs, and what it trusts."""
     folder = "" if "/" in run.name else f" {inline(run.name)} is the folder of this card: give its path."
     return (
-        f"```python\n{snippet}\n```\n\n"
         f"It needs Python 3.11, transformers {TRANSFORMERS} or later, torch, torchvision and pillow.{folder}\n\n"
         "`trust_remote_code=True` runs the Python files of this repository: read them, and pin the `revision` that "
-        "you have read. With `import hf_multimodal` first it is not needed." + _naming_the_task(run)
+        "you have read. With `import hf_multimodal` first it is not needed."
     )
 
 
@@ -138,9 +142,7 @@ def evaluation(run: Run) -> str:
 def limits(run: Run) -> str:
     """What it is not good for, as far as the run knows, and what its author adds."""
     found = run.metrics.get(run.split or "", {})
-    said = ["Trained and measured on one source of data; what it does on others was not measured."]
-    if run.data.get("kind") == "controlled":
-        said = ["The data are generated: it is of no use on others."]
+    said = [one_source(run)]
     if run.is_aligner and found:
         said.append("Recall falls as the pool grows: the numbers hold for the pools above.")
     if run.family == "multimodal_fusion" and run.modality == "both":
@@ -171,8 +173,31 @@ def limits(run: Run) -> str:
     return "\n".join(f"- {' '.join(sentence.split())}" for sentence in (*said, *run.limits))
 
 
+def one_source(run: Run) -> str:
+    """What the data of any family do not show."""
+    if run.data.get("kind") == "controlled":
+        return "The data are generated: it is of no use on others."
+    return "Trained and measured on one source of data; what it does on others was not measured."
+
+
 def joined(parts: Iterable[str]) -> str:
     return "\n\n".join(part for part in parts if part)
+
+
+def inner_model(config: Mapping[str, Any]) -> str:
+    """Kind and size of a model inside ours."""
+    size = [words.format(f"{config[key]:,}") for key, words in SIZES.items() if isinstance(config.get(key), int)]
+    kind = inline(config.get("architecture") or config.get("model_type"))
+    return f"{kind} ({', '.join(size)})" if size else kind
+
+
+def base_links(run: Run) -> list[str]:
+    """Links to those of the models that were started from that have a name on the Hub."""
+    return [f"[{inline(name)}](https://huggingface.co/{name})" for name in run.base_models]
+
+
+def parameter_counts(run: Run) -> str:
+    return f"{run.facts['parameters']:,} parameters, {run.facts['trainable_parameters']:,} of them trained."
 
 
 def _value(value: Any) -> str:
@@ -193,24 +218,18 @@ def _models(run: Run) -> str:
     for side, read in (("vision", "Images"), ("text", "Texts")):
         config = run.config.get(f"{side}_config")
         if config:
-            size = [
-                words.format(f"{config[key]:,}") for key, words in SIZES.items() if isinstance(config.get(key), int)
-            ]
-            kind = inline(config.get("architecture") or config.get("model_type"))
-            sentences.append(f"{read}: {kind} ({', '.join(size)})." if size else f"{read}: {kind}.")
+            sentences.append(f"{read}: {inner_model(config)}.")
     if run.modality == "both" and not run.is_aligner:
         sentences.append(f"Fusion: {inline(run.config.get('fusion'))}.")
     if run.base_models:
-        links = [f"[{inline(name)}](https://huggingface.co/{name})" for name in run.base_models]
+        links = base_links(run)
         sides = sum(bool(run.config.get(f"{side}_config")) for side in ("vision", "text"))
         links += ["weights that have no name on the Hub"] if len(links) < sides else []
         sentences.append(f"Started from {' and '.join(links)}.")
     elif run.hyperparameters.get("from_scratch"):
         sentences.append("Started from random weights.")
     if "parameters" in run.facts:
-        sentences.append(
-            f"{run.facts['parameters']:,} parameters, {run.facts['trainable_parameters']:,} of them trained."
-        )
+        sentences.append(parameter_counts(run))
     return " ".join(sentences)
 
 
@@ -228,6 +247,11 @@ def _data(run: Run) -> str:
         captions = f" with their captions; {left_out:,} rows without image or caption were left out."
         paired = "." if run.family == "multimodal_image_tokenizer" else captions
         sentences.append(f"{run.facts['train_images']:,} training images{paired}")
+    for name, done in (("rows_too_long", "were left out, being too long"), ("rows_cut", "were cut, being too long")):
+        told = run.facts.get(name) or 0
+        count = sum(told.values()) if isinstance(told, Mapping) else told
+        if count:
+            sentences.append(f"{count:,} rows {done}.")
     if run.facts.get("bad_samples"):
         sentences.append(f"{run.facts['bad_samples']:,} bad samples were let pass.")
     return " ".join(sentences)
@@ -271,10 +295,21 @@ def _course(run: Run) -> str:
         kept = f"training stopped early, of {facts['planned_steps']:,} steps that were planned; {kept}"
     if facts.get("resumed_from_step") is not None:
         kept = f"resumed after step {facts['resumed_from_step']:,}, the seconds being those since; {kept}"
-    return (
+    return _first_stage(run) + (
         f"{facts['steps']:,} steps of {facts['examples_per_step']:,} examples ({facts['epochs']:g} epochs) in "
         f"{facts['train_seconds']:,.0f} seconds, seed {facts['seed']}; {kept}."
     )
+
+
+def _first_stage(run: Run) -> str:
+    """What was trained before all else; nothing of most runs."""
+    first = run.facts.get("stage_1")
+    if first:
+        return (
+            f"The projector alone first ({first['trainable_parameters']:,} parameters): {first['steps']:,} steps in "
+            f"{first['train_seconds']:,.0f} seconds. Then "
+        )
+    return "The projector alone was trained: " if run.facts.get("stage") == "projector" else ""
 
 
 def _scores(run: Run, found: Mapping[str, Any]) -> str:

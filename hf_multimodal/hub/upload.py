@@ -12,21 +12,25 @@ from hf_multimodal.hub.eval_results import EVAL_RESULTS
 from hf_multimodal.hub.files import WEIGHTS, read_card, shared_files
 from hf_multimodal.hub.pickles import refuse_pickles
 
-# The two lines of a card's snippet that name where it loads from.
-LOADING = re.compile(
-    r"""^((?:model = AutoModel|processor = AutoProcessor)\.from_pretrained\()"(?:[^"\\]|\\.)*"(, trust_remote)""", re.M
-)
+# The line of a card's snippet that names where it loads the model from; its other lines name the same.
+LOADING = re.compile(r"""^model = AutoModel\w*\.from_pretrained\(("(?:[^"\\]|\\.)*"), trust_remote""", re.MULTILINE)
+# What stands behind the snippet of a card whose name is that of a folder alone.
+FOLDER_NOTE = re.compile(r"(?<=and pillow\.) .+ is the folder of this card: give its path\.")
 
 
 def card_of(repo_id: str, card: str) -> str:
-    """A run's card whose snippet loads from the repository, whichever folder or repository it named.
+    """A run's card whose snippets load from the repository, whichever folder or repository they named.
 
     Example:
 
     >>> card_of("me/mine", 'model = AutoModel.from_pretrained("runs/a", trust_remote_code=True)')
     'model = AutoModel.from_pretrained("me/mine", trust_remote_code=True)'
     """
-    return LOADING.sub(lambda found: f'{found[1]}"{repo_id}"{found[2]}', card)
+    named = LOADING.findall(card)
+    for name in dict.fromkeys(named):
+        card = card.replace(f"from_pretrained({name}", f'from_pretrained("{repo_id}"')
+        card = card.replace(f"model={name}", f'model="{repo_id}"')
+    return FOLDER_NOTE.sub("", card) if named else card
 
 
 def push_folder(

@@ -1,7 +1,8 @@
 """One face for every vision and text model: how it is built, what it returns, how its output becomes features."""
 
+import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -521,6 +522,29 @@ class ImagePooling:
         if hidden.ndim == 3 and self.has_class_token:
             return tokens[:, 0], tokens
         return tokens.mean(dim=1), tokens
+
+
+@contextlib.contextmanager
+def running_statistics(model: nn.Module) -> Iterator[None]:
+    """Let BatchNorm use its running statistics: blank rows and single rows would spoil those of the batch."""
+    layers = [
+        layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training
+    ]
+    for layer in layers:
+        layer.eval()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.train()
+
+
+def run_rows(model: nn.Module, run: Callable[..., Any], inputs: dict[str, torch.Tensor], rows: int) -> Any:
+    """Run on real rows; a lone row has no batch statistics of its own."""
+    if rows > 1:
+        return run(**inputs)
+    with running_statistics(model):
+        return run(**inputs)
 
 
 def class_token(output: Any, mask: torch.Tensor) -> torch.Tensor:

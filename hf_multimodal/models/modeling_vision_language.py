@@ -1,6 +1,7 @@
 """Any vision model in front of any decoder: texts that read images, and answers written behind them."""
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -14,7 +15,7 @@ from transformers.utils import can_return_tuple
 
 from .checked_model import DecoderModel
 from .configuration_vision_language import VisionLanguageConfig
-from .inner_models import ImagePooling, accepted, build_model, image_size_of, image_widths
+from .inner_models import ImagePooling, accepted, build_model, image_size_of, image_widths, run_rows
 
 if TYPE_CHECKING:
     from .processing_vision_language import VisionLanguageProcessor  # noqa: F401  travels with it
@@ -71,10 +72,12 @@ class VisionLanguageForConditionalGeneration(DecoderModel):
     accepts_loss_kwargs = True  # the loss is a mean over the tokens of all batches of a step
     _auto_class = "AutoModel"
     auto_classes: ClassVar[tuple[str, ...]] = ("AutoModel", "AutoModelForImageTextToText")
+    _tied_weights_keys: ClassVar[dict[str, str]] = {}  # of its own; peft asks for those of the decoder where one is
 
     def __init__(self, config: VisionLanguageConfig) -> None:
         super().__init__(config)
         check_decoder(config.text_config)
+        config.tie_word_embeddings = getattr(config.text_config, "tie_word_embeddings", False)  # where peft looks
         self.vision_model: Any = build_model(config.vision_config, "vision_config", "mean")
         self.text_model: Any = AutoModelForCausalLM.from_config(config.text_config)
         self._image_pooling = ImagePooling(self.vision_model, "auto")
@@ -89,6 +92,7 @@ class VisionLanguageForConditionalGeneration(DecoderModel):
         )
         if config.image_seq_length is None:
             config.image_seq_length = self.count_image_tokens()
+        self._can_compile_fullgraph = self.text_model._can_compile_fullgraph  # of `generate` with a static cache
         self._takes_positions = bool(accepted(self.text_model, ("position_ids",)))
         self.generation_config = GenerationConfig.from_model_config(config)
         self.generation_config.suppress_tokens = [config.image_token_id]
@@ -111,22 +115,34 @@ class VisionLanguageForConditionalGeneration(DecoderModel):
         Args:
             size: Height and width in pixels; None is that of its configuration, or 224 where it does not say.
         """
-        weight = next(self.vision_model.parameters())
-        height, width = size or image_size_of(self.config.vision_config)
-        blank = torch.zeros(1, 3, height, width, dtype=weight.dtype, device=weight.device)
         was_training = self.vision_model.training
         self.vision_model.eval()
-        found = self._image_tokens(self.vision_model(blank)).shape[1]
+        _, tokens = self._run_vision(self._blank_image(size))
         self.vision_model.train(was_training)
-        return found
+        return tokens.shape[1]
+
+    def save_pretrained(self, save_directory: Any, save_original_format: bool = False, **kwargs: Any) -> None:
+        """As in transformers, but with today's parameter names unless asked otherwise.
+
+        transformers writes legacy names for ViT, Swin, DINOv2 and others, which `Trainer` cannot resume from.
+        """
+        super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)
+
+    def _blank_image(self, size: tuple[int, int] | None = None) -> torch.Tensor:
+        """(1, channels, height, width)"""
+        weight = next(self.vision_model.parameters())
+        height, width = size or image_size_of(self.config.vision_config)
+        return torch.zeros(1, 3, height, width, dtype=weight.dtype, device=weight.device)
 
     def get_decoder(self) -> nn.Module:
         return self.text_model.get_decoder()
 
-    def _image_tokens(self, output: Any) -> torch.Tensor:
-        """(images, tokens, width of the vision model) of its output; a class token is left out."""
+    def _run_vision(self, pixel_values: torch.Tensor, **kwargs: Any) -> tuple[Any, torch.Tensor]:
+        """The vision model's output, and (images, tokens, its width) of it, without a class token."""
+        run = partial(self.vision_model, **kwargs)
+        output = run_rows(self.vision_model, run, {"pixel_values": pixel_values}, len(pixel_values))
         _, tokens = self._image_pooling(output)
-        return tokens[:, int(self._image_pooling.has_class_token) :]
+        return output, tokens[:, int(self._image_pooling.has_class_token) :]
 
     @can_return_tuple
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
@@ -143,9 +159,8 @@ class VisionLanguageForConditionalGeneration(DecoderModel):
         Raises:
             ValueError: If the images are of another size, so that they have not as many tokens.
         """
-        weight: Any = self.projector[1].weight
-        output = self.vision_model(pixel_values.to(weight.dtype), **kwargs)
-        tokens = self._image_tokens(output)
+        dtype = next(self.projector.parameters()).dtype
+        output, tokens = self._run_vision(pixel_values.to(dtype), **kwargs)
         if tokens.shape[1] != self.config.image_seq_length:
             raise ValueError(
                 f"an image has {self.config.image_seq_length} tokens (image_seq_length), and images of "
@@ -170,7 +185,6 @@ class VisionLanguageForConditionalGeneration(DecoderModel):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: Any = None,
-        shift_labels: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Read texts with images in them.
@@ -185,8 +199,8 @@ class VisionLanguageForConditionalGeneration(DecoderModel):
             labels: (batch, length) ids to be written, -100 where nothing is to be learned. The loss is their mean
                 negative log-likelihood.
             num_items_in_batch: By how many labels the sum is divided, as `Trainer` gives it.
-            shift_labels: (batch, length), the labels moved to the tokens before them, where that is done already.
-            kwargs: Of the decoder: `use_cache`, `logits_to_keep`, `output_hidden_states`, ...
+            kwargs: Of the decoder: `use_cache`, `logits_to_keep`, `output_hidden_states`, ... And `shift_labels`
+                (batch, length), the labels moved to the tokens before them, in place of `labels`.
 
         Returns:
             `loss`, where labels were given, and `logits` (batch, length, vocabulary).
@@ -194,6 +208,7 @@ class VisionLanguageForConditionalGeneration(DecoderModel):
         Raises:
             ValueError: If there are not as many image tokens as the images take.
         """
+        shift_labels = kwargs.pop("shift_labels", None)  # unnamed: `Trainer` would look for it in every batch
         if inputs_embeds is None:
             inputs_embeds = self._embed(input_ids, pixel_values)
         if self._takes_positions:
@@ -225,6 +240,11 @@ class VisionLanguageForConditionalGeneration(DecoderModel):
         """(batch, length, width), the images in their places."""
         embeds = self.get_input_embeddings()(input_ids)
         if pixel_values is None or not len(pixel_values):
+            readers = (self.vision_model, self.projector)
+            if self.training and any(each.requires_grad for part in readers for each in part.parameters()):
+                # DDP and FSDP need a gradient of every parameter on every process.
+                _, tokens = self._run_vision(self._blank_image())
+                embeds = embeds + (self.projector(tokens).sum() * 0).to(embeds)
             return embeds
         features = self.get_image_features(pixel_values).pooler_output.to(embeds)
         places = input_ids == self.config.image_token_id

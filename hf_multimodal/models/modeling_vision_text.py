@@ -31,6 +31,8 @@ from .inner_models import (
     load_model,
     longest_text,
     projection,
+    run_rows,
+    running_statistics,
     shared_dtype,
     text_pooling_of,
     text_width,
@@ -158,29 +160,6 @@ def map_tensors(function: Callable[[torch.Tensor], torch.Tensor], parts: Any) ->
 def distributed_run() -> bool:
     """Whether there are several processes."""
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-
-
-@contextlib.contextmanager
-def running_statistics(model: nn.Module) -> Iterator[None]:
-    """Let BatchNorm use its running statistics: blank rows and single rows would spoil those of the batch."""
-    layers = [
-        layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training
-    ]
-    for layer in layers:
-        layer.eval()
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.train()
-
-
-def run_rows(model: nn.Module, run: Callable[..., Any], inputs: dict[str, torch.Tensor], rows: int) -> Any:
-    """Run on real rows; a lone row has no batch statistics of its own."""
-    if rows > 1:
-        return run(**inputs)
-    with running_statistics(model):
-        return run(**inputs)
 
 
 def parts_of_like_length(attention_mask: torch.Tensor) -> list[tuple[torch.Tensor, int]]:

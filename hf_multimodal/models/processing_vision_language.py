@@ -38,6 +38,7 @@ class VisionLanguageProcessor(ProcessorMixin):
         tokenizer: Of the decoder.
         chat_template: None takes the tokenizer's own, or else ChatML.
         image_seq_length: Tokens of an image, as in the model's configuration.
+        added_tokens: Ids of tokens that the decoder did not know before; those that are added now join them.
 
     Raises:
         ValueError: If a part lacks, or `image_seq_length` is below 1.
@@ -51,6 +52,7 @@ class VisionLanguageProcessor(ProcessorMixin):
         tokenizer: Any = None,
         chat_template: str | None = None,
         image_seq_length: int = 1,
+        added_tokens: list[int] | None = None,
     ) -> None:
         if image_processor is None or tokenizer is None:
             raise ValueError("a vision-language processor needs an image_processor and a tokenizer.")
@@ -65,6 +67,7 @@ class VisionLanguageProcessor(ProcessorMixin):
             tokenizer.pad_token = tokenizer.eos_token or TURN_END
         tokenizer.padding_side = "left"
         self.image_seq_length = image_seq_length
+        self.added_tokens = [*(added_tokens or []), *tokenizer.convert_tokens_to_ids(lacking)]
         self.image_token = IMAGE_TOKEN
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         super().__init__(image_processor, tokenizer, chat_template=chat_template)

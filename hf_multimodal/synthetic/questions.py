@@ -5,6 +5,7 @@ place; or it follows up on the turn before ("what colour is it?"), without which
 """
 
 import hashlib
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, Features, Image, Value
@@ -18,6 +19,11 @@ PLACE_NAMES = [f"{row[0]} {column[0]}" for row in PLACE_ROWS for column in PLACE
 NUMBERS = ["none", "one", "two", "three", "four"]
 KINDS = ("count", "existence", "colour", "shape", "place", "follow_up")
 MOST_SHAPES, MOST_TURNS = 4, 3
+QUESTION_TASKS: dict[str, dict[str, Any]] = {  # by name what `make_questions` is called with
+    "questions": {},
+    "questions_four_shapes": {"max_shapes": 4},
+    "questions_held_out": {"hold_out": True},
+}
 ATTRIBUTES = {"shape": SHAPES, "colour": COLOUR_NAMES, "place": PLACE_NAMES}
 ASKED = {"shape": "what shape is {}?", "colour": "what colour is {}?", "place": "where is {}?"}
 
@@ -42,8 +48,8 @@ def make_questions(
 
     Returns:
         Columns `image` (BMP bytes of 64 × 64 pixels, not decoded), `messages` (`role` and `content`, user and
-        assistant in turn), `kinds` (one of `KINDS` for each turn), `id`, `index`, `shapes` (how many are shown), and
-        `held_out`, whether one of them is of the four combinations.
+        assistant in turn), `kinds` (one of `KINDS` for each turn), `id`, `index`, `shapes` (how many are shown),
+        `shown` (each in words, "red circle"), and `held_out`, whether one of them is of the four combinations.
 
     Raises:
         ValueError: If `split` is not one of those, `size` is negative, or `max_shapes` is out of range.
@@ -60,7 +66,7 @@ def make_questions(
     if not 1 <= max_shapes <= MOST_SHAPES:
         raise ValueError(f"max_shapes must be in 1..{MOST_SHAPES}, got {max_shapes}.")
     columns: dict[str, list] = {
-        name: [] for name in ("image", "messages", "kinds", "id", "index", "shapes", "held_out")
+        name: [] for name in ("image", "messages", "kinds", "id", "index", "shapes", "shown", "held_out")
     }
     name = f"questions/{seed}/{split}"
     key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
@@ -74,7 +80,8 @@ def make_questions(
             messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         held_out = any(one["shape"] == one["colour"] for one in scene)
         kinds = [kind for kind, _, _ in turns]
-        row = [{"bytes": image, "path": None}, messages, kinds, f"{split}-{index}", index, len(scene), held_out]
+        shown = [f"{COLOUR_NAMES[one['colour']]} {SHAPES[one['shape']]}" for one in scene]
+        row = [{"bytes": image, "path": None}, messages, kinds, f"{split}-{index}", index, len(scene), shown, held_out]
         for column, value in zip(columns.values(), row, strict=True):
             column.append(value)
     features = {
@@ -84,6 +91,7 @@ def make_questions(
         "id": Value("string"),
         "index": Value("int64"),
         "shapes": Value("int64"),
+        "shown": [Value("string")],
         "held_out": Value("bool"),
     }
     return Dataset.from_dict(columns, features=Features(features))

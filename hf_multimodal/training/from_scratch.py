@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
     BertConfig,
     BertTokenizer,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
     ResNetConfig,
     ViTImageProcessor,
 )
@@ -24,6 +25,7 @@ VOCABULARY_SIZE = 8000
 MAX_LENGTH = 128
 WORD_START = "\u2581"
 RECURRENT_CELLS = ("lstm", "gru")
+END = "<|endoftext|>"
 
 
 def train_tokenizer(texts: Iterable[str | None], vocabulary_size: int = VOCABULARY_SIZE) -> PreTrainedTokenizerBase:
@@ -141,3 +143,35 @@ def text_part(
     config.pad_token_id = tokenizer.pad_token_id
     config.bos_token_id, config.eos_token_id = tokenizer.cls_token_id, tokenizer.sep_token_id
     return config, tokenizer
+
+
+def train_decoder_tokenizer(
+    texts: Iterable[str | None], vocabulary_size: int = VOCABULARY_SIZE
+) -> PreTrainedTokenizerBase:
+    """Train a byte-level BPE tokenizer, which gives any text back as it was; the same texts give the same tokenizer.
+
+    Args:
+        texts: The training texts; None stands for a missing one.
+        vocabulary_size: Number of tokens that are looked for; fewer texts give fewer.
+
+    Raises:
+        ValueError: If there is no text at all.
+
+    Example:
+
+    >>> tokenizer = train_decoder_tokenizer(["a red square", "a blue square"])
+    >>> tokenizer.decode(tokenizer("A  red Square\\n").input_ids)
+    'A  red Square\\n'
+    """
+    given = [text for text in texts if text]
+    if not given:
+        raise ValueError("a tokenizer cannot be trained: there is no text.")
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trained.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size, initial_alphabet=alphabet, special_tokens=[END], show_progress=False
+    )
+    trained.train_from_iterator(given, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=trained, eos_token=END, pad_token=END)

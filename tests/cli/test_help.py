@@ -17,7 +17,8 @@ from hf_multimodal.cli import arguments
 from hf_multimodal.cli.command_line import CommandLine, computed_defaults, default_of
 from hf_multimodal.cli.commands import COMMANDS
 from hf_multimodal.cli.main import main
-from hf_multimodal.data import checks, labels, loading, tables
+from hf_multimodal.data import checks, labels, loading
+from hf_multimodal.evaluation import predictions
 from hf_multimodal.inference import index
 from hf_multimodal.models.configuration_vision_text import IMAGE_POOLINGS, PROJECTIONS, TEXT_POOLINGS
 from hf_multimodal.models.fusion import FUSIONS
@@ -128,7 +129,7 @@ def test_the_plain_training_flags_are_those_of_the_real_arguments(name: str) -> 
 
 def test_names_in_the_help_are_those_of_the_library() -> None:
     assert arguments.MODALITIES == checks.MODALITIES and arguments.POLICIES == checks.POLICIES
-    assert arguments.PROBLEM_TYPES == labels.PROBLEM_TYPES and arguments.TABLE_SUFFIXES == tables.TABLE_SUFFIXES
+    assert arguments.PROBLEM_TYPES == labels.PROBLEM_TYPES and arguments.PREDICTION_SUFFIXES == predictions.SUFFIXES
     assert arguments.IMAGE_POOLINGS == IMAGE_POOLINGS and arguments.TEXT_POOLINGS == TEXT_POOLINGS
     assert arguments.PROJECTIONS == PROJECTIONS and tuple(TRIPLET_MININGS) == arguments.TRIPLET_MININGS
     assert arguments.INDEX_KINDS == index.KINDS and arguments.RECURRENT_CELLS == from_scratch.RECURRENT_CELLS

@@ -2,13 +2,16 @@
 
 import copy
 
+import datasets as hf_datasets
 import pytest
 import torch
 from PIL import Image
 from test_vision_language import conversation, make_processor, make_with_processor
+from tokenizers import processors
 
 from hf_multimodal import ConversationCollator, MultimodalTrainer, MultimodalTrainingArguments
 from hf_multimodal.data.conversations import messages_of
+from hf_multimodal.data.images import BadImageError
 from hf_multimodal.synthetic.questions import make_questions
 
 FORMS = {
@@ -109,6 +112,94 @@ def test_a_cut_reaches_neither_images_nor_all_labels():
     for shorter in (3, length - 2):
         with pytest.raises(ValueError, match=rf"row 'one' has {length} tokens, and cut to {shorter}"):
             ConversationCollator(processor, max_length=shorter)([row])
+
+
+def test_rows_are_cut_where_the_tokenizer_says_unless_told():
+    processor = make_processor(4)
+    row = rows_of()[0]
+    length = ConversationCollator(processor)([row])["input_ids"].shape[1]
+    processor.tokenizer.model_max_length = length - 1
+    assert ConversationCollator(processor)([row])["input_ids"].shape[1] == length - 1
+    with pytest.raises(ValueError, match=rf"max_length must be at most {length - 1}, which the text model reads"):
+        ConversationCollator(processor, max_length=length)
+
+
+UNREAD = hf_datasets.Image(decode=False)
+
+
+def make_dataset(several):
+    """Conversations with one image a row, or with several; what is no image is never opened."""
+    broken = {"bytes": b"no image"}
+    image = hf_datasets.Image()
+    rows = [
+        {"image": [broken] if several else broken, "messages": FORMS["messages"]},
+        {"image": None, "messages": [*FORMS["messages"], {"role": "user", "content": "is this a red dog"}]},
+        {"image": [broken] * 3 if several else broken, "messages": FORMS["messages"][::-1] + FORMS["messages"]},
+    ]
+    rows[2]["messages"] = [{"role": "user", "content": "<image> a cat" * (3 if several else 1)}, *rows[2]["messages"]]
+    message = {"role": hf_datasets.Value("string"), "content": hf_datasets.Value("string")}
+    features = {"image": hf_datasets.List(image) if several else image, "messages": hf_datasets.List(message)}
+    return hf_datasets.Dataset.from_list(rows, features=hf_datasets.Features(features)).select([2, 0, 1])
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("begin", [None, "[END]"])
+def test_lengths_are_those_of_the_batch_and_no_image_is_opened(several, begin):
+    processor = make_processor(4)
+    if begin:  # as the tokenizer of Llama puts one before every text
+        number = processor.tokenizer.convert_tokens_to_ids(begin)
+        special = [(begin, number)]
+        processor.tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{begin} $A", special_tokens=special
+        )
+    rows = make_dataset(several)
+    whole, needed = ConversationCollator(processor).lengths(rows)
+    plain = rows.cast_column("image", hf_datasets.List(UNREAD) if several else UNREAD)
+    for row, length, least in zip(plain, whole, needed, strict=True):
+        if row["image"] is not None:
+            row["image"] = [picture()] * len(row["image"]) if several else picture()
+        assert ConversationCollator(processor, max_length=10_000)([row])["input_ids"].shape[1] == length
+        cut = ConversationCollator(processor, max_length=int(least))([row])
+        assert cut["input_ids"].shape[1] == least < length
+        with pytest.raises(ValueError, match=f"cut to {least - 1}"):
+            ConversationCollator(processor, max_length=int(least) - 1)([row])
+
+
+def test_lengths_of_rows_without_images_and_of_none():
+    collator = ConversationCollator(make_processor(4))
+    rows = hf_datasets.Dataset.from_dict({"question": ["what", "is this"], "answer": ["cat", "a dog"]})
+    assert [part.tolist() for part in collator.lengths(rows)] == [[8, 10], [7, 8]]
+    assert [part.tolist() for part in collator.lengths(rows.select([]))] == [[], []]
+
+
+def test_an_unreadable_image_is_an_error_or_leaves_the_conversation():
+    processor = make_processor(4)
+    row = {"id": "seven", "image": {"bytes": b"no image"}, "question": "<image> what", "answer": "cat"}
+    with pytest.raises(BadImageError, match=r"row seven, column image"):
+        ConversationCollator(processor)([row])
+    collator = ConversationCollator(processor, on_bad_image="missing")
+    for one in (collator, collator.for_evaluation()):
+        with pytest.warns(UserWarning, match="row seven, column image"):
+            batch = one([row])
+        assert torch.equal(batch["input_ids"], one([{"question": " what", "answer": "cat"}])["input_ids"])
+        assert "pixel_values" not in batch
+    row["image"] = [row["image"], picture("blue")]
+    row["question"] = "<image> and <image> what"
+    with pytest.warns(UserWarning, match="row seven"):
+        batch = collator([row])
+    expected = collator([{"image": picture("blue"), "question": " and <image> what", "answer": "cat"}])
+    assert all(torch.equal(batch[name], value) for name, value in expected.items())
+
+
+def test_a_turn_that_was_an_unreadable_image_alone_is_refused():
+    turns = [("user", "<image>"), ("assistant", "cat"), ("user", "what"), ("assistant", "a dog")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    collator = ConversationCollator(make_processor(4), on_bad_image="missing")
+    with (
+        pytest.raises(ValueError, match="row 7: a turn is an image alone, which cannot be read: leave the row out"),
+        pytest.warns(UserWarning),
+    ):
+        collator([{"index": 7, "image": {"bytes": b"no image"}, "messages": messages}])
 
 
 def test_a_template_without_marks_is_refused():

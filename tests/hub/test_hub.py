@@ -19,7 +19,7 @@ import pytest
 import torch
 from hub_double import HubDouble, hub_double
 from test_without_package import ask_stranger
-from transformers import AutoModel
+from transformers import AutoModel, AutoProcessor
 
 from hf_multimodal import AlignerModel, FusionForImageTextClassification, RobustFusionForImageTextClassification
 
@@ -179,6 +179,38 @@ def test_a_stranger_pulls_and_draws(pushed: Pushed, tmp_path: Path) -> None:
     assert torch.equal(authors["image_tokenizer"].encode(torch.as_tensor(pixels[0])[None]), ids)
     prompts, found, _ = torch.load(tmp_path / "text_to_image.pt")
     assert torch.equal(authors["text_to_image"].generate(prompts, guidance_scale=2.0), found[0])
+
+
+def test_a_stranger_pulls_and_is_answered(pushed: Pushed, tmp_path: Path) -> None:
+    """The repository has all that answers need, and the answers and weights are those of the author's folder."""
+    environment = {**os.environ, **pushed.hub.environment(tmp_path / "author", TOKEN), "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    author, folder = Path(__file__).with_name("author_of_answers.py"), tmp_path / "run"
+    command = [sys.executable, str(author), str(folder), "me/vision_language"]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-5000:]
+    files = files_of(pushed.hub, "vision_language", run.stdout.split()[-1])
+    assert set(files) == {
+        *("README.md", "answers.png", "config.json", "generation_config.json", "model.safetensors"),
+        *("processor_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+        *("configuration_vision_text.py", "configuration_vision_language.py", "modeling_vision_language.py"),
+        *("checked_model.py", "inner_models.py", "processing_vision_language.py"),
+    }
+    card = files["README.md"].decode()
+    assert card.count('"me/vision_language"') == 3 and "folder of this card" not in card
+    job = {"task": "answer", "source": "me/vision_language"}
+    job |= {"results": tmp_path / "results.pt", "again": tmp_path / "again"}
+    (said,) = ask_stranger([job], tmp_path, **pushed.hub.environment(tmp_path / "home"))
+    assert said["module"] == "transformers_modules"
+    model, processor = AutoModel.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
+    pulled = AutoModel.from_pretrained(tmp_path / "again").state_dict()
+    assert all(torch.equal(value, pulled[key]) for key, value in model.state_dict().items())
+    inputs, found = torch.load(tmp_path / "results.pt", weights_only=False)
+    expected = model.generate(**inputs, max_new_tokens=6)
+    assert all(torch.equal(sequences, expected) for sequences in found)
+    written = expected[0, inputs["input_ids"].shape[1] :]
+    assert said["pipeline"].strip() == processor.decode(written, skip_special_tokens=True)
+    assert model.config.image_token_id not in written
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from hf_multimodal.cli.training_flags import parse_training
 from hf_multimodal.hub import pickles, upload
 from hf_multimodal.hub.eval_results import EVAL_RESULTS
 from hf_multimodal.hub.files import SHARED, shared_files
+from hf_multimodal.hub.tables import inline
 from hf_multimodal.hub.upload import push_folder
 from hf_multimodal.inference.prediction import load_model
 from hf_multimodal.training.arguments import MultimodalTrainingArguments
@@ -79,6 +80,15 @@ def test_only_what_is_named_is_shared(folder: Path) -> None:
     for name in (EVAL_RESULTS, ".eval_results/of_others.yaml"):
         (folder / name).write_text("- dataset: {}")
     assert set(shared_files(folder)) == {*saved, "README.md", "history.png", "images/confusion.png", EVAL_RESULTS}
+
+
+def test_all_chat_templates_are_shared(folder: Path) -> None:
+    processor = make_processor()
+    processor.tokenizer.chat_template = {"default": "{{ messages }}", "tool_use": "{{ messages }} tools"}
+    processor.save_pretrained(folder)
+    (folder / "additional_chat_templates" / "notes.txt").write_text("private")
+    named = {"chat_template.jinja", "additional_chat_templates/tool_use.jinja"}
+    assert {name for name in shared_files(folder) if "template" in name} == named
 
 
 def test_a_card_shows_images_and_nothing_else(folder: Path) -> None:
@@ -157,6 +167,23 @@ def test_where_inner_models_lie_is_not_shared(tmp_path: Path) -> None:
     saved = [path for path in (tmp_path / "model").iterdir() if str(tmp_path).encode() in path.read_bytes()]
     assert saved == [] and model.config.vision_config._name_or_path == "vit"
     assert vision_part(str(tmp_path / "vit"))[0]._name_or_path == ""
+
+
+@pytest.mark.parametrize("name", ["run", "runs/run", 'a "run"'])
+def test_all_that_a_card_loads_is_loaded_from_where_it_is_pushed(tmp_path: Path, name: str) -> None:
+    quoted = json.dumps(name)
+    loads = (
+        f"model = AutoModelForImageTextToText.from_pretrained({quoted}, trust_remote_code=True).eval()",
+        f"processor = AutoImageProcessor.from_pretrained({quoted})",
+        f'ask = pipeline("image-text-to-text", model={quoted}, trust_remote_code=True)',
+    )
+    note = f"It needs torchvision and pillow. {inline(name)} is the folder of this card: give its path."
+    others = 'other = AutoModel.from_pretrained("base", trust_remote_code=True)\npipeline("x", model="base")'
+    text = "\n".join((*loads, note, others, f"The {quoted} of ours."))
+    found = upload.card_of("me/mine", text).splitlines()
+    assert found[:3] == [line.replace(quoted, '"me/mine"') for line in loads]
+    assert found[3:] == ["It needs torchvision and pillow.", *others.splitlines(), f"The {quoted} of ours."]
+    assert upload.card_of("me/mine", others + note) == others + note
 
 
 class RecordingApi:

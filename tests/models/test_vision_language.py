@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import transformers as hf
-from conftest import VISION_CONFIGS
+from conftest import VISION_CONFIGS, without_dropout
 from PIL import Image
 from test_processor import make_image_processor
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -128,7 +128,7 @@ def test_rows_without_images_change_nothing_for_the_others_and_cost_the_vision_m
     monkeypatch.setattr(
         type(model.vision_model),
         "forward",
-        lambda self, pixels, **k: seen.append(len(pixels)) or forward(self, pixels),
+        lambda self, pixel_values: seen.append(len(pixel_values)) or forward(self, pixel_values),
     )
     with torch.no_grad():
         together = model(**batch).logits
@@ -137,6 +137,59 @@ def test_rows_without_images_change_nothing_for_the_others_and_cost_the_vision_m
             logits = model(**alone).logits[0]
             torch.testing.assert_close(together[row][-len(logits) :], logits, rtol=1e-4, atol=1e-5)
     assert seen == [3, 1, 2]
+
+
+def texts_alone(model):
+    """A batch as the collator makes it of rows without images."""
+    batch = make_batch(model, (0, 0, 0))
+    del batch["pixel_values"]
+    return batch
+
+
+def statistics(model):
+    return {name: value.clone() for name, value in model.vision_model.named_buffers() if "running" in name}
+
+
+def refuse_to_see(*args, **kwargs):
+    raise AssertionError("the vision model has nothing to see")
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_in_training_each_parameter_has_a_gradient_without_an_image_too(vision):
+    """DDP and FSDP need one on every process, and the processes next door may have images."""
+    model = without_dropout(make_model(vision)).train()
+    batch, before = texts_alone(model), statistics(model)
+    expected = model.eval()(**batch).loss
+    found = model.train()(**batch).loss
+    assert torch.equal(found, expected)
+    found.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    assert [name for name, gradient in gradients.items() if gradient is None] == []
+    reading = {name: gradient for name, gradient in gradients.items() if not name.startswith("text_model.")}
+    assert reading and not any(gradient.any() for gradient in reading.values())
+    assert all(torch.equal(value, before[name]) for name, value in statistics(model).items())
+
+
+def test_texts_alone_do_not_run_the_vision_model_in_evaluation_or_where_it_does_not_learn(monkeypatch):
+    model = make_model()
+    batch = texts_alone(model)
+    monkeypatch.setattr(type(model.vision_model), "forward", refuse_to_see)
+    model(**batch)
+    model.generate(batch["input_ids"], attention_mask=batch["attention_mask"], max_new_tokens=3, pad_token_id=0)
+    with pytest.raises(AssertionError, match="nothing to see"):
+        model.train()(**batch)
+    for part in (model.vision_model, model.projector):
+        part.requires_grad_(False)
+    model(**batch).loss.backward()
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_lone_image_is_normalised_by_running_statistics(images):
+    model = make_model("resnet").train()
+    before = statistics(model)
+    model(**make_batch(model, (images, 0, 0)))
+    after = statistics(model)
+    assert before and all(torch.equal(after[name], value) for name, value in before.items()) == (images == 1)
 
 
 def test_padding_may_stand_on_either_side():

@@ -25,6 +25,7 @@ FAMILIES = {
     "train_aligner": [*FAST, "--augment"],
     "train_image_tokenizer": [*TOKENIZER, "--per_device_train_batch_size", "4", "--quantizer", "vq"],
     "train_text_to_image": [*DECODER, "--per_device_train_batch_size", "4"],
+    "train_vision_language": [*DECODER, "--per_device_train_batch_size", "4", "--task", "caption"],
 }
 
 
@@ -47,6 +48,10 @@ def test_a_killed_run_resumes_to_the_weights_of_the_whole_run(name: str, tmp_pat
         tokenizer = str(tmp_path / "tokenizer")
         script("train_image_tokenizer")([*TOKENIZER, "--output_dir", tokenizer])
         flags += ["--image_tokenizer", tokenizer]
+    if name == "train_vision_language":
+        aligner = ["--from_scratch", "--num_train_epochs", "1", "--output_dir", str(tmp_path / "aligner")]
+        script("train_aligner")([*aligner, "--data", str(table)])
+        flags += ["--from_aligner", str(tmp_path / "aligner")]
     whole = start(main, [*flags, "--output_dir", str(tmp_path / "whole")])
     whole.join()
     assert whole.exitcode == 0
