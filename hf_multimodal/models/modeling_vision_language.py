@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers import initialization as init
 from transformers.activations import ACT2FN
+from transformers.masking_utils import create_masks_for_generate
 from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import can_return_tuple
@@ -264,6 +265,11 @@ class VisionLanguageForConditionalGeneration(DecoderModel):
         if is_first_iteration or not kwargs.get("use_cache", True):
             inputs["pixel_values"] = pixel_values
         return inputs
+
+    def create_masks_for_generate(self, config: Any, **inputs: Any) -> Any:
+        """For a static cache, as the decoder makes them: BLOOM has a way of its own."""
+        make = getattr(self.text_model, "create_masks_for_generate", create_masks_for_generate)
+        return make(config=config.text_config, **inputs)
 
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, input_ids: torch.Tensor | None = None, **kwargs: Any

@@ -6,6 +6,7 @@ from torch import nn
 from transformers import Trainer
 
 PRETRAINED_PARTS = ("vision_model.", "text_model.")
+ADDED_BY_PEFT = ("lora_", "trainable_tokens_")  # matrices, and rows of tokens that were added
 
 
 def parameter_groups(
@@ -13,9 +14,9 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Sort the trainable parameters into groups for an optimizer.
 
-    Parameters of `vision_model` and `text_model` get `learning_rate`; all others, and LoRA's, which start from
-    nothing as well, get `head_learning_rate`. Decaying are those of transformers' own rule, which goes by names, less
-    all of normalisation layers of any kind and all vectors and scalars.
+    Parameters of `vision_model` and `text_model` get `learning_rate`; all others, and what peft adds, which starts
+    from nothing as well, get `head_learning_rate`. Decaying are those of transformers' own rule, which goes by names,
+    less all of normalisation layers of any kind and all vectors and scalars.
 
     Args:
         model: The model, or a peft model around it.
@@ -38,7 +39,8 @@ def parameter_groups(
     }
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            is_new = "lora_" in name or not name.removeprefix("base_model.model.").startswith(PRETRAINED_PARTS)
+            starts_anew = any(part in name for part in ADDED_BY_PEFT)
+            is_new = starts_anew or not name.removeprefix("base_model.model.").startswith(PRETRAINED_PARTS)
             groups[is_new, name not in decaying].append(parameter)
     return [
         {
