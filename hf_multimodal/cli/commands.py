@@ -232,7 +232,7 @@ between the two learns alone first. `--dry_run` shows what is learned of a conve
         {
             **TRAINING_DEFAULTS,
             "output_dir": "runs/vision_language",
-            "decoder": "llama",
+            "decoder": "qwen3",
             "num_hidden_layers": 2,
             "lr_scheduler_type": "cosine",
             "metric_for_best_model": "loss",

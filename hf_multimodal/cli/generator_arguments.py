@@ -42,7 +42,7 @@ class ImageTokenizerArguments:
 class DecoderArguments:
     """A decoder that starts from random weights, and its tokenizer."""
 
-    decoder: str = flag("Model type of transformers: gpt2, llama, qwen2, ...", "gpt2")
+    decoder: str = flag("Model type of transformers: gpt2, llama, qwen3, ...", "gpt2")
     hidden_size: int = flag("Width of the decoder.", 128)
     num_hidden_layers: int = flag("Layers of the decoder.", 3)
     num_attention_heads: int = flag("Attention heads of the decoder; they divide its width.", 4)

@@ -69,6 +69,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     flags = parse_training("train-vision-language", argv)
     args, chosen, captions = flags.training, flags.vision_language, flags.reading.task == "caption"
     args.prediction_loss_only = True
+    if chosen.stage == "projector":
+        args = first_stage(args, chosen)
     with claim_output_dir(args, flags.run.dry_run) as claimed:
         columns: dict[str, Any] = {"pairs": True}
         if not captions:
@@ -164,7 +166,7 @@ def build(flags: Any, rows: Dataset, from_run: str | None) -> tuple[Any, Any]:
         from_run=from_run,
         **vars(flags.decoder),
         max_length=flags.reading.max_length,
-        whole_images=flags.reading.whole_images and from_run is None,
+        whole_images=flags.reading.whole_images,
         seed=flags.training.seed,
     )
 
@@ -179,6 +181,14 @@ def prepare(flags: Any, model: Any, processor: Any, stage: str) -> Any:
         new = [token for token in processor.added_tokens if token != processor.image_token_id]
         return add_lora(model, flags.vision_language.lora_rank, new)
     return model
+
+
+def first_stage(args: Any, chosen: Any) -> Any:
+    """The training arguments of the stage in which the projector learns alone."""
+    args = copy.copy(args)
+    args.num_train_epochs, args.head_learning_rate = chosen.projector_epochs, chosen.projector_learning_rate
+    args.max_steps = -1
+    return args
 
 
 def make_trainer(model: Any, args: Any, collator: Any, rows: DatasetDict, flags: Any) -> MultimodalTrainer:
@@ -196,15 +206,13 @@ def learn_projector(flags: Any, model: Any, processor: Any, collator: Any, rows:
     Returns:
         What the stage tells of itself: steps, seconds, parameters.
     """
-    args = copy.copy(flags.training)
+    args = first_stage(flags.training, flags.vision_language)
     folder = Path(str(args.output_dir), STAGE_1)
     told = folder / "metrics.json"
     resumed = args.resume_from_checkpoint is not None
     if resumed and told.is_file():
         return read_json(told)["run"]
-    args.output_dir, args.max_steps = str(folder), -1
-    args.num_train_epochs = flags.vision_language.projector_epochs
-    args.head_learning_rate = flags.vision_language.projector_learning_rate
+    args.output_dir = str(folder)
     args.resume_from_checkpoint = "true" if resumed and checkpoints(str(folder)) else None
     prepare(flags, model, processor, "projector")
     trainer = make_trainer(model, args, collator, rows, flags)

@@ -69,6 +69,8 @@ def parse_training(name: str, argv: list[str] | None = None) -> Any:
     check_value_range(getattr(flags.reading, "image_value_range", None))
     if flags.run.fit_on_validation:
         _check_final_fit(flags)
+    if "vision_language" in command.groups and not flags.vision_language.from_scratch:
+        _check_pretrained_decoder(flags, command)
     if "model" in command.groups:
         check_training(flags)
     metric = training.metric_for_best_model
@@ -174,6 +176,15 @@ def _check_brought(flags: Any) -> None:
     for name in ("whole_images", "image_value_range"):
         if flags.values[name] != usual[name]:
             raise ValueError(f"from_fusion brings its own way to prepare images: leave {name} out.")
+
+
+def _check_pretrained_decoder(flags: Any, command: Any) -> None:
+    usual = {**_usual(flags.decoder), **command.defaults}
+    for name, value in vars(flags.decoder).items():
+        if value != usual[name]:
+            raise ValueError(
+                f"{name} {value!r} is for a decoder from random weights: text_model or from_run has its own."
+            )
 
 
 def _usual(group: Any) -> Mapping[str, Any]:

@@ -59,6 +59,8 @@ class VisionLanguageProcessor(ProcessorMixin):
         if image_seq_length < 1:
             raise ValueError(f"image_seq_length must be 1 or more, got {image_seq_length}.")
         chat_template = chat_template or tokenizer.chat_template or CHAT_TEMPLATE
+        if isinstance(chat_template, dict):  # several, by name
+            chat_template = chat_template.get("default") or next(iter(chat_template.values()))
         lacking = [IMAGE_TOKEN, *((TURN_BEGIN, TURN_END) if chat_template == CHAT_TEMPLATE else ())]
         lacking = [token for token in lacking if token not in tokenizer.get_vocab()]
         if lacking:

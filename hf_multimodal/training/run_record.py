@@ -13,6 +13,8 @@ from hf_multimodal.synthetic.classification import CONTROLLED_TASKS, ceiling
 from hf_multimodal.synthetic.retrieval import retrieval_ceiling
 
 CHOOSING = ("metric_for_best_model", "early_stopping_patience")  # of use only where a checkpoint is chosen
+STARTED_FROM = ("vision_model", "text_model", "from_fusion", "image_tokenizer", "from_aligner", "from_run")
+DECODER = ("decoder", "hidden_size", "num_hidden_layers", "num_attention_heads", "dropout")  # of random weights
 CODEBOOK = ("codebook_size", "codebook_dim", "codebook_decay", "commitment_weight")  # which `fsq` has not
 
 
@@ -29,13 +31,15 @@ def run_record(values: Mapping[str, Any], data: LoadedData) -> dict[str, Any]:
         them, `made_splits`, which the source did not give, `group_duplicates`, and for a controlled task `ceiling`.
     """
     source = str(values["data"])
-    started_from = [values.get(name) for name in ("vision_model", "text_model", "from_fusion", "image_tokenizer")]
+    started_from = [values.get(name) for name in STARTED_FROM]
     named = [] if values.get("from_scratch") else map(hub_name, started_from)
     without = () if values["load_best_model_at_end"] else CHOOSING
     if data.problem_type != "multi_label_classification":
         without = (*without, "threshold")
     if "quantizer" in values:
         without = (*without, *(CODEBOOK if values["quantizer"] == "fsq" else ("levels",)))
+    if "stage" in values and (values["text_model"] or values["from_run"]):
+        without = (*without, *DECODER)
     chosen = {name: values[name] for name in HYPERPARAMETERS if name in values and name not in without}
     kind = data.report.get("kind")
     facts: dict[str, Any] = {

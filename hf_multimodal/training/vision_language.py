@@ -34,7 +34,7 @@ def build_vision_language(
     text_model: str | None = None,
     from_run: str | None = None,
     chat_template: str | None = None,
-    decoder: str = "llama",
+    decoder: str = "qwen3",
     hidden_size: int = 128,
     num_hidden_layers: int = 2,
     num_attention_heads: int = 4,

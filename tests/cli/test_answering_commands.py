@@ -129,7 +129,7 @@ def test_both_stages_are_the_two_apart(tmp_path, aligner, decoder):
     both = train_vision_language([*flags, *start, "--output_dir", str(tmp_path / "both")])
     assert both["run"]["stage"] == "both" and both["run"]["stage_1"]["steps"] == 4
     assert not (tmp_path / "both" / "stage_1").exists()
-    first = ["--stage", "projector", "--head_learning_rate", "1e-3", "--output_dir", str(tmp_path / "one")]
+    first = ["--stage", "projector", "--output_dir", str(tmp_path / "one")]
     train_vision_language([*flags, *start, *first])
     second = ["--from_run", str(tmp_path / "one"), "--output_dir", str(tmp_path / "two")]
     train_vision_language([*flags, *second])
@@ -256,6 +256,10 @@ def test_ask_refuses_other_models(aligner, capsys):
         (["--from_aligner", "x/y", "--stage", "projector"], "stage 'projector' needs a text_model"),
         (["--from_aligner", "x/y", "--lora_rank", "2"], "lora_rank needs the pretrained weights of a text_model"),
         (["--from_aligner", "x/y", "--task", "captions"], "task must be one of .*Did you mean 'caption'"),
+        (
+            ["--from_aligner", "x/y", "--text_model", "x/y", "--hidden_size", "8"],
+            "hidden_size 8 is for a decoder from random",
+        ),
         (["--from_aligner", "x/y", "--projector_epochs", "0"], "projector_epochs must be above 0, got 0"),
     ],
 )
