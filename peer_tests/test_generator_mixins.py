@@ -181,6 +181,10 @@ class VisionLanguageViTLlamaTest(VisionLanguageTest, unittest.TestCase):
         )
     )
 
+    def test_reverse_loading_mapping(self) -> None:
+        # All but one check: ours save today's names of parameters, as `Trainer` does not find those of the past.
+        super().test_reverse_loading_mapping(check_keys_were_modified=False)
+
 
 class VisionLanguageResNetGPT2Test(VisionLanguageTest, unittest.TestCase):
     @unittest.skip("of models older than 2023 transformers does not ask it: GPT-2's layers draw in their constructor")
