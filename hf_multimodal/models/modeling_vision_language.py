@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from .processing_vision_language import VisionLanguageProcessor  # noqa: F401  travels with it
 
 
-POSITION_COSINES = 64  # of a token's number
-
-
 def check_decoder(config: Any) -> None:
     """Refuse what cannot write texts behind the embeddings of an image.
 
@@ -41,35 +38,6 @@ def check_decoder(config: Any) -> None:
         reason = "its state runs through the padding, so an answer would change with its neighbours in the batch"
     if reason is not None:
         raise ValueError(f"a model of type {config.model_type!r} cannot be the decoder: {reason}.")
-
-
-class Projector(nn.Module):
-    """From a vision model's tokens to a decoder's embeddings: LayerNorm, linear, activation, linear, and the place.
-
-    A convolutional vision model's token does not know where it lies, and a decoder with rotary positions has them in
-    its attention alone, so that no value tells a place. It is added here: a learned combination of cosines of the
-    token's number, nothing at first.
-
-    Args:
-        width: Of the vision model's tokens.
-        hidden_size: Of the decoder's embeddings.
-        activation: As transformers names it.
-    """
-
-    def __init__(self, width: int, hidden_size: int, activation: str) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.linear_1 = nn.Linear(width, hidden_size)
-        self.act = ACT2FN[activation]
-        self.linear_2 = nn.Linear(hidden_size, hidden_size)
-        self.position = nn.Linear(POSITION_COSINES, hidden_size, bias=False)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(images, tokens, hidden_size) of (images, tokens, width)."""
-        number = torch.arange(tokens.shape[1], device=tokens.device) + 0.5
-        frequency = torch.arange(POSITION_COSINES, device=tokens.device) * (math.pi / tokens.shape[1])
-        places = self.position(torch.cos(number[:, None] * frequency).to(tokens.dtype))
-        return self.linear_2(self.act(self.linear_1(self.norm(tokens)))) + places
 
 
 class VisionLanguageForConditionalGeneration(DecoderModel):
@@ -116,7 +84,13 @@ class VisionLanguageForConditionalGeneration(DecoderModel):
         self._image_pooling = ImagePooling(self.vision_model, "auto")
         _, width = image_widths(self.vision_model, self._image_pooling)
         hidden = self.text_model.get_input_embeddings().embedding_dim
-        self.projector = Projector(width, hidden, config.projector_hidden_act)
+        # Initialised as torch does: with .02, transformers' usual deviation, learning stalls.
+        self.projector = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, hidden),
+            ACT2FN[config.projector_hidden_act],
+            nn.Linear(hidden, hidden),
+        )
         if config.image_seq_length is None:
             config.image_seq_length = self.count_image_tokens()
         self._can_compile_fullgraph = self.text_model._can_compile_fullgraph  # of `generate` with a static cache
@@ -126,13 +100,8 @@ class VisionLanguageForConditionalGeneration(DecoderModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Of the projector, as torch does, but for positions, which add nothing at first; the models do it themselves.
-
-        With .02, transformers' usual deviation, learning stalls.
-        """
-        if module is self.projector.position:
-            init.zeros_(module.weight)
-        elif isinstance(module, nn.Linear):
+        """Of the projector, as torch does; the models initialise themselves."""
+        if isinstance(module, nn.Linear):
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             bound = 1 / math.sqrt(module.in_features)
             init.uniform_(module.bias, -bound, bound)
