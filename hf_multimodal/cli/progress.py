@@ -46,6 +46,8 @@ TABLE: tuple[str, ...] = (
 )
 TABLE += ("mse", "mean_baseline_mse", "mae", "r2", "nll", "ece", "rsum", "image_to_text_recall_at_1")
 TABLE += ("text_to_image_recall_at_1", "text_to_image_pool", "psnr", "codes_in_use", "nll_per_token")
+TABLE += ("exact_match", "baseline_exact_match", "token_f1", "bleu_4", "most_frequent_bleu_4", "cider")
+TABLE += ("most_frequent_cider",)
 
 
 class EvaluationLines(TrainerCallback):

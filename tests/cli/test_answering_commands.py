@@ -146,6 +146,14 @@ def test_the_first_stage_moves_the_projector_alone(tmp_path, aligner, decoder):
     assert len(kept) + 3 == len(model.get_input_embeddings().weight)  # the image token and both ends of a turn
 
 
+def test_a_run_ends_with_its_scores_beside_their_baseline(tmp_path, aligner, capsys):
+    flags = [*DATA, *SMALL, "--from_aligner", str(aligner), "--max_steps", "1"]
+    train_vision_language([*flags, "--output_dir", str(tmp_path / "run")])
+    shown = capsys.readouterr().out
+    assert "| split | exact_match | baseline_exact_match | token_f1 |" in shown
+    assert f"Next: hf-multimodal ask --model {tmp_path / 'run'} --image FILE" in shown
+
+
 def test_lora_trains_matrices_and_the_new_tokens_and_leaves_an_ordinary_model(tmp_path, aligner, decoder):
     start = ["--from_aligner", str(aligner), "--text_model", str(decoder), "--per_device_train_batch_size", "8"]
     train_vision_language([*DATA, *start, "--stage", "projector", "--output_dir", str(tmp_path / "one")])
