@@ -61,7 +61,7 @@ def answer(question, scene, before):
     """(answer, shape that is meant) by a plain reader of the scene."""
     if found := re.fullmatch(r"how many (\w+)(?: shapes)? are there\?", question):
         word = re.sub("e?s$", "", found[1]) if found[1] not in COLOUR_NAMES else found[1]
-        names = [{SHAPES[s], COLOUR_NAMES[c], "shap", "cros" if SHAPES[s] == "cross" else ""} for s, c, _ in scene]
+        names = [{SHAPES[s], COLOUR_NAMES[c], "shap", SHAPES[s].removesuffix("s")} for s, c, _ in scene]
         words = {word, found[1].removesuffix("s")}
         return NUMBERS[sum(bool(words & one) for one in names)], None
     if found := re.fullmatch(r"is there a (\w+) (\w+)\?", question):
