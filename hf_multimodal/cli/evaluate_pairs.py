@@ -9,6 +9,7 @@ from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel
 
 from hf_multimodal.cli.arguments import EvaluationArguments, SourceArguments
+from hf_multimodal.cli.generator_arguments import ConversationReadingArguments
 from hf_multimodal.cli.rows import check, chosen_rows, run_arguments
 from hf_multimodal.data.checks import (
     BadSample,
@@ -36,7 +37,6 @@ from hf_multimodal.training.run_folder import refuse_folder
 
 ABOUT_TEST = ("difference", "missing_curve", "baselines")  # entries of metrics.json that go with its `test`
 CLASSIFIERS_ONLY = ("against", "missing", "missing_curve", "curve_models")
-USUAL_PROMPT = "Describe the image."
 
 
 def make_output_folder(output_dir: str) -> Path:
@@ -110,6 +110,19 @@ def pairs_to_measure(
     return chosen.splits["test"], bad_samples, folder
 
 
+def grouped(rows: Dataset, source: SourceArguments, bad_samples: list[BadSample]) -> tuple[Dataset, int]:
+    """What `group_pairs` gives, refused where there is no pair."""
+    images, incomplete = group_pairs(rows)
+    if not len(images):
+        raise ValueError(f"{source.data} has no pair of an image and a caption.{first_reasons(bad_samples)}")
+    return images, incomplete
+
+
+def score_table(scores: Mapping[str, Any]) -> str:
+    """A line a score."""
+    return markdown_table([[name, value] for name, value in scores.items()], ["metric", "value"])
+
+
 def write_measured(
     folder: Path | None, result: dict[str, Any], bad_samples: list[BadSample], table: str
 ) -> dict[str, Any]:
@@ -141,9 +154,7 @@ def evaluate_aligner(
         ValueError: As `pairs_to_measure`, or if there is no pair.
     """
     rows, bad_samples, folder = pairs_to_measure(args, source, model, processor)
-    images, incomplete = group_pairs(rows)
-    if not len(images):
-        raise ValueError(f"{source.data} has no pair of an image and a caption.{first_reasons(bad_samples)}")
+    images, incomplete = grouped(rows, source, bad_samples)
     options = {"batch_size": args.batch_size, "num_workers": args.num_workers}
     found = measure_retrieval(model, processor, images, **options, show_progress=True)
     table = f"{retrieval_table(found)}\n{incomplete} rows lack their image or their caption"
@@ -179,8 +190,7 @@ def evaluate_generator(
         kept, incomplete = keep_complete(DatasetDict({"test": rows}))
         found = measure_likelihood(model, CaptionCollator(processor), kept["test"], **options)
         found["incomplete_pairs"] = incomplete["test"]
-    table = markdown_table([[name, value] for name, value in found.items()], ["metric", "value"])
-    return write_measured(folder, {"test": found}, bad_samples, table)
+    return write_measured(folder, {"test": found}, bad_samples, score_table(found))
 
 
 def evaluate_answers(
@@ -205,10 +215,10 @@ def evaluate_answers(
     options: dict[str, Any] = {"batch_size": args.batch_size, "show_progress": True}
     if run.get("task") == "caption":
         rows, bad_samples, folder = pairs_to_measure(args, source, model, processor)
-        images, _ = group_pairs(rows)
-        if not len(images):
-            raise ValueError(f"{source.data} has no pair of an image and a caption.{first_reasons(bad_samples)}")
-        found = measure_captions(model, collator, images, run.get("prompt", USUAL_PROMPT), **options)
+        images, _ = grouped(rows, source, bad_samples)
+        found = measure_captions(
+            model, collator, images, run.get("prompt", ConversationReadingArguments.prompt), **options
+        )
     else:
         columns: dict[str, Any] = {"conversations": True, "answer_column": run.get("answer_column")}
         rows, bad_samples, folder = pairs_to_measure(args, source, model, processor, **columns)
@@ -217,10 +227,6 @@ def evaluate_answers(
             raise ValueError(f"{source.data} has no conversation.{first_reasons(bad_samples)}")
         found = measure_answers(model, collator, kept, **options)
     scores = {name: value for name, value in found.items() if name != "by_kind"}
-    kinds = {
-        kind: {f"{kind}: {name}": value for name, value in part.items()}
-        for kind, part in found.get("by_kind", {}).items()
-    }
-    lines = [scores, *kinds.values()]
-    table = markdown_table([[name, value] for part in lines for name, value in part.items()], ["metric", "value"])
-    return write_measured(folder, {"test": found}, bad_samples, table)
+    for kind, part in found.get("by_kind", {}).items():
+        scores |= {f"{kind}: {name}": value for name, value in part.items()}
+    return write_measured(folder, {"test": found}, bad_samples, score_table(scores))

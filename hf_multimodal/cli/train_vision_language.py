@@ -20,6 +20,7 @@ from hf_multimodal.cli.progress import add_callbacks, print_scores
 from hf_multimodal.cli.rows import training_rows
 from hf_multimodal.cli.training_flags import parse_training
 from hf_multimodal.data.checks import first_reasons
+from hf_multimodal.data.collator import NO_LABEL
 from hf_multimodal.data.conversation_collator import ConversationCollator
 from hf_multimodal.data.conversations import with_captions_as_answers, without_lost_images
 from hf_multimodal.data.loading import LoadedData
@@ -85,7 +86,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         )
         rows, incomplete = conversations_of(data.splits, flags.reading)
         model, processor = build(flags, rows["train"], chosen.from_run)
-        collator = ConversationCollator(processor, max_length=processor.tokenizer.model_max_length)
+        collator = ConversationCollator(processor)
         rows, lengths = fitting(collator, rows)
         for split, kept in rows.items():
             if not len(kept):
@@ -102,7 +103,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         if chosen.stage == "both":
             stage_1 = learn_projector(flags, model, processor, collator, rows)
             model, processor = build(flags, rows["train"], str(Path(str(args.output_dir), STAGE_1)))
-            collator = ConversationCollator(processor, max_length=processor.tokenizer.model_max_length)
+            collator = ConversationCollator(processor)
         begun = stage_1 is None or checkpoints(str(args.output_dir))
         checkpoint = checkpoint_of(args, flags.run.accept_other_processes) if begun else None
         model = prepare(flags, model, processor, "projector" if chosen.stage == "projector" else "decoder")
@@ -263,7 +264,7 @@ def marked(collator: ConversationCollator, row: dict[str, Any]) -> str:
     """A conversation as the model reads it, what is learned of it in double brackets."""
     batch = collator([row])
     tokenizer, parts = collator.processor.tokenizer, []
-    ids, learned = batch["input_ids"][0].tolist(), (batch["labels"][0] != -100).tolist()
+    ids, learned = batch["input_ids"][0].tolist(), (batch["labels"][0] != NO_LABEL).tolist()
     image = collator.processor.image_token_id
     for (is_learned, is_image), group in groupby(
         zip(ids, learned, strict=True), lambda pair: (pair[1], pair[0] == image)

@@ -12,11 +12,10 @@ from datasets import Dataset
 from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 
-from hf_multimodal.data.collator import MultimodalCollator, row_name
+from hf_multimodal.data.collator import NO_LABEL, MultimodalCollator, row_name
 from hf_multimodal.data.conversations import messages_of
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-IGNORED = -100
 ROWS_AT_ONCE = 1000  # that are measured
 
 
@@ -73,7 +72,7 @@ class ConversationCollator(MultimodalCollator):
         found = {
             "input_ids": _padded([ids for ids, _ in examples], padding),
             "attention_mask": _padded([torch.ones_like(ids) for ids, _ in examples], 0),
-            "labels": _padded([ids.masked_fill(~learned, IGNORED) for ids, learned in examples], IGNORED),
+            "labels": _padded([ids.masked_fill(~learned, NO_LABEL) for ids, learned in examples], NO_LABEL),
         }
         if "pixel_values" in batch:
             found["pixel_values"] = torch.stack([torch.as_tensor(image) for image in batch["pixel_values"]])

@@ -6,6 +6,8 @@ from typing import Any
 
 from datasets import Dataset, List, Value
 
+from hf_multimodal.data.counts import presence
+
 IMAGE_TOKEN = "<image>"
 MESSAGES_FEATURE = List({"role": Value("string"), "content": Value("string")})
 ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
@@ -138,7 +140,7 @@ def read_conversation(cell: Any, answer: Any, images: int) -> tuple[str, list[di
     return "\n".join(message["content"].replace(IMAGE_TOKEN, "").strip() for message in messages), messages
 
 
-def caption_messages(prompt: str, caption: str, has_image: bool = True) -> list[dict[str, str]]:
+def caption_messages(prompt: str, caption: str) -> list[dict[str, str]]:
     """A caption as the answer to a prompt.
 
     Example:
@@ -147,7 +149,7 @@ def caption_messages(prompt: str, caption: str, has_image: bool = True) -> list[
     '<image>Describe the image.'
     """
     return [
-        {"role": "user", "content": f"{IMAGE_TOKEN if has_image else ''}{prompt}"},
+        {"role": "user", "content": f"{IMAGE_TOKEN}{prompt}"},
         {"role": "assistant", "content": caption},
     ]
 
@@ -167,16 +169,15 @@ def without_lost_images(rows: Dataset) -> Dataset:
     """Take `<image>` out of the messages of rows whose image was taken away.
 
     Args:
-        rows: Rows with `image` and `messages`.
+        rows: Rows with `image`, `text` and `messages`.
 
     Returns:
         The rows; those of which a turn was the image alone are left out, and so are rows without messages.
     """
-    lost = [image is None for image in rows.select_columns(["image"])[:]["image"]]
     messages, kept = [], []
-    for row, (turns, gone) in enumerate(zip(rows["messages"][:], lost, strict=True)):
+    for row, (turns, has_image) in enumerate(zip(rows["messages"][:], presence(rows)[:, 0], strict=True)):
         turns = turns or []
-        if gone:
+        if not has_image:
             turns = [{**turn, "content": turn["content"].replace(IMAGE_TOKEN, "")} for turn in turns]
         if turns and all(turn["content"].strip() for turn in turns):
             kept.append(row)

@@ -182,9 +182,12 @@ def read_rows(
 
 def _images_named(images: list[Any] | Dataset, faults: list[list[Fault]]) -> list[int]:
     """How many images each row names, those included that cannot be found."""
-    cells = images if isinstance(images, list) else images[:]["image"]
+    if isinstance(images, list):
+        there = [image is not None for image in images]
+    else:
+        there = images.with_format("arrow")[:]["image"].is_valid().to_pylist()  # without their bytes
     lost = [any(fault["column"] == "image" for fault in found) for found in faults]
-    return [int(cell is not None or gone) for cell, gone in zip(cells, lost, strict=True)]
+    return [int(found or gone) for found, gone in zip(there, lost, strict=True)]
 
 
 def _conversations(

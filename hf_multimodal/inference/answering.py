@@ -185,8 +185,8 @@ def measure_captions(
         What `caption_metrics` finds, and with `frequent` the same of it under `most_frequent_...`.
     """
     said: list[str] = []
+    turns = caption_messages(prompt, ".")  # the caption is not read
     for part in _parts(images, batch_size, show_progress):
-        turns = caption_messages(prompt, ".")
         asked = [collator.conversation({**row, "messages": turns}, row["id"])[:1] for row in part]
         said += answer(model, collator.processor, asked, batch_size=batch_size, **generation)
     references = images["texts"][:]

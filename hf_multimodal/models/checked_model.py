@@ -28,10 +28,13 @@ class CheckedModel(PreTrainedModel):
 
     auto_classes: ClassVar[tuple[str, ...]] = ("AutoModel",)
 
-    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
-        """As in transformers, with the names by which its classes are found."""
+    def save_pretrained(self, save_directory: Any, save_original_format: bool = False, **kwargs: Any) -> None:
+        """As in transformers, with the names by which its classes are found, and today's parameter names.
+
+        transformers writes legacy names for ViT, Swin, DINOv2 and others, which `Trainer` cannot resume from.
+        """
         self.config.auto_map = _AutoMap(auto_map_of(self))
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)
 
     @classmethod
     def from_pretrained(

@@ -122,13 +122,6 @@ class VisionLanguageForConditionalGeneration(DecoderModel):
         self.vision_model.train(was_training)
         return tokens.shape[1]
 
-    def save_pretrained(self, save_directory: Any, save_original_format: bool = False, **kwargs: Any) -> None:
-        """As in transformers, but with today's parameter names unless asked otherwise.
-
-        transformers writes legacy names for ViT, Swin, DINOv2 and others, which `Trainer` cannot resume from.
-        """
-        super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)
-
     def _blank_image(self, size: tuple[int, int] | None = None) -> torch.Tensor:
         """(1, channels, height, width)"""
         weight = next(self.vision_model.parameters())

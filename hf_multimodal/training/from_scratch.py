@@ -51,9 +51,7 @@ def train_tokenizer(texts: Iterable[str | None], vocabulary_size: int = VOCABULA
     >>> tokenizer.tokenize("Square bar")
     ['square', 'b', '##a', '##r']
     """
-    given = [text for text in texts if text]
-    if not given:
-        raise ValueError("a tokenizer cannot be trained: there is no text.")
+    given = _given(texts)
     trained = Tokenizer(models.BPE())
     trained.normalizer = normalizers.BertNormalizer(lowercase=True)
     trained.pre_tokenizer = pre_tokenizers.Sequence(
@@ -69,6 +67,14 @@ def train_tokenizer(texts: Iterable[str | None], vocabulary_size: int = VOCABULA
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocabulary = {piece: number for number, piece in enumerate([*special, *sorted(pieces - set(special))])}
     return BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=MAX_LENGTH)
+
+
+def _given(texts: Iterable[str | None]) -> list[str]:
+    """The texts that are there, of which a tokenizer needs some."""
+    given = [text for text in texts if text]
+    if not given:
+        raise ValueError("a tokenizer cannot be trained: there is no text.")
+    return given
 
 
 def small_vision_config() -> PreTrainedConfig:
@@ -163,9 +169,7 @@ def train_decoder_tokenizer(
     >>> tokenizer.decode(tokenizer("A  red Square\\n").input_ids)
     'A  red Square\\n'
     """
-    given = [text for text in texts if text]
-    if not given:
-        raise ValueError("a tokenizer cannot be trained: there is no text.")
+    given = _given(texts)
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trained.decoder = decoders.ByteLevel()

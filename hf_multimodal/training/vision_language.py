@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from PIL import Image
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
-from transformers.utils import logging
 
 from hf_multimodal.inference.prediction import load_model
 from hf_multimodal.models import (
@@ -20,8 +19,6 @@ from hf_multimodal.models.processing_multimodal import image_processor_of
 from hf_multimodal.models.processing_vision_language import IMAGE_TOKEN, TURN_BEGIN, TURN_END
 from hf_multimodal.training.from_scratch import train_decoder_tokenizer
 from hf_multimodal.training.generators import decoder_config
-
-logger = logging.get_logger(__name__)
 
 POSITIONS = 1024  # of a decoder from random weights, where no other length is asked for
 
