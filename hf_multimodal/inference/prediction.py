@@ -19,11 +19,11 @@ from hf_multimodal.evaluation.metrics import outputs_from_logits
 from hf_multimodal.evaluation.predictions import Predictions
 from hf_multimodal.hub.pickles import refuse_pickled_model
 from hf_multimodal.hub.storage import naming_damage, recover
-from hf_multimodal.models.checked_model import CheckedModel, check_finite
+from hf_multimodal.models.checked_model import CheckedModel
 from hf_multimodal.models.configuration_vision_text import AlignerConfig, VisionTextConfig
 from hf_multimodal.models.inner_models import check_sizes
 from hf_multimodal.models.modeling_fusion import warn_of_missing
-from hf_multimodal.models.modeling_vision_text import VisionTextPreTrainedModel
+from hf_multimodal.models.modeling_vision_text import VisionTextPreTrainedModel, check_finite
 from hf_multimodal.validation import check_folder
 
 

@@ -1,4 +1,4 @@
-"""What the models of this package have in common: code that travels, and checkpoints that are whole and finite."""
+"""What the models that stand on no other of this package have in common: whole checkpoints, and code that travels."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -20,30 +20,11 @@ class _AutoMap(dict[str, Any]):
         super().__setitem__(name, value if isinstance(value, str) else next(one for one in value if one is not None))
 
 
-def check_finite(name_or_path: Any, model: nn.Module) -> None:
-    """Refuse weights that are NaN or infinite; those that are still on a disk are not looked at.
+class CheckedModel(PreTrainedModel):
+    """A model whose checkpoint is whole, finite and read from safetensors, or refused.
 
-    Args:
-        name_or_path: Where they are from, for the message.
-        model: The model that was loaded.
-
-    Raises:
-        ValueError: If there are any; the message names their tensors.
+    Its code travels under all of its `auto_classes`.
     """
-    broken = [
-        name
-        for name, value in model.state_dict().items()
-        if value.is_floating_point() and value.itemsize > 1 and not value.is_meta and not value.isfinite().all()
-    ]
-    if broken:
-        raise ValueError(
-            f"{name_or_path} holds weights that are NaN or infinite: {broken[:5]} ({len(broken)} tensors in all). The "
-            "training diverged, or the file was damaged: take another checkpoint."
-        )
-
-
-class TravellingModel(PreTrainedModel):
-    """A model whose code travels with its weights under all of its `auto_classes`."""
 
     auto_classes: ClassVar[tuple[str, ...]] = ("AutoModel",)
 
@@ -54,16 +35,6 @@ class TravellingModel(PreTrainedModel):
         """
         self.config.auto_map = _AutoMap(auto_map_of(self))
         super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As in torch, but of a weight with two names (tied embeddings) one is enough, as it is saved under one."""
-        names = self.all_tied_weights_keys.items()
-        tied = {name: state_dict[other] for name, other in names if name not in state_dict and other in state_dict}
-        return super().load_state_dict({**state_dict, **tied}, *args, **kwargs)
-
-
-class CheckedModel(TravellingModel):
-    """A model whose checkpoint is whole, finite and read from safetensors, or refused."""
 
     @classmethod
     def from_pretrained(
@@ -99,8 +70,20 @@ class CheckedModel(TravellingModel):
                 f"{pretrained_model_name_or_path} holds no whole {cls.__name__}: missing {missing[:5]}, unexpected "
                 f"{unexpected[:5]} ({len(missing)} and {len(unexpected)} in all). Take another checkpoint."
             )
-        check_finite(pretrained_model_name_or_path, model)
+        values = model.state_dict().items()
+        broken = [name for name, value in values if value.is_floating_point() and not value.isfinite().all()]
+        if broken:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} holds weights that are NaN or infinite: {broken[:5]} "
+                f"({len(broken)} tensors in all). Take another checkpoint."
+            )
         return (model, info) if output_loading_info else model
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As in torch, but of a weight with two names (tied embeddings) one is enough, as it is saved under one."""
+        names = self.all_tied_weights_keys.items()
+        tied = {name: state_dict[other] for name, other in names if name not in state_dict and other in state_dict}
+        return super().load_state_dict({**state_dict, **tied}, *args, **kwargs)
 
 
 class DecoderModel(CheckedModel, GenerationMixin):

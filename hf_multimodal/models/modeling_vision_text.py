@@ -5,10 +5,10 @@ In order: what it gives (`Features`), how a batch is run, the model, and a start
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
 from torch import distributed, nn
@@ -17,8 +17,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import logging
 
-from .checked_model import TravellingModel, check_finite
-from .configuration_vision_text import FIXED_LENGTH_TEXT, VisionTextConfig
+from .configuration_vision_text import FIXED_LENGTH_TEXT, VisionTextConfig, auto_map_of
 from .inner_models import (
     TEXT_POOLERS,
     ImagePooling,
@@ -223,7 +222,29 @@ def check_keys(name_or_path: Any, info: Any, families: Sequence[Any], **where: A
         )
 
 
-class VisionTextPreTrainedModel(TravellingModel):
+def check_finite(name_or_path: Any, model: nn.Module) -> None:
+    """Refuse weights that are NaN or infinite; those that are still on a disk are not looked at.
+
+    Args:
+        name_or_path: Where they are from, for the message.
+        model: The model that was loaded.
+
+    Raises:
+        ValueError: If there are any; the message names their tensors.
+    """
+    broken = [
+        name
+        for name, value in model.state_dict().items()
+        if value.is_floating_point() and value.itemsize > 1 and not value.is_meta and not value.isfinite().all()
+    ]
+    if broken:
+        raise ValueError(
+            f"{name_or_path} holds weights that are NaN or infinite: {broken[:5]} ({len(broken)} tensors in all). The "
+            "training diverged, or the file was damaged: take another checkpoint."
+        )
+
+
+class VisionTextPreTrainedModel(PreTrainedModel):
     """Vision model, text model and projections; each model runs only on the rows that have its modality.
 
     Leaves call `super().__init__`, add their own parts and call `post_init()` last.
@@ -246,6 +267,7 @@ class VisionTextPreTrainedModel(TravellingModel):
     _supports_attention_backend = True
     _is_composite = True
     _auto_class = "AutoModel"
+    auto_classes: ClassVar[tuple[str, ...]] = ("AutoModel",)
 
     def __init__(self, config: VisionTextConfig, token_features: bool = False) -> None:
         super().__init__(config)
@@ -626,6 +648,17 @@ class VisionTextPreTrainedModel(TravellingModel):
         mask = torch.zeros(batch, 0, dtype=torch.bool, device=device)
         return Encoded(embeds, embeds.new_zeros(batch, 0, width), mask)
 
+    def save_pretrained(self, save_directory: Any, save_original_format: bool = False, **kwargs: Any) -> None:
+        """As in transformers, but with today's parameter names unless asked otherwise.
+
+        transformers writes legacy names for ViT, Swin, DINOv2 and others, and `Trainer` then fails to restore them
+        with only a warning.
+
+        The code that travels follows from the configuration: that of this class, and that of an inner model of ours.
+        """
+        self.config.auto_map = auto_map_of(self)
+        super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)
+
     @classmethod
     def from_pretrained(
         cls,
@@ -676,6 +709,12 @@ class VisionTextPreTrainedModel(TravellingModel):
         for model, pooling in ((self.vision_model, self.config.image_pooling), (self.text_model, self._text_pooling)):
             if model is not None:
                 freeze_unread(model, pooling)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As in torch, but of a weight with two names (T5's embeddings) one is enough, as it is saved under one."""
+        names = self.all_tied_weights_keys.items()
+        tied = {name: state_dict[other] for name, other in names if name not in state_dict and other in state_dict}
+        return super().load_state_dict({**state_dict, **tied}, *args, **kwargs)
 
 
 def trained_fields(trained: Trained) -> dict[str, Any]:
